@@ -1,0 +1,103 @@
+# The only door. `make help` explains every target in one line.
+#
+# Neither target needs sudo itself; those that build interfaces want to be run
+# as root, and find Go under sudo too.
+
+SHELL       := /bin/sh
+.DEFAULT_GOAL := build
+.SUFFIXES:
+
+# sudo resets PATH: look where Go usually lives as well.
+GO ?= $(shell command -v go 2>/dev/null || ls /usr/local/go/bin/go /usr/lib/go/bin/go $${SUDO_USER:+$$(eval echo ~$$SUDO_USER)/go/bin/go} 2>/dev/null | head -n 1)
+GO_WANT     := $(shell sed -n 's/^go //p' go.mod)
+GOBIN       := $(CURDIR)/.bin
+LINT        := $(GOBIN)/golangci-lint
+LINT_VERSION := v2.15.0
+PROGRAMS    := ./cmd/weft ./cmd/weftd ./cmd/weft-lab
+UNIT        = $(shell $(GO) list ./... | grep -v /cmd/weft-lab)
+ARTEFACTS   ?= $(CURDIR)/artefacts
+FUZZTIME    ?= 5s
+export CGO_ENABLED ?= 0
+
+.PHONY: build
+build: go-version ## build every program into bin/
+	$(GO) build -trimpath -ldflags '-s -w' -o bin/ $(PROGRAMS)
+
+.PHONY: test
+test: ## install what is missing and run everything that CI runs; says how long each part took
+	@scripts/timed tools lint-fast build unit e2e kernel fuzz
+
+.PHONY: tools
+tools: ## install the Debian packages that tests and demo need (starts no service, installs no kernel)
+	@scripts/tools test
+
+.PHONY: unit
+unit: go-version ## unit and property tests with the race detector, as root also those in fresh namespaces
+	CGO_ENABLED=1 $(GO) test -race -timeout 10m $(UNIT)
+
+.PHONY: race
+race: e2e-race ## end-to-end tests with race-built daemons
+
+.PHONY: e2e
+e2e: build ## end-to-end tests on lab hosts, userspace data path (root)
+	$(GO) test -c -o bin/e2e.test ./cmd/weft-lab/e2e
+	$(GO) test -count=1 -timeout 10m ./cmd/weft-lab/lab
+	cd cmd/weft-lab/e2e && ARTEFACTS=$(ARTEFACTS) ../../../bin/e2e.test -test.timeout 15m -test.v=$(if $(V),true,false) -weft-bin $(CURDIR)/bin $(E2E)
+
+.PHONY: e2e-race
+e2e-race: go-version
+	CGO_ENABLED=1 $(GO) build -race -trimpath -o bin/race/ $(PROGRAMS)
+	$(GO) test -c -o bin/e2e.test ./cmd/weft-lab/e2e
+	cd cmd/weft-lab/e2e && ARTEFACTS=$(ARTEFACTS) ../../../bin/e2e.test -test.timeout 20m -weft-bin $(CURDIR)/bin/race $(E2E)
+
+.PHONY: kernel
+kernel: build ## the same end-to-end tests with the kernel data path, in a QEMU guest
+	$(GO) test -c -o bin/e2e.test ./cmd/weft-lab/e2e
+	bin/weft-lab guest
+
+.PHONY: fuzz
+fuzz: go-version ## run every fuzz target for FUZZTIME (5s)
+	@scripts/fuzz $(FUZZTIME)
+
+.PHONY: lint
+lint: $(LINT) ## golangci-lint, gofumpt, shellcheck
+	$(LINT) run ./...
+	shellcheck scripts/weft scripts/tools scripts/timed scripts/fuzz .ci/run
+
+.PHONY: lint-fast
+lint-fast: lint
+
+$(LINT):
+	GOBIN=$(GOBIN) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+
+.PHONY: bench
+bench: build ## compare the data paths with bare veth in one run, prints the ratios (root)
+	$(GO) test -c -o bin/e2e.test ./cmd/weft-lab/e2e
+	cd cmd/weft-lab/e2e && ../../../bin/e2e.test -test.run '^$$' -test.bench . -test.timeout 20m -weft-bin $(CURDIR)/bin
+
+.PHONY: soak
+soak: build ## the long forms: more seeds, longer partitions
+	CGO_ENABLED=1 $(GO) test -race -timeout 60m -rapid.checks 2000 $(UNIT)
+	@scripts/fuzz 60s
+
+.PHONY: demo
+demo: ## three hosts on this machine, joined, with a container each; leaves them running (root)
+	@scripts/tools demo
+	@$(MAKE) --no-print-directory -s build
+	@bin/weft-lab demo
+
+.PHONY: demo-down
+demo-down: ## remove everything that demo made
+	@bin/weft-lab down demo
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin artefacts
+
+.PHONY: go-version
+go-version:
+	@scripts/go-version "$(GO)" "$(GO_WANT)"
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
