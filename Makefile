@@ -10,7 +10,8 @@ SHELL       := /bin/sh
 # sudo resets PATH: look where Go usually lives as well.
 GO ?= $(shell command -v go 2>/dev/null || ls /usr/local/go/bin/go /usr/lib/go/bin/go $${SUDO_USER:+$$(eval echo ~$$SUDO_USER)/go/bin/go} 2>/dev/null | head -n 1)
 GO_WANT     := $(shell sed -n 's/^go //p' go.mod)
-GOBIN       := $(CURDIR)/.bin
+# Tools are kept outside the checkout, so that a fresh clone finds them.
+GOBIN       := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/weft/bin
 LINT        := $(GOBIN)/golangci-lint
 LINT_VERSION := v2.15.0
 PROGRAMS    := ./cmd/weft ./cmd/weftd ./cmd/weft-lab

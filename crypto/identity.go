@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/netip"
 )
 
@@ -67,9 +68,11 @@ func (id *Identity) UnmarshalText(b []byte) error {
 	if len(b) != 2*IdentitySize {
 		return fmt.Errorf("identity: want %d hexadecimal digits, got %d", 2*IdentitySize, len(b))
 	}
-	if _, err := hex.Decode(id[:], b); err != nil {
+	var parsed Identity
+	if _, err := hex.Decode(parsed[:], b); err != nil {
 		return fmt.Errorf("identity: %w", err)
 	}
+	*id = parsed
 	return nil
 }
 
@@ -121,8 +124,18 @@ func (k *Key) Sign(domain string, msg []byte) []byte {
 	return ed25519.Sign(k.sign, signedBytes(domain, msg))
 }
 
-// Signer returns the identity's private key for a TLS certificate.
-func (k *Key) Signer() ed25519.PrivateKey { return k.sign }
+// Signer returns a copy of the identity's private key for a TLS certificate.
+func (k *Key) Signer() ed25519.PrivateKey { return bytes.Clone(k.sign) }
+
+// String names the key by its public half, so that printing a key by mistake
+// gives nothing away.
+func (k *Key) String() string { return "key of " + k.Identity().Fingerprint() }
+
+// GoString is like [Key.String], for %#v.
+func (k *Key) GoString() string { return k.String() }
+
+// LogValue implements [slog.LogValuer].
+func (k *Key) LogValue() slog.Value { return slog.StringValue(k.String()) }
 
 // WireGuardPrivate returns the X25519 private key, clamped as RFC 7748 says.
 func (k *Key) WireGuardPrivate() [32]byte {

@@ -9,16 +9,22 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"runtime/debug"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/crypto/argon2"
 )
 
-// MinPasswordLength is the shortest password taken without --weak-password.
+// MinPasswordLength is the shortest password taken without --weak-password, in
+// characters.
 const MinPasswordLength = 14
 
-const tokenPrefix = "weft1."
+const (
+	tokenPrefix = "weft1."
+	tokenSize   = 32 + IdentitySize + 4 // secret, issuer, check sum
+)
 
 // ErrWeakPassword is returned for a password below [MinPasswordLength].
 var ErrWeakPassword = errors.New("password is too short")
@@ -41,17 +47,30 @@ func NewSecret() (Secret, error) {
 // system before it answers. A password below [MinPasswordLength] gives
 // [ErrWeakPassword] unless weak is set.
 func PasswordSecret(password, cluster string, weak bool) (Secret, error) {
-	if len(password) < MinPasswordLength && !weak {
-		return Secret{}, fmt.Errorf("%w: %d characters, want at least %d; use a longer one, a token, or --weak-password",
-			ErrWeakPassword, len(password), MinPasswordLength)
-	}
 	if password == "" {
 		return Secret{}, fmt.Errorf("%w: it is empty", ErrWeakPassword)
+	}
+	if n := utf8.RuneCountInString(password); n < MinPasswordLength && !weak {
+		return Secret{}, fmt.Errorf("%w: %d characters, want at least %d; use a longer one, a token, or --weak-password",
+			ErrWeakPassword, n, MinPasswordLength)
 	}
 	s := Secret(argon2.IDKey([]byte(password), []byte("weft/1"+cluster), 3, 64<<10, 4, 32))
 	debug.FreeOSMemory()
 	return s, nil
 }
+
+// What holds a secret prints as this, whatever the verb.
+const redacted = "[secret]"
+
+// String hides the secret: it does not belong in messages. What people copy
+// is [Token.String].
+func (s Secret) String() string { return redacted }
+
+// GoString is like [Secret.String], for %#v.
+func (s Secret) GoString() string { return redacted }
+
+// LogValue implements [slog.LogValuer].
+func (s Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
 
 // Token is a secret in the form people copy, with the identity of the host
 // that issued it, so that the first dial with it is pinned.
@@ -67,14 +86,22 @@ func (t Token) String() string {
 	return tokenPrefix + base64.RawURLEncoding.EncodeToString(append(b, sum[:4]...))
 }
 
-// ParseToken reads what [Token.String] wrote.
+// GoString hides the token, for %#v.
+func (t Token) GoString() string { return redacted }
+
+// LogValue hides the token: [slog.LogValuer].
+func (t Token) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// ParseToken reads what [Token.String] wrote; spaces and line ends around it
+// are ignored, those within are not.
 func ParseToken(s string) (Token, error) {
 	body, ok := strings.CutPrefix(strings.TrimSpace(s), tokenPrefix)
 	if !ok {
 		return Token{}, fmt.Errorf("token does not begin with %q; print one with 'weft token' on a host of the cluster", tokenPrefix)
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(body)
-	if err != nil || len(b) != 32+IdentitySize+4 {
+	// The decoder skips line ends, so the length of the text is compared too.
+	if err != nil || len(b) != tokenSize || len(body) != base64.RawURLEncoding.EncodedLen(tokenSize) {
 		return Token{}, errors.New("token is incomplete; copy the whole line that 'weft token' prints")
 	}
 	sum := digest("weft token", b[:32+IdentitySize])
@@ -94,6 +121,15 @@ type Keys struct {
 
 	pair [32]byte
 }
+
+// String hides the keys.
+func (k Keys) String() string { return redacted }
+
+// GoString is like [Keys.String], for %#v.
+func (k Keys) GoString() string { return redacted }
+
+// LogValue implements [slog.LogValuer].
+func (k Keys) LogValue() slog.Value { return slog.StringValue(redacted) }
 
 // Keys derives the keys of the cluster called name.
 func (s Secret) Keys(name string) Keys {

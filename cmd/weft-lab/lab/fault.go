@@ -1,0 +1,197 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+)
+
+// Fault loses packets on their way through the networks. An empty From or To
+// means anybody.
+type Fault struct {
+	From    string  `json:"from,omitempty"`
+	To      string  `json:"to,omitempty"`
+	Network string  `json:"network,omitempty"` // empty: everywhere
+	Percent float64 `json:"percent"`           // 100: everything
+}
+
+func (f Fault) same(o Fault) bool { return f.From == o.From && f.To == o.To && f.Network == o.Network }
+
+// SetFault adds a fault or replaces the one between the same ends; zero percent
+// removes it. It takes effect at once and outlives reboots of the hosts.
+func (l *Lab) SetFault(ctx context.Context, faults ...Fault) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	former := slices.Clone(l.faults)
+	for _, f := range faults {
+		for _, name := range []string{f.From, f.To} {
+			if _, ok := l.topology.host(name); name != "" && !ok {
+				return fmt.Errorf("there is no host %q", name)
+			}
+		}
+		if f.Percent < 0 || f.Percent > 100 {
+			return fmt.Errorf("cannot lose %v percent", f.Percent)
+		}
+		l.faults = slices.DeleteFunc(l.faults, f.same)
+		if f.Percent > 0 {
+			l.faults = append(l.faults, f)
+		}
+	}
+	if err := l.applyFaults(ctx); err != nil {
+		l.faults = former
+		return err
+	}
+	return l.save()
+}
+
+// Cut takes a host off every network without its noticing.
+func (l *Lab) Cut(ctx context.Context, host string) error { return l.between(ctx, host, "", 100) }
+
+// Heal undoes [Lab.Cut].
+func (l *Lab) Heal(ctx context.Context, host string) error { return l.between(ctx, host, "", 0) }
+
+// CutPair stops everything between two hosts.
+func (l *Lab) CutPair(ctx context.Context, a, b string) error { return l.between(ctx, a, b, 100) }
+
+// HealPair undoes [Lab.CutPair].
+func (l *Lab) HealPair(ctx context.Context, a, b string) error { return l.between(ctx, a, b, 0) }
+
+// CutOneWay stops what from sends to another host; the other way stays.
+func (l *Lab) CutOneWay(ctx context.Context, from, to string) error {
+	return l.SetFault(ctx, Fault{From: from, To: to, Percent: 100})
+}
+
+// Loss loses a share of what one host sends and of what it gets; 0 ends that.
+func (l *Lab) Loss(ctx context.Context, host string, percent float64) error {
+	return l.between(ctx, host, "", percent)
+}
+
+// HealAll removes every fault.
+func (l *Lab) HealAll(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.faults = nil
+	if err := l.applyFaults(ctx); err != nil {
+		return err
+	}
+	return l.save()
+}
+
+func (l *Lab) between(ctx context.Context, a, b string, percent float64) error {
+	return l.SetFault(ctx, Fault{From: a, To: b, Percent: percent}, Fault{From: b, To: a, Percent: percent})
+}
+
+func (l *Lab) applyFaults(ctx context.Context) error {
+	if len(l.faults) == 0 && !l.filtered {
+		return nil // nft is needed only by those who want faults
+	}
+	cmd := l.sw.Command(ctx, "nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(rules(l.topology, l.faults))
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Err
+	if err == nil {
+		err = l.sw.StartCommand(cmd)
+	}
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
+		return fmt.Errorf("set faults: nft: %w: %s", err, strings.TrimSpace(out.String()))
+	}
+	l.filtered = true
+	return nil
+}
+
+// rules renders the whole table that makes the faults.
+func rules(t Topology, faults []Fault) string {
+	var b strings.Builder
+	b.WriteString("table bridge lab\ndelete table bridge lab\ntable bridge lab {\n\tchain faults {\n")
+	// Not priority 0: with br_netfilter Linux 6.1 skips forward chains there.
+	b.WriteString("\t\ttype filter hook forward priority -300; policy accept;\n")
+	for _, f := range faults {
+		action := "drop"
+		if f.Percent < 100 {
+			action = fmt.Sprintf("numgen random mod 10000 < %d drop", int(math.Round(f.Percent*100)))
+		}
+		for _, m := range f.matches(t) {
+			fmt.Fprintf(&b, "\t\t%s%s\n", m, action)
+		}
+	}
+	b.WriteString("\t}\n}\n")
+	return b.String()
+}
+
+// matches says which frames a fault is about: by port where both ends are on
+// one network, so that ARP and broadcast are meant too; by address elsewhere.
+func (f Fault) matches(t Topology) []string {
+	var out []string
+	if f.From == "" && f.To == "" {
+		for i, n := range t.Networks {
+			if f.Network == "" || f.Network == n.Name {
+				out = append(out, fmt.Sprintf("meta ibrname %q ", bridgeName(i)))
+			}
+		}
+		return out
+	}
+	for _, in := range t.ports() {
+		for _, to := range t.ports() {
+			if in.Host == f.From && to.Host == f.To && in.Network == to.Network && (f.Network == "" || f.Network == in.Network) {
+				out = append(out, fmt.Sprintf("iifname %q oifname %q ", in.Name, to.Name))
+			}
+		}
+		switch {
+		case f.Network != "" && f.Network != in.Network:
+		case in.Host == f.From && f.To == "":
+			out = append(out, fmt.Sprintf("iifname %q ", in.Name))
+		case in.Host == f.To && f.From == "":
+			out = append(out, fmt.Sprintf("oifname %q ", in.Name))
+		}
+	}
+	from, ok1 := t.host(f.From)
+	to, ok2 := t.host(f.To)
+	if !ok1 || !ok2 || f.Network != "" || f.Percent < 100 && len(out) > 0 {
+		return out // partial loss is not applied twice to one packet
+	}
+	for _, family := range []string{"ip", "ip6"} {
+		src, dst := addrSet(from, family), addrSet(to, family)
+		if src != "" && dst != "" {
+			out = append(out, fmt.Sprintf("%s saddr { %s } %s daddr { %s } ", family, src, family, dst))
+		}
+	}
+	return out
+}
+
+func addrSet(h HostSpec, family string) string {
+	var out []string
+	for _, a := range h.Addrs() {
+		if a.Is4() == (family == "ip") {
+			out = append(out, a.String())
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+// String says what a fault does.
+func (f Fault) String() string {
+	who := func(s string) string {
+		if s == "" {
+			return "anybody"
+		}
+		return s
+	}
+	s := fmt.Sprintf("%g %% lost from %s to %s", f.Percent, who(f.From), who(f.To))
+	if f.Network != "" {
+		s += " on " + f.Network
+	}
+	return s
+}
+
+// Faults returns the faults that are set.
+func (l *Lab) Faults() []Fault {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.faults)
+}

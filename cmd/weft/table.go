@@ -1,0 +1,244 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weftnet/weft/router/api"
+)
+
+// section is one view of a status: a value for JSON and a table for people and
+// for scripts that cut columns out of it.
+type section func(api.Status) (value any, table []byte)
+
+func sectionOf(name string) section {
+	switch name {
+	case "targets":
+		return targetsStatus
+	case "connections":
+		return connectionsStatus
+	case "peers":
+		return peersStatus
+	case "dns":
+		return dnsStatus
+	}
+	return nil
+}
+
+// sortStatus orders connections by nickname, then name; what has neither comes
+// last, by address.
+func sortStatus(s *api.Status) {
+	s.Connections = slices.Clone(s.Connections)
+	slices.SortStableFunc(s.Connections, func(a, b api.Connection) int {
+		if (a.Name == "") != (b.Name == "") {
+			return cmp.Compare(b.Name, a.Name)
+		}
+		return cmp.Or(cmp.Compare(a.Nickname, b.Nickname), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Address, b.Address))
+	})
+}
+
+func wholeStatus(s api.Status) (any, []byte) {
+	var b bytes.Buffer
+	line := func(label string, format string, a ...any) {
+		fmt.Fprintf(&b, "%15s: %s\n", label, fmt.Sprintf(format, a...))
+	}
+	subnets := make([]string, 0, len(s.TrustedSubnets))
+	for _, p := range s.TrustedSubnets {
+		subnets = append(subnets, p.String())
+	}
+	b.WriteByte('\n')
+	line("Version", "%s", s.Version)
+	b.WriteByte('\n')
+	line("Service", "router")
+	line("Protocol", "%s", s.Protocol)
+	line("Name", "%s(%s)", s.Name, s.Nickname)
+	line("Encryption", "enabled")
+	line("Datapath", "%s", s.Datapath)
+	line("PeerDiscovery", "%s", enabled(s.PeerDiscovery))
+	line("Targets", "%d", len(s.Targets))
+	line("Connections", "%s", connectionCounts(s.Connections))
+	line("Peers", "%s", peerCounts(s.Peers))
+	line("TrustedSubnets", "%s", listed(subnets))
+	if s.DNS != nil {
+		b.WriteByte('\n')
+		line("Service", "dns")
+		line("Domain", "%s", s.DNS.Domain)
+		line("Upstream", "%s", listed(s.DNS.Upstream))
+		line("TTL", "%d", s.DNS.TTL)
+		line("Entries", "%d", len(liveEntries(s.DNS)))
+	}
+	b.WriteByte('\n')
+	return s, b.Bytes()
+}
+
+func enabled(b bool) string {
+	if b {
+		return "enabled"
+	}
+	return "disabled"
+}
+
+func listed(words []string) string {
+	if len(words) == 0 {
+		return "none"
+	}
+	return strings.Join(words, ", ")
+}
+
+// counts prints how many of states are in each of words, without zeros.
+func counts(states []api.State, words ...api.State) string {
+	var parts []string
+	for _, w := range words {
+		n := 0
+		for _, s := range states {
+			if s == w {
+				n++
+			}
+		}
+		if n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, w))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func connectionCounts(list []api.Connection) string {
+	states := make([]api.State, 0, len(list))
+	for _, c := range list {
+		states = append(states, c.State)
+	}
+	text := counts(states, api.Established, api.Pending, api.Retrying, api.Failed, api.Connecting, api.Relayed)
+	if text == "" {
+		return fmt.Sprint(len(list))
+	}
+	return fmt.Sprintf("%d (%s)", len(list), text)
+}
+
+func peerCounts(list []api.Peer) string {
+	var states []api.State
+	for _, p := range list {
+		for _, c := range p.Connections {
+			states = append(states, peerState(c.State))
+		}
+	}
+	text := counts(states, api.Established, api.Pending, api.Relayed)
+	if text == "" {
+		return fmt.Sprint(len(list))
+	}
+	return fmt.Sprintf("%d (with %s connections)", len(list), text)
+}
+
+// peerState leaves the three words that are said of another peer's connection.
+func peerState(s api.State) api.State {
+	if carries(s) {
+		return s
+	}
+	return api.Pending
+}
+
+func targetsStatus(s api.Status) (any, []byte) {
+	var b bytes.Buffer
+	for _, t := range s.Targets {
+		fmt.Fprintln(&b, t)
+	}
+	return orEmpty(s.Targets), b.Bytes()
+}
+
+func connectionsStatus(s api.Status) (any, []byte) {
+	var b bytes.Buffer
+	for _, c := range s.Connections {
+		row(&b, "%s %-21v %-11v %s", direction(c.Outbound, c.State), c.Address, c.State, connectionInfo(c))
+	}
+	return orEmpty(s.Connections), b.Bytes()
+}
+
+func direction(outbound bool, s api.State) string {
+	switch {
+	case s == api.Relayed:
+		return "~>"
+	case outbound:
+		return "->"
+	}
+	return "<-"
+}
+
+// connectionInfo is the last column: why there is no connection, or what it is
+// like.
+func connectionInfo(c api.Connection) string {
+	if !carries(c.State) && (c.Info != "" || c.Name == "") {
+		return c.Info
+	}
+	encryption := "unencrypted"
+	if c.Encrypted {
+		encryption = "encrypted"
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%-11v %-9v %s(%s)", encryption, c.Datapath, c.Name, c.Nickname)
+	if !carries(c.State) {
+		return b.String()
+	}
+	if c.MTU > 0 {
+		fmt.Fprintf(&b, " mtu=%d", c.MTU)
+	}
+	if c.RTT > 0 {
+		fmt.Fprintf(&b, " rtt=%s", milliseconds(c.RTT))
+	}
+	if c.State == api.Relayed && len(c.Via) > 0 {
+		fmt.Fprintf(&b, " via=%s", strings.Join(c.Via, ","))
+	}
+	return b.String()
+}
+
+func milliseconds(d time.Duration) string {
+	return fmt.Sprintf("%.1fms", float64(d)/float64(time.Millisecond))
+}
+
+func peersStatus(s api.Status) (any, []byte) {
+	var b bytes.Buffer
+	for _, p := range s.Peers {
+		fmt.Fprintf(&b, "%s(%s)\n", p.Name, p.Nickname)
+		for _, c := range p.Connections {
+			row(&b, "   %s %-21v %-37v %s", direction(c.Outbound, c.State), c.Address,
+				fmt.Sprintf("%s(%s)", c.Name, c.Nickname), peerState(c.State))
+		}
+	}
+	return orEmpty(s.Peers), b.Bytes()
+}
+
+func dnsStatus(s api.Status) (any, []byte) {
+	if s.DNS == nil {
+		return []api.NameEntry{}, nil
+	}
+	var b bytes.Buffer
+	live := liveEntries(s.DNS)
+	for _, e := range live {
+		name := strings.TrimSuffix(e.Hostname, "."+s.DNS.Domain)
+		fmt.Fprintf(&b, "%-12v %-15v %12.12v %s\n", name, e.Address, e.ContainerID, e.Origin)
+	}
+	return live, b.Bytes()
+}
+
+func liveEntries(d *api.DNS) []api.NameEntry {
+	return orEmpty(slices.DeleteFunc(slices.Clone(d.Entries), func(e api.NameEntry) bool { return e.Tombstone }))
+}
+
+// row writes one line whose last column may be empty.
+func row(b *bytes.Buffer, format string, a ...any) {
+	b.WriteString(strings.TrimRight(fmt.Sprintf(format, a...), " ") + "\n")
+}
+
+func psTable(list []api.Attachment) []byte {
+	var b bytes.Buffer
+	for _, a := range list {
+		words := []string{a.Container, a.MAC}
+		for _, p := range a.Addresses {
+			words = append(words, p.String())
+		}
+		fmt.Fprintln(&b, strings.Join(words, " "))
+	}
+	return b.Bytes()
+}

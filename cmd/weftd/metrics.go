@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/weftnet/weft/dns"
+	"github.com/weftnet/weft/router/api"
+)
+
+// statusReader is the part of the backend that metrics are read from.
+type statusReader interface {
+	Status(ctx context.Context) (api.Status, error)
+}
+
+// metrics reads everything at the time of a scrape: nothing is counted twice.
+type metrics struct {
+	status statusReader
+	dns    *dns.Server // nil: off
+
+	connections *prometheus.Desc
+	entries     *prometheus.Desc
+	queries     *prometheus.Desc
+}
+
+func newMetrics(status statusReader, server *dns.Server) *metrics {
+	return &metrics{
+		status: status,
+		dns:    server,
+		connections: prometheus.NewDesc("weft_connections",
+			"Number of peer-to-peer connections.", []string{"state", "type", "encryption"}, nil),
+		entries: prometheus.NewDesc("weft_dns_entries", "Number of DNS entries known.", nil, nil),
+		queries: prometheus.NewDesc("weft_dns_queries_total",
+			"DNS queries answered, by outcome.", []string{"outcome"}, nil),
+	}
+}
+
+// Describe implements [prometheus.Collector].
+func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
+	ch <- m.connections
+	ch <- m.entries
+	ch <- m.queries
+}
+
+// Collect implements [prometheus.Collector].
+func (m *metrics) Collect(ch chan<- prometheus.Metric) {
+	s, err := m.status.Status(context.Background())
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(m.connections, err)
+		return
+	}
+	type key struct{ state, kind, encryption string }
+	count := make(map[key]float64)
+	// The states are always there, so that an alert on their absence works.
+	for _, state := range []api.State{api.Established, api.Pending, api.Connecting, api.Retrying, api.Failed, api.Relayed} {
+		count[key{string(state), s.Datapath, "true"}] = 0
+	}
+	for _, c := range s.Connections {
+		count[key{string(c.State), s.Datapath, "true"}]++
+	}
+	for k, n := range count {
+		ch <- prometheus.MustNewConstMetric(m.connections, prometheus.GaugeValue, n, k.state, k.kind, k.encryption)
+	}
+	if s.DNS != nil {
+		ch <- prometheus.MustNewConstMetric(m.entries, prometheus.GaugeValue, float64(len(s.DNS.Entries)))
+	}
+	if m.dns != nil {
+		for outcome, n := range m.dns.Stats().Outcomes() {
+			ch <- prometheus.MustNewConstMetric(m.queries, prometheus.CounterValue, float64(n), outcome)
+		}
+	}
+}
+
+// serveStatus serves /metrics until ctx ends. The listener is for this host's
+// own programs: a browser that was sent here by another site is refused.
+func serveStatus(ctx context.Context, addr string, status statusReader, server *dns.Server, log *slog.Logger) error {
+	registry := prometheus.NewPedanticRegistry()
+	if err := registry.Register(newMetrics(status, server)); err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	srv := &http.Server{
+		Handler:           ownHostOnly(mux),
+		ReadHeaderTimeout: 5 * time.Second,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return fmt.Errorf("listen for metrics: %w; choose another --status-addr, or an empty one for none", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
+	defer stop()
+	if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve metrics: %w", err)
+	}
+	return nil
+}
+
+// ownHostOnly refuses foreign Host and Origin headers: they are what a page of
+// another site sends when it uses a name of its own for our address.
+func ownHostOnly(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := r.Host
+		if h, _, err := net.SplitHostPort(host); err == nil {
+			host = h
+		}
+		host = strings.Trim(host, "[]")
+		if r.Header.Get("Origin") != "" || (net.ParseIP(host) == nil && host != "localhost") {
+			http.Error(w, "this address is for programs of this host", http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}

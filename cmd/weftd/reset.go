@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/weftnet/weft/cmd/settings"
+	"github.com/weftnet/weft/router"
+	"github.com/weftnet/weft/router/api"
+	"github.com/weftnet/weft/router/attach"
+	"github.com/weftnet/weft/router/bridge"
+	"github.com/weftnet/weft/router/kernel"
+	"github.com/weftnet/weft/router/vxlan"
+	"github.com/weftnet/weft/router/wireguard"
+)
+
+// reset removes everything of weft from this host: no daemon may run.
+func reset(ctx context.Context, s settings.Settings) error {
+	if err := preflight(); err != nil {
+		return err
+	}
+	socket, err := api.Listen(s.Socket)
+	if errors.Is(err, api.ErrConflict) {
+		return fmt.Errorf("%w: 'weft reset' stops it first", errRunning)
+	}
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+	k, err := kernel.New()
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	log := slog.New(slog.DiscardHandler)
+	changes, err := router.OpenChanges(s.StateDir)
+	if err != nil {
+		return err
+	}
+	errs := []error{
+		attach.Reset(k),
+		vxlan.New(k, log).Remove(),
+		wireguard.Remove(k, router.WireGuardName),
+		bridge.New(bridge.Deps{Kernel: k, Journal: changes, Log: log}).Remove(ctx),
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("reset: %w; what was recorded in %s is kept: run it again", err, s.StateDir)
+	}
+	return errors.Join(removeState(s.StateDir), removeRuntime(s))
+}
+
+// removeState removes what weft keeps, and the directory unless somebody keeps
+// something else in it.
+func removeState(dir string) error {
+	return removeFiles(dir, "identity", "secret", "peers.json", "ipam.db", "workloads.json", "host.json")
+}
+
+// removeRuntime removes the log. The socket goes with its listener.
+func removeRuntime(s settings.Settings) error {
+	return removeFiles(filepath.Dir(s.LogFile()), filepath.Base(s.LogFile()))
+}
+
+func removeFiles(dir string, names ...string) error {
+	var errs []error
+	for _, name := range names {
+		if err := os.Remove(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	_ = os.Remove(dir) // fails when it is not empty, and so it should
+	return errors.Join(errs...)
+}

@@ -1,0 +1,287 @@
+package mesh
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/hello"
+	"github.com/weftnet/weft/mesh/replica"
+)
+
+const (
+	maxTargets = 256
+	maxIntros  = 256 // introductions that the loop has not taken yet
+)
+
+// errors of [desk.alive].
+var (
+	errNotPeer      = errors.New("name and address are not of one peer")
+	errUnknown      = errors.New("no signed advert of it is known")
+	errNotReachable = errors.New("no WireGuard handshake with it has completed yet")
+)
+
+// desk is where everybody leaves what the loop is to do. Nothing here waits
+// for the loop, and nothing grows without bound: wishes replace each other,
+// reports are kept per peer. Memberlist's callbacks touch nothing else but the
+// queues.
+type desk struct {
+	wake chan struct{} // constant after newDesk; holds one signal
+
+	mu sync.Mutex // guards the fields below
+
+	entries map[string][]byte   // our own entries as they are to be
+	size    int                 // bytes of their keys and values
+	changed map[string]struct{} // keys that the loop has not carried over
+
+	targets    []targetSpec
+	retargeted bool
+
+	standing map[crypto.Identity]standing
+	joined   map[crypto.Identity]bool           // membership that the loop has not seen
+	reached  map[crypto.Identity]netip.AddrPort // handshakes that the loop has not seen
+	intros   []hello.Result
+	lost     int // introductions that did not fit
+
+	overlay   bool
+	endpoints bool
+}
+
+// standing decides about a peer in [desk.alive].
+type standing struct {
+	known     bool // its signed advert is here
+	reachable bool // a WireGuard handshake completed since we started
+	member    bool
+}
+
+// inbox is what the loop takes from the desk at once.
+type inbox struct {
+	changed    map[string][]byte // nil: delete
+	targets    []targetSpec
+	retargeted bool
+	joined     map[crypto.Identity]bool
+	reached    map[crypto.Identity]netip.AddrPort
+	intros     []hello.Result
+	lost       int
+	overlay    bool
+	endpoints  bool
+}
+
+func newDesk() *desk {
+	return &desk{
+		wake:     make(chan struct{}, 1),
+		entries:  make(map[string][]byte),
+		changed:  make(map[string]struct{}),
+		standing: make(map[crypto.Identity]standing),
+		joined:   make(map[crypto.Identity]bool),
+		reached:  make(map[crypto.Identity]netip.AddrPort),
+	}
+}
+
+func (d *desk) ring() {
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take empties the desk.
+func (d *desk) take() inbox {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	in := inbox{
+		retargeted: d.retargeted, joined: d.joined, reached: d.reached,
+		intros: d.intros, lost: d.lost, overlay: d.overlay, endpoints: d.endpoints,
+	}
+	if d.retargeted {
+		in.targets = slices.Clone(d.targets)
+	}
+	if len(d.changed) > 0 {
+		in.changed = make(map[string][]byte, len(d.changed))
+		for k := range d.changed {
+			in.changed[k] = d.entries[k]
+		}
+		clear(d.changed)
+	}
+	if len(d.joined) > 0 {
+		d.joined = make(map[crypto.Identity]bool)
+	}
+	if len(d.reached) > 0 {
+		d.reached = make(map[crypto.Identity]netip.AddrPort)
+	}
+	d.intros, d.lost, d.retargeted, d.endpoints = nil, 0, false, false
+	return in
+}
+
+func (d *desk) put(key string, value []byte) error {
+	if err := replica.CheckEntry(key, value); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	old, ok := d.entries[key]
+	if ok && string(old) == string(value) {
+		return nil
+	}
+	n, size := len(d.entries)+1, d.size+len(key)+len(value)
+	if ok {
+		n, size = n-1, size-len(key)-len(old)
+	}
+	if n > replica.MaxEntries || size > replica.MaxLog {
+		return fmt.Errorf("put %q: %w: this host has %d entries with %d bytes (at most %d with %d)",
+			key, replica.ErrFull, len(d.entries), d.size, replica.MaxEntries, replica.MaxLog)
+	}
+	// An empty value is one too: nil would mean that the key is deleted.
+	d.entries[key], d.size = append(make([]byte, 0, len(value)), value...), size
+	d.changed[key] = struct{}{}
+	d.ring()
+	return nil
+}
+
+func (d *desk) del(key string) error {
+	if err := replica.CheckEntry(key, nil); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if old, ok := d.entries[key]; ok {
+		delete(d.entries, key)
+		d.size -= len(key) + len(old)
+		d.changed[key] = struct{}{}
+		d.ring()
+	}
+	return nil
+}
+
+func (d *desk) connect(typed []string, replace bool, port uint16) error {
+	specs, err := parseTargets(typed, port)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var all []targetSpec
+	if !replace {
+		all = slices.Clone(d.targets)
+	}
+	for _, s := range specs {
+		if !slices.ContainsFunc(all, s.same) {
+			all = append(all, s)
+		}
+	}
+	if len(all) > maxTargets {
+		return fmt.Errorf("connect: %d targets, at most %d are taken", len(all), maxTargets)
+	}
+	d.targets, d.retargeted = all, true
+	d.ring()
+	return nil
+}
+
+func (d *desk) forget(typed []string, port uint16) error {
+	specs, err := parseTargets(typed, port)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.targets = slices.DeleteFunc(slices.Clone(d.targets), func(t targetSpec) bool {
+		return slices.ContainsFunc(specs, t.same)
+	})
+	d.retargeted = true
+	d.ring()
+	return nil
+}
+
+func (d *desk) targetNames() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := make([]string, len(d.targets))
+	for i, t := range d.targets {
+		out[i] = t.typed
+	}
+	return out
+}
+
+func (d *desk) introduce(r hello.Result) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.intros) >= maxIntros {
+		d.lost++ // the peer comes again
+	} else {
+		d.intros = append(d.intros, r)
+	}
+	d.ring()
+}
+
+func (d *desk) overlayReady() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.overlay = true
+	d.ring()
+}
+
+func (d *desk) lookAtEndpoints() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.endpoints = true
+	d.ring()
+}
+
+// setKnown is called by the loop when it has a peer's signed advert.
+func (d *desk) setKnown(id crypto.Identity) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.standing[id]
+	s.known = true
+	d.standing[id] = s
+}
+
+func (d *desk) reachable(id crypto.Identity, endpoint netip.AddrPort) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.standing[id]
+	if !s.known {
+		return
+	}
+	s.reachable = true
+	d.standing[id] = s
+	d.reached[id] = endpoint
+	d.ring()
+}
+
+// setMember is called by memberlist, which holds its lock.
+func (d *desk) setMember(id crypto.Identity, member bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.standing[id]
+	s.member = member
+	d.standing[id] = s
+	d.joined[id] = member
+	d.ring()
+}
+
+// alive decides whether memberlist may take a node for alive. It is called by
+// memberlist, which holds its lock, for every statement about a node: news of
+// a member must pass, or its refutations of a suspicion would be lost.
+func (d *desk) alive(self, id crypto.Identity, addr netip.AddrPort) error {
+	if addr != netip.AddrPortFrom(id.Overlay(), GossipPort) {
+		return errNotPeer
+	}
+	if id == self {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch s := d.standing[id]; {
+	case s.member:
+		return nil
+	case !s.known:
+		return errUnknown
+	case !s.reachable:
+		return errNotReachable
+	}
+	return nil
+}

@@ -1,0 +1,218 @@
+package mesh
+
+import (
+	"net"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/replica"
+)
+
+const (
+	retransmitMult = 4
+	// maxCast is what a broadcast may take of a packet: 1,150 bytes less
+	// memberlist's label, encryption and framing, and a little for others.
+	maxCast   = 1000
+	maxOutbox = 256 // messages to one peer
+	maxSends  = 64  // peers to whom we send at once
+	maxHeard  = 4096
+)
+
+// outbox holds reliable messages to one peer. One goroutine sends them.
+type outbox struct {
+	queue   [][]byte
+	sending bool
+}
+
+// receive handles a message of another host's mesh.
+func (m *Mesh) receive(now time.Time, b message) {
+	msg, err := replica.Parse(b)
+	if err != nil {
+		m.log.Debug("message not understood", "err", err)
+		return
+	}
+	if m.peers[msg.From] == nil && msg.Kind != replica.KindDelta {
+		return // nobody we could answer
+	}
+	switch msg.Kind {
+	case replica.KindDigest:
+		d := m.store.Compare(msg.Digest)
+		for _, id := range d.Continued {
+			m.log.Info("own log continued above an older one", "channel", id.Channel, "version", m.store.Version(id))
+			m.viewChanged()
+			m.cast(id)
+		}
+		if msg.Relay {
+			for _, w := range d.Want {
+				m.heard(w.ID)
+			}
+		}
+		m.ask(msg.From, d.Want)
+		if msg.Answer {
+			m.send(msg.From, m.store.Answer(d.Give)...)
+		}
+	case replica.KindRequest:
+		m.send(msg.From, m.store.Answer(msg.Pulls)...)
+	case replica.KindDelta:
+		for _, c := range msg.Chunks {
+			m.apply(now, msg, c)
+		}
+	}
+}
+
+func (m *Mesh) apply(now time.Time, msg replica.Message, c replica.Chunk) {
+	r := m.store.Apply(c)
+	switch {
+	case r.Err != nil:
+		m.log.Debug("log refused", "owner", c.Owner.Fingerprint(), "channel", c.Channel, "err", r.Err)
+	case r.Want != nil:
+		from := msg.From
+		if p := m.peers[c.Owner]; msg.Relay && p != nil && p.member {
+			from = c.Owner // who has it for certain
+		}
+		if msg.Relay {
+			m.heard(c.ID)
+		}
+		m.ask(from, []replica.Pull{*r.Want})
+	case r.Ahead && c.Channel == replica.Adverts:
+		m.overtaken(now, m.verified)
+	case r.Ahead:
+		m.log.Info("own log continued above an older one", "channel", c.Channel, "version", m.store.Version(c.ID))
+		m.viewChanged()
+		m.cast(c.ID)
+	case r.Changed:
+		if c.Channel == replica.Adverts {
+			m.setAdvert(now, m.verified)
+		}
+		m.viewChanged()
+		// What came by broadcast is passed on by broadcast, and so is what
+		// had to be fetched because of one.
+		if msg.Relay || m.relaying[c.ID] {
+			delete(m.relaying, c.ID)
+			m.cast(c.ID)
+		}
+	}
+}
+
+// heard notes that a broadcast told of a version that has to be fetched.
+func (m *Mesh) heard(id replica.ID) {
+	if len(m.relaying) >= maxHeard {
+		clear(m.relaying)
+	}
+	m.relaying[id] = true
+}
+
+// greet tells a new member what we have of it and of ourselves, so that
+// neither waits for the next push/pull.
+func (m *Mesh) greet(id crypto.Identity) {
+	msg := replica.Message{Kind: replica.KindDigest, Answer: true}
+	for _, owner := range sorted(m.self, id) {
+		for _, ch := range []uint8{replica.Adverts, entries} {
+			msg.Digest = append(msg.Digest, m.store.Summary(replica.ID{Owner: owner, Channel: ch}))
+		}
+	}
+	m.send(id, msg)
+}
+
+func sorted(a, b crypto.Identity) []crypto.Identity {
+	a, b = crypto.Sorted(a, b)
+	return []crypto.Identity{a, b}
+}
+
+func (m *Mesh) ask(from crypto.Identity, pulls []replica.Pull) {
+	if len(pulls) > 0 {
+		m.send(from, replica.Requests(pulls)...)
+	}
+}
+
+// send queues messages to a peer. What does not fit is dropped: the next
+// digest finds the difference again.
+func (m *Mesh) send(to crypto.Identity, msgs ...replica.Message) {
+	p := m.peers[to]
+	if p == nil || m.ml == nil {
+		return
+	}
+	for _, msg := range msgs {
+		if len(p.out.queue) >= maxOutbox {
+			m.counts.dropped.Add(1)
+			continue
+		}
+		msg.From = m.self
+		p.out.queue = append(p.out.queue, msg.Marshal())
+	}
+	m.startSend(to, p)
+}
+
+func (m *Mesh) startSend(to crypto.Identity, p *peer) {
+	if p.out.sending || len(p.out.queue) == 0 || m.sending >= maxSends {
+		return
+	}
+	batch := p.out.queue
+	p.out.queue, p.out.sending = nil, true
+	m.sending++
+	ml := m.ml
+	node := &memberlist.Node{Name: to.String(), Addr: net.IP(to.Overlay().AsSlice()), Port: GossipPort}
+	m.workers.Go(func() {
+		e := sent{id: to}
+		for _, b := range batch {
+			if e.err = ml.SendReliable(node, b); e.err != nil || m.ctx.Err() != nil {
+				break
+			}
+			m.counts.messageBytesSent.Add(uint64(len(b)))
+		}
+		m.report(e)
+	})
+}
+
+func (m *Mesh) sendEnded(e sent) {
+	m.sending--
+	p := m.peers[e.id]
+	p.out.sending = false
+	if e.err != nil {
+		p.out.queue = nil
+		m.log.Debug("message not sent", "peer", p.advert.Name, "err", e.err)
+	}
+	m.startSend(e.id, p)
+	if m.sending < maxSends {
+		for id, p := range m.peers { // who waited for a place
+			m.startSend(id, p)
+		}
+	}
+}
+
+// cast tells everybody by broadcast that a log has changed: its latest changes
+// when they fit into a packet, else its version, and whoever lacks it asks.
+// A newer broadcast about a log replaces an older one.
+func (m *Mesh) cast(id replica.ID) {
+	if m.counts.members.Load() == 0 {
+		return // whoever comes compares digests first
+	}
+	msg, ok := m.store.Recent(id, maxCast)
+	if !ok {
+		msg = replica.Message{
+			Kind: replica.KindDigest, Relay: true,
+			Digest: []replica.Summary{m.store.Summary(id)},
+		}
+	}
+	msg.From = m.self
+	m.casts.QueueBroadcast(&broadcast{name: id.Owner.String() + string('0'+rune(id.Channel)), data: msg.Marshal()})
+}
+
+// broadcast is one message in memberlist's queue.
+type broadcast struct {
+	name string
+	data []byte
+}
+
+var _ memberlist.NamedBroadcast = (*broadcast)(nil)
+
+func (b *broadcast) Name() string    { return b.name }
+func (b *broadcast) Message() []byte { return b.data }
+func (b *broadcast) Finished()       {}
+
+func (b *broadcast) Invalidates(o memberlist.Broadcast) bool {
+	other, ok := o.(*broadcast)
+	return ok && other.name == b.name
+}

@@ -1,0 +1,649 @@
+package hello
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"errors"
+	"io"
+	"math/big"
+	"net"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/advert"
+)
+
+// TestRules attacks each rule that protects the introduction, once with the
+// rule and once without it: with it the attack must fail, without it succeed,
+// or the test would show nothing.
+func TestRules(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		remove func(h *Hello)
+		// attack tries against hosts prepared by rule and says whether it got
+		// through.
+		attack func(t *testing.T, rule func(*Hello)) bool
+	}{
+		{"label: a proof sent back", without(func(p *proof) { p.label = "" }), reflect},
+		{"exporter: a proof passed on by who has both identity keys", without(func(p *proof) { p.exporter = nil }), passOn(true)},
+		{"exporter: a proof used again", without(func(p *proof) { p.exporter = nil }), replay},
+		{"identities: a proof passed on", without(func(p *proof) {
+			p.exporter, p.dialler, p.listener = nil, crypto.Identity{}, crypto.Identity{}
+		}), passOn(false)},
+		{"pin: a proof for a stranger", func(h *Hello) {
+			h.rules.pin = func(*crypto.Identity, crypto.Identity) bool { return true }
+		}, proofDespitePin},
+		{"own advert: another's in its place", anyAdvert, foreignAdvert(2, 3, 3)},
+		{"own advert: of another boot", anyAdvert, foreignAdvert(2, 2, 77)},
+		{"deadline: a slow connection", func(h *Hello) { h.limits.beforeProof = time.Hour }, slowloris},
+		{"bytes: much before the proof", func(h *Hello) { h.limits.unproven = 1 << 40 }, bigCertificate},
+		{"connections: many from many", func(h *Hello) { h.gate.maxPending = 1 << 20 }, manyConnections(64, 8)},
+		{"connections: many from one", func(h *Hello) { h.gate.maxPerSource = 1 << 20 }, manyConnections(16, 100)},
+		{"back-off: guessing", func(h *Hello) { h.gate.freeFailures = 1 << 20 }, guess},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.attack(t, func(*Hello) {}) {
+				t.Error("the attack gets through")
+			}
+			if !tt.attack(t, tt.remove) {
+				t.Error("without the rule the attack fails all the same: this test shows nothing")
+			}
+		})
+	}
+	// The exporter alone also stops who has no identity key, and the
+	// identities alone too: either is enough there.
+	if passOn(false)(t, without(func(p *proof) { p.exporter = nil })) {
+		t.Error("identities do not stop a proof that is passed on")
+	}
+	if passOn(false)(t, without(func(p *proof) { p.dialler, p.listener = crypto.Identity{}, crypto.Identity{} })) {
+		t.Error("the exporter does not stop a proof that is passed on")
+	}
+}
+
+// without leaves something out of what is proven.
+func without(change func(*proof)) func(*Hello) {
+	return func(h *Hello) {
+		h.rules.proof = func(p proof) []byte {
+			change(&p)
+			return p.bytes()
+		}
+	}
+}
+
+func anyAdvert(h *Hello) {
+	h.rules.own = func(advert.Signed, crypto.Identity, uint64) bool { return true }
+}
+
+const (
+	victimD  = 1
+	victimL  = 2
+	attacker = 66
+)
+
+// fakeListener accepts one connection with a key and hands it over after TLS
+// and preambles.
+func fakeListener(network *memNet, addr netip.AddrPort, k *crypto.Key, do func(*tls.Conn)) (wait func()) {
+	ln := network.listen(addr)
+	ended := make(chan struct{})
+	_, server := tlsConfigs(k)
+	go func() {
+		defer close(ended)
+		tcp, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		defer tcp.Close()
+		conn := tls.Server(tcp, server)
+		if conn.Handshake() != nil {
+			return
+		}
+		if _, err := readPreamble(conn); err != nil {
+			return
+		}
+		_ = writePreamble(conn, preamble{protocol, crypto.Secret{}.Keys("weft").Cluster, victimL})
+		do(conn)
+	}()
+	return func() {
+		_ = ln.Close()
+		<-ended
+	}
+}
+
+// fakeDialler connects with a key, up to the preambles.
+func fakeDialler(network *memNet, addr netip.AddrPort, k *crypto.Key, boot uint64) (*tls.Conn, error) {
+	tcp, err := network.dial(hostAddr(attacker).Addr(), addr)
+	if err != nil {
+		return nil, err
+	}
+	client, _ := tlsConfigs(k)
+	conn := tls.Client(tcp, client)
+	if err := conn.Handshake(); err != nil {
+		_ = tcp.Close()
+		return nil, err
+	}
+	_ = writePreamble(conn, preamble{protocol, crypto.Secret{}.Keys("weft").Cluster, boot})
+	if _, err := readPreamble(conn); err != nil {
+		_ = tcp.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// reflect sends the dialler's own proof back to it.
+func reflect(t *testing.T, rule func(*Hello)) (through bool) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newMemNet()
+		wait := fakeListener(network, hostAddr(victimL), key(attacker), func(conn *tls.Conn) {
+			_, p, err := readFrame(conn, frameProof, proofSize)
+			if err != nil {
+				return
+			}
+			_ = writeFrame(conn, frameProof, p)
+			kind, _, err := readFrame(conn, frameAdverts, maxBody)
+			through = err == nil && kind == frameAdverts
+		})
+		d := newHost(t, network, hostConfig{n: victimD})
+		rule(d.Hello)
+		_, _ = d.Dial(t.Context(), hostAddr(victimL), nil)
+		wait()
+	})
+	return through
+}
+
+// passOn stands between dialler and listener with a TLS session to each; with
+// the identity keys of both, or only with its own.
+func passOn(stolen bool) func(t *testing.T, rule func(*Hello)) bool {
+	return func(t *testing.T, rule func(*Hello)) (through bool) {
+		synctest.Test(t, func(t *testing.T) {
+			network := newMemNet()
+			asL, asD, boot := key(attacker), key(attacker), uint64(attacker)
+			if stolen {
+				asL, asD, boot = key(victimL), key(victimD), victimD
+			}
+			between := hostAddr(attacker)
+			l := newHost(t, network, hostConfig{n: victimL})
+			rule(l.Hello)
+			stop := l.serve(t, network.listen(l.addr))
+			wait := fakeListener(network, between, asL, func(toD *tls.Conn) {
+				toL, err := fakeDialler(network, l.addr, asD, boot)
+				if err != nil {
+					return
+				}
+				defer toL.Close()
+				_, p, err := readFrame(toD, frameProof, proofSize)
+				if err != nil {
+					return
+				}
+				_ = writeFrame(toL, frameProof, p)
+				kind, _, err := readFrame(toL, frameProof, proofSize)
+				through = err == nil && kind == frameProof
+			})
+			d := newHost(t, network, hostConfig{n: victimD})
+			rule(d.Hello)
+			_, _ = d.Dial(t.Context(), between, nil)
+			wait()
+			stop()
+		})
+		return through
+	}
+}
+
+// replay uses a proof that the dialler gave to who has the listener's key, in
+// a later connection with the dialler's key.
+func replay(t *testing.T, rule func(*Hello)) (through bool) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newMemNet()
+		var recorded []byte
+		wait := fakeListener(network, hostAddr(attacker), key(victimL), func(conn *tls.Conn) {
+			_, recorded, _ = readFrame(conn, frameProof, proofSize)
+		})
+		d := newHost(t, network, hostConfig{n: victimD})
+		rule(d.Hello)
+		_, _ = d.Dial(t.Context(), hostAddr(attacker), nil)
+		wait()
+		if len(recorded) != proofSize {
+			t.Fatal("nothing was recorded")
+		}
+		time.Sleep(time.Hour)
+
+		l := newHost(t, network, hostConfig{n: victimL})
+		rule(l.Hello)
+		stop := l.serve(t, network.listen(l.addr))
+		conn, err := fakeDialler(network, l.addr, key(victimD), victimD)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = writeFrame(conn, frameProof, recorded)
+		kind, _, err := readFrame(conn, frameProof, proofSize)
+		through = err == nil && kind == frameProof
+		_ = conn.Close()
+		stop()
+	})
+	return through
+}
+
+// proofDespitePin listens where another identity was expected.
+func proofDespitePin(t *testing.T, rule func(*Hello)) (through bool) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newMemNet()
+		wait := fakeListener(network, hostAddr(victimL), key(attacker), func(conn *tls.Conn) {
+			all, _ := io.ReadAll(conn)
+			through = len(all) >= headerSize && all[0] == frameProof
+		})
+		d := newHost(t, network, hostConfig{n: victimD})
+		rule(d.Hello)
+		pin := key(victimL).Identity()
+		_, _ = d.Dial(t.Context(), hostAddr(victimL), &pin)
+		wait()
+	})
+	return through
+}
+
+// foreignAdvert is a member whose first advert is another's, or of another
+// boot.
+func foreignAdvert(member, owner byte, boot uint64) func(t *testing.T, rule func(*Hello)) bool {
+	return func(t *testing.T, rule func(*Hello)) (through bool) {
+		synctest.Test(t, func(t *testing.T) {
+			network := newMemNet()
+			l := newHost(t, network, hostConfig{n: 9})
+			rule(l.Hello)
+			stop := l.serve(t, network.listen(l.addr))
+			d := newHost(t, network, hostConfig{n: member, adverts: func(advert.Signed) []advert.Signed {
+				return []advert.Signed{signAdvert(t, key(owner), boot, 5)}
+			}})
+			anyAdvert(d.Hello)
+			_, err := d.Dial(t.Context(), l.addr, nil)
+			through = err == nil
+			stop()
+			// The other way round: the member listens.
+			d2 := newHost(t, network, hostConfig{n: 10})
+			rule(d2.Hello)
+			stop = d.serve(t, network.listen(d.addr))
+			if _, err := d2.Dial(t.Context(), d.addr, nil); (err == nil) != through {
+				t.Errorf("dialler and listener judge differently: %v", err)
+			}
+			stop()
+		})
+		return through
+	}
+}
+
+// slowloris sends a byte per second and is through when the listener still
+// listens after its time.
+func slowloris(t *testing.T, rule func(*Hello)) (through bool) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newMemNet()
+		l := newHost(t, network, hostConfig{n: victimL})
+		rule(l.Hello)
+		stop := l.serve(t, network.listen(l.addr))
+		conn, err := network.dial(hostAddr(attacker).Addr(), l.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dripped := make(chan struct{})
+		go func() {
+			defer close(dripped)
+			for _, b := range []byte("\x16\x03\x01\x07\x00\x01\x00\x06\xfc\x03\x03") {
+				if _, err := conn.Write([]byte{b}); err != nil {
+					return
+				}
+				time.Sleep(time.Second)
+			}
+		}()
+		_ = conn.SetReadDeadline(time.Now().Add(5*time.Second + time.Millisecond))
+		_, err = io.Copy(io.Discard, conn)
+		through = err != nil // still open
+		_ = conn.Close()
+		<-dripped
+		stop()
+	})
+	return through
+}
+
+// bigCertificate makes the listener read more than 4 KiB of a stranger, in a
+// certificate that is otherwise right.
+func bigCertificate(t *testing.T, rule func(*Hello)) (through bool) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newMemNet()
+		l := newHost(t, network, hostConfig{n: victimL})
+		rule(l.Hello)
+		stop := l.serve(t, network.listen(l.addr))
+		client, _ := tlsConfigs(key(attacker))
+		client.Certificates = []tls.Certificate{bigCert(t, key(attacker).Signer(), 8000)}
+		tcp, err := network.dial(hostAddr(attacker).Addr(), l.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn := tls.Client(tcp, client)
+		if err := conn.Handshake(); err != nil {
+			t.Fatal(err)
+		}
+		_ = writePreamble(conn, preamble{protocol, l.cfg.Keys.Cluster, 1})
+		_, err = readPreamble(conn)
+		through = err == nil
+		_ = tcp.Close()
+		stop()
+	})
+	return through
+}
+
+func bigCert(t testing.TB, k ed25519.PrivateKey, size int) tls.Certificate {
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		ExtraExtensions: []pkix.Extension{{
+			Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 99999}, Value: make([]byte, size),
+		}},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, k.Public(), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: k}
+}
+
+// manyConnections opens so many silent connections and is through when one
+// more is served.
+func manyConnections(n, perSource int) func(t *testing.T, rule func(*Hello)) bool {
+	return func(t *testing.T, rule func(*Hello)) (through bool) {
+		synctest.Test(t, func(t *testing.T) {
+			network := newMemNet()
+			l := newHost(t, network, hostConfig{n: victimL})
+			rule(l.Hello)
+			stop := l.serve(t, network.listen(l.addr))
+			from := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, 51, 100, byte(i / perSource)}) }
+			var held []net.Conn
+			for i := range n {
+				c, err := network.dial(from(i), l.addr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				held = append(held, c)
+			}
+			synctest.Wait()
+			d := newHost(t, network, hostConfig{n: victimD})
+			d.dialer = network.dialFrom(from(n))
+			_, err := d.Dial(t.Context(), l.addr, nil)
+			through = err == nil
+			if !through && !errors.Is(err, ErrRefused) {
+				t.Errorf("got %v, want a refusal", err)
+			}
+			for _, c := range held {
+				_ = c.Close()
+			}
+			synctest.Wait()
+			if !through {
+				// Room again, and nobody is blamed for one silent connection each.
+				d.dialer = network.dialFrom(hostAddr(victimD).Addr())
+				if _, err := d.Dial(t.Context(), l.addr, nil); err != nil {
+					t.Errorf("afterwards: %v", err)
+				}
+			}
+			stop()
+		})
+		return through
+	}
+}
+
+// guess tries passwords, ten times at once.
+func guess(t *testing.T, rule func(*Hello)) (through bool) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newMemNet()
+		l := newHost(t, network, hostConfig{n: victimL})
+		rule(l.Hello)
+		stop := l.serve(t, network.listen(l.addr))
+		tried := 0
+		for i := range 10 {
+			d := newHost(t, network, hostConfig{n: attacker, secret: byte(100 + i)})
+			_, err := d.Dial(t.Context(), l.addr, nil)
+			switch {
+			case errors.Is(err, ErrSecret):
+				tried++
+			case !errors.Is(err, ErrRefused):
+				t.Errorf("got %v", err)
+			}
+			synctest.Wait()
+		}
+		through = tried == 10
+		if !through {
+			// Others are not concerned; the guesser may come back later.
+			d := newHost(t, network, hostConfig{n: victimD})
+			if _, err := d.Dial(t.Context(), l.addr, nil); err != nil {
+				t.Errorf("another host: %v", err)
+			}
+			time.Sleep(time.Minute)
+			d.dialer = network.dialFrom(hostAddr(attacker).Addr())
+			if _, err := d.Dial(t.Context(), l.addr, nil); err != nil {
+				t.Errorf("a minute later: %v", err)
+			}
+		}
+		stop()
+	})
+	return through
+}
+
+// A dialler with a wrong secret gets nothing from the listener that depends on
+// the right one: it could be used to test passwords offline.
+func TestNothingToGuessWith(t *testing.T) {
+	transcript := func(secret, proofOf byte) (plain []byte) {
+		synctest.Test(t, func(t *testing.T) {
+			network := newMemNet()
+			l := newHost(t, network, hostConfig{n: victimL, secret: secret})
+			stop := l.serve(t, network.listen(l.addr))
+			d := newHost(t, network, hostConfig{n: attacker, secret: proofOf})
+			tcp, err := network.dial(d.addr.Addr(), l.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn := tls.Client(tcp, d.client)
+			if err := conn.Handshake(); err != nil {
+				t.Fatal(err)
+			}
+			s, err := d.newSession(conn, &meteredConn{Conn: tcp}, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = writePreamble(conn, s.preamble())
+			got := make([]byte, preambleSize)
+			if _, err := io.ReadFull(conn, got); err != nil {
+				t.Fatal(err)
+			}
+			s.peer = l.self
+			_ = writeFrame(conn, frameProof, s.prove(labelDialler))
+			_ = conn.SetReadDeadline(time.Now().Add(time.Second))
+			rest, _ := io.ReadAll(conn)
+			plain = append(got, rest...)
+			_ = tcp.Close()
+			stop()
+		})
+		return plain
+	}
+	a, b := transcript(1, 9), transcript(2, 9)
+	if !bytes.Equal(a, b) {
+		t.Errorf("what the listener says depends on its secret:\n%x\n%x", a, b)
+	}
+	// It does when the secret is right, so this test can see it.
+	if a, b = transcript(1, 1), transcript(2, 2); bytes.Equal(a, b) {
+		t.Error("this test shows nothing")
+	}
+}
+
+// A listener that never sends a proof, or a wrong one, is nobody.
+func TestFalseListener(t *testing.T) {
+	for name, tt := range map[string]struct {
+		answer func(conn *tls.Conn)
+		want   error
+	}{
+		"random proof":   {func(c *tls.Conn) { _ = writeFrame(c, frameProof, make([]byte, proofSize)) }, ErrSecret},
+		"short proof":    {func(c *tls.Conn) { _ = writeFrame(c, frameProof, make([]byte, proofSize-1)) }, errProtocol},
+		"long proof":     {func(c *tls.Conn) { _ = writeFrame(c, frameProof, make([]byte, proofSize+1)) }, errProtocol},
+		"no proof":       {func(c *tls.Conn) { _ = writeFrame(c, frameAdverts, nil) }, errProtocol},
+		"done":           {func(c *tls.Conn) { _ = writeFrame(c, frameDone, nil) }, errProtocol},
+		"huge":           {func(c *tls.Conn) { _, _ = c.Write([]byte{frameProof, 255, 255, 255, 255}) }, errProtocol},
+		"empty refusal":  {func(c *tls.Conn) { _ = writeFrame(c, frameRefusal, nil) }, errProtocol},
+		"refuses":        {func(c *tls.Conn) { _ = writeRefusal(c, refuseSecret, "") }, ErrSecret},
+		"busy":           {func(c *tls.Conn) { _ = writeRefusal(c, refuseBusy, "") }, ErrRefused},
+		"some text":      {func(c *tls.Conn) { _ = writeRefusal(c, refusePeer, "send the password to mallory") }, ErrRefused},
+		"identity":       {func(c *tls.Conn) { _ = writeRefusal(c, refuseIdentity, "") }, ErrRefused},
+		"unknown reason": {func(c *tls.Conn) { _ = writeRefusal(c, 99, "") }, ErrRefused},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				network := newMemNet()
+				wait := fakeListener(network, hostAddr(victimL), key(attacker), func(conn *tls.Conn) {
+					_, _, _ = readFrame(conn, frameProof, proofSize)
+					tt.answer(conn)
+					_, _ = io.Copy(io.Discard, conn)
+				})
+				d := newHost(t, network, hostConfig{n: victimD})
+				_, err := d.Dial(t.Context(), hostAddr(victimL), nil)
+				if !errors.Is(err, tt.want) {
+					t.Errorf("got %v, want %v", err, tt.want)
+				}
+				if err != nil && bytes.Contains([]byte(err.Error()), []byte("mallory")) {
+					t.Errorf("the text of a stranger is repeated: %v", err)
+				}
+				wait()
+			})
+		})
+	}
+}
+
+// Clients that are no weft, or no longer.
+func TestStrangers(t *testing.T) {
+	signer := key(attacker).Signer()
+	for name, change := range map[string]func(c *tls.Config){
+		"no certificate": func(c *tls.Config) { c.Certificates = nil },
+		"two certificates": func(c *tls.Config) {
+			c.Certificates[0].Certificate = append(c.Certificates[0].Certificate, c.Certificates[0].Certificate[0])
+		},
+		"ECDSA":      func(c *tls.Config) { c.Certificates = httpsConfig(t, 0).Certificates },
+		"no ALPN":    func(c *tls.Config) { c.NextProtos = nil },
+		"other ALPN": func(c *tls.Config) { c.NextProtos = []string{"h2"} },
+		"TLS 1.2":    func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS12, tls.VersionTLS12 },
+		"not its key": func(c *tls.Config) {
+			c.Certificates[0].Certificate = certificate(key(victimD)).Certificate
+			c.Certificates[0].PrivateKey = signer
+		},
+		"signed by another": func(c *tls.Config) {
+			template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+			der, err := x509.CreateCertificate(rand.Reader, template, template, signer.Public(), key(victimD).Signer())
+			if err != nil {
+				der, err = x509.CreateCertificate(rand.Reader, template,
+					&x509.Certificate{PublicKey: key(victimD).Signer().Public()}, signer.Public(), key(victimD).Signer())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Certificates = []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: signer}}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				network := newMemNet()
+				l := newHost(t, network, hostConfig{n: victimL})
+				stop := l.serve(t, network.listen(l.addr))
+				client, _ := tlsConfigs(key(attacker))
+				change(client)
+				client.VerifyConnection = nil
+				tcp, err := network.dial(hostAddr(attacker).Addr(), l.addr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				conn := tls.Client(tcp, client)
+				if conn.Handshake() == nil {
+					_ = writePreamble(conn, preamble{protocol, l.cfg.Keys.Cluster, 1})
+					if _, err := readPreamble(conn); err == nil {
+						t.Error("it is talked to")
+					}
+				}
+				_ = tcp.Close()
+				synctest.Wait()
+				stop()
+				want := "level=WARN msg=\"introduction failed\" remote=192.0.2.66 err=\"what connected does not speak weft\"\n"
+				if got := l.logs.String(); got != want {
+					t.Errorf("log:\n%s", got)
+				}
+			})
+		})
+	}
+}
+
+// The certificate's dates, names and uses are nobody's business.
+func TestCertificateOnlyCarriesTheKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newMemNet()
+		l, d := newHost(t, network, hostConfig{n: victimL}), newHost(t, network, hostConfig{n: victimD})
+		k := key(victimD).Signer()
+		template := &x509.Certificate{
+			SerialNumber: big.NewInt(5), Subject: pkix.Name{CommonName: "somebody"},
+			NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1, 0), DNSNames: []string{"example.com"},
+			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageEmailProtection},
+		}
+		der, err := x509.CreateCertificate(rand.Reader, template, template, k.Public(), k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.client.Certificates = []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: k}}
+		stop := l.serve(t, network.listen(l.addr))
+		if _, err := d.Dial(context.Background(), l.addr, nil); err != nil {
+			t.Error(err)
+		}
+		stop()
+	})
+}
+
+// An introduction stays well below what is read before the proof.
+func TestBytesBeforeProof(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newMemNet()
+		a, b := network.pair(hostAddr(victimD), hostAddr(victimL))
+		d, l := newHost(t, network, hostConfig{n: victimD}), newHost(t, network, hostConfig{n: victimL})
+		listened := make(chan int64)
+		go func() {
+			raw := &meteredConn{Conn: b, left: l.limits.unproven}
+			conn := tls.Server(raw, l.server)
+			if err := conn.Handshake(); err != nil {
+				t.Error(err)
+			}
+			s, err := l.newSession(conn, raw, false)
+			if err != nil {
+				t.Error(err)
+			}
+			if err := s.listen(); err != nil {
+				t.Error(err)
+			}
+			left := raw.left
+			if err := s.finish(func(Result) {}); err != nil {
+				t.Error(err)
+			}
+			listened <- l.limits.unproven - left
+		}()
+		raw := &meteredConn{Conn: a, left: d.limits.unproven}
+		conn := tls.Client(raw, d.client)
+		if err := conn.Handshake(); err != nil {
+			t.Fatal(err)
+		}
+		s, err := d.newSession(conn, raw, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.dial(nil); err != nil {
+			t.Fatal(err)
+		}
+		if n := <-listened; n > 3<<10 {
+			t.Errorf("the listener reads %d bytes before the proof: too near to the limit of %d", n, l.limits.unproven)
+		} else {
+			t.Logf("the listener reads %d bytes before the proof", n)
+		}
+		_ = conn.Close()
+	})
+}

@@ -1,0 +1,293 @@
+package hello
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/weftnet/weft/crypto"
+)
+
+// An introduction in the model, with what happens to it in this order.
+type meeting struct {
+	d, l     *pairs
+	di, li   *introduction
+	dSays    bool
+	lSays    bool
+	step     int
+	dResult  bool
+	lResult  bool
+	dOrder   uint64
+	lOrder   uint64
+	complete bool
+}
+
+// The steps as session takes them: both begin after the proof, the dialler
+// tells first, the listener completes first.
+const meetingSteps = 5
+
+func (m *meeting) next() {
+	switch m.step {
+	case 0:
+		m.di = m.d.begin(m.l.self, 2, true)
+	case 1:
+		m.li = m.l.begin(m.d.self, 1, false)
+		m.dSays = m.di.recent()
+	case 2:
+		m.lSays = m.li.recent()
+	case 3:
+		m.lResult, m.lOrder = m.li.complete(m.dSays)
+	case 4:
+		m.dResult, m.dOrder = m.di.complete(m.lSays)
+		m.complete = true
+	}
+	m.step++
+}
+
+// Every interleaving of two introductions in opposite directions, both ways
+// round: whoever looks at the last result agrees, and it is the smaller.
+func TestInitiatorEveryInterleaving(t *testing.T) {
+	orders := interleavings(meetingSteps, meetingSteps)
+	if len(orders) != 252 {
+		t.Fatalf("%d interleavings", len(orders))
+	}
+	for _, order := range orders {
+		for _, smallerDials := range []bool{true, false} {
+			lo, hi := crypto.Sorted(key(1).Identity(), key(2).Identity())
+			a, b := newPairs(lo), newPairs(hi)
+			// begin is told boots 1 and 2 by direction; here both are the
+			// peer's, so one number does.
+			first, second := &meeting{d: a, l: b}, &meeting{d: b, l: a}
+			if !smallerDials {
+				first, second = second, first
+			}
+			for _, which := range order {
+				if which == 0 {
+					first.nextBoot(7)
+				} else {
+					second.nextBoot(7)
+				}
+			}
+			atA, atB := last(a, first, second), last(b, first, second)
+			if !atA || atB {
+				t.Fatalf("order %v, smaller first %v: smaller initiates %v, larger %v", order, smallerDials, atA, atB)
+			}
+		}
+	}
+}
+
+// nextBoot is next with one boot id for everybody.
+func (m *meeting) nextBoot(boot uint64) {
+	switch m.step {
+	case 0:
+		m.di = m.d.begin(m.l.self, boot, true)
+		m.step++
+	case 1:
+		m.li = m.l.begin(m.d.self, boot, false)
+		m.dSays = m.di.recent()
+		m.step++
+	default:
+		m.next()
+	}
+}
+
+// last is what the result with the greatest order at p says.
+func last(p *pairs, meetings ...*meeting) (initiator bool) {
+	var order uint64
+	for _, m := range meetings {
+		if m.d == p && m.dOrder > order {
+			order, initiator = m.dOrder, m.dResult
+		}
+		if m.l == p && m.lOrder > order {
+			order, initiator = m.lOrder, m.lResult
+		}
+	}
+	return initiator
+}
+
+func interleavings(a, b int) [][]int {
+	if a == 0 && b == 0 {
+		return [][]int{nil}
+	}
+	var out [][]int
+	if a > 0 {
+		for _, rest := range interleavings(a-1, b) {
+			out = append(out, append([]int{0}, rest...))
+		}
+	}
+	if b > 0 {
+		for _, rest := range interleavings(a, b-1) {
+			out = append(out, append([]int{1}, rest...))
+		}
+	}
+	return out
+}
+
+// Any number of introductions between two hosts, at any time, in any order:
+// once they are over, exactly one of the two thinks that it initiates.
+func TestInitiatorAgreesInTime(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		n := rapid.IntRange(1, 5).Draw(rt, "introductions")
+		type plan struct {
+			fromA bool
+			start time.Duration
+			steps [meetingSteps]time.Duration
+		}
+		plans := make([]plan, n)
+		for i := range plans {
+			p := &plans[i]
+			p.fromA = rapid.Bool().Draw(rt, "from a")
+			p.start = time.Duration(rapid.IntRange(0, 30_000).Draw(rt, "start")) * time.Millisecond
+			for j := range p.steps {
+				// At most 10 s in all, as a dial may take.
+				p.steps[j] = time.Duration(rapid.IntRange(0, 1900).Draw(rt, "step")) * time.Millisecond
+			}
+		}
+		var failed string
+		synctest.Test(t, func(*testing.T) {
+			a, b := newPairs(key(1).Identity()), newPairs(key(2).Identity())
+			meetings := make([]*meeting, n)
+			ended := make(chan struct{})
+			for i, p := range plans {
+				meetings[i] = &meeting{d: a, l: b}
+				if !p.fromA {
+					meetings[i] = &meeting{d: b, l: a}
+				}
+				go func() {
+					time.Sleep(p.start)
+					for _, d := range p.steps {
+						time.Sleep(d)
+						meetings[i].nextBoot(7)
+					}
+					ended <- struct{}{}
+				}()
+			}
+			for range plans {
+				<-ended
+			}
+			if atA, atB := last(a, meetings...), last(b, meetings...); atA == atB {
+				failed = fmt.Sprintf("both say initiator %v", atA)
+			}
+		})
+		if failed != "" {
+			rt.Fatal(failed)
+		}
+	})
+}
+
+// A sole introduction, or two long apart, or of other boots: the dialler.
+func TestInitiatorIsTheDialler(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lo, hi := crypto.Sorted(key(1).Identity(), key(2).Identity())
+		a, b := newPairs(lo), newPairs(hi)
+		meet := func(d, l *pairs, boot uint64) (dialler, listener bool) {
+			m := &meeting{d: d, l: l}
+			for range meetingSteps {
+				m.nextBoot(boot)
+			}
+			return m.dResult, m.lResult
+		}
+		check := func(what string, d, l *pairs, boot uint64, want bool) {
+			t.Helper()
+			if dr, lr := meet(d, l, boot); dr != want || lr == want {
+				t.Errorf("%s: dialler %v, listener %v, want %v", what, dr, lr, want)
+			}
+		}
+		check("larger dials", b, a, 7, true)
+		check("larger dials again", b, a, 7, true)
+		check("smaller dials after it", a, b, 7, true)
+		check("larger dials after that", b, a, 7, false)
+		check("another life", b, a, 8, true)
+		time.Sleep(bothWindow)
+		check("just within 10 s", b, a, 7, false)
+		time.Sleep(bothWindow + time.Nanosecond)
+		check("later", b, a, 7, true)
+
+		// Failures count for nothing and leave nothing behind.
+		time.Sleep(time.Minute)
+		i := a.begin(hi, 7, true)
+		i.fail()
+		i.fail()
+		check("after a failure of the other direction", b, a, 7, true)
+		time.Sleep(time.Minute)
+		a.begin(key(3).Identity(), 1, true).fail()
+		a.begin(key(3).Identity(), 1, true).fail()
+		if len(a.known) != 1 {
+			t.Errorf("%d pairs are remembered", len(a.known))
+		}
+	})
+}
+
+// Whole introductions, both hosts dialling at once over links with delay: every
+// result of either agrees with the other end's result of the same
+// introduction, and the last ones are the smaller's.
+func TestBothDial(t *testing.T) {
+	for seed := range uint64(100) {
+		synctest.Test(t, func(t *testing.T) {
+			rnd := rand.New(rand.NewPCG(seed, 0))
+			network := newMemNet()
+			base := time.Duration(rnd.IntN(60)) * time.Millisecond
+			network.delay = func() time.Duration { return base + time.Duration(rnd.IntN(30))*time.Millisecond }
+			a, b := newHost(t, network, hostConfig{n: 1}), newHost(t, network, hostConfig{n: 2})
+			stopA, stopB := a.serve(t, network.listen(a.addr)), b.serve(t, network.listen(b.addr))
+			var dialled [2]Result
+			ended := make(chan struct{})
+			for i, from := range []*host{a, b} {
+				wait := time.Duration(rnd.IntN(10)) * time.Millisecond
+				to := []*host{b, a}[i]
+				go func() {
+					defer func() { ended <- struct{}{} }()
+					time.Sleep(wait)
+					r, err := from.Dial(context.Background(), to.addr, nil)
+					if err != nil {
+						t.Errorf("seed %d: %v", seed, err)
+					}
+					dialled[i] = r
+				}()
+			}
+			<-ended
+			<-ended
+			time.Sleep(time.Second)
+			stopA()
+			stopB()
+			if len(a.got()) != 1 || len(b.got()) != 1 {
+				t.Fatalf("seed %d: listeners have %d and %d results", seed, len(a.got()), len(b.got()))
+			}
+			lastOf := func(x, y Result) bool {
+				if x.Order > y.Order {
+					return x.Initiator
+				}
+				return y.Initiator
+			}
+			wantA := a.self.Compare(b.self) < 0
+			if gotA, gotB := lastOf(dialled[0], a.got()[0]), lastOf(dialled[1], b.got()[0]); gotA != wantA || gotB == wantA {
+				t.Errorf("seed %d: a initiates %v, b %v, want a %v", seed, gotA, gotB, wantA)
+			}
+		})
+	}
+}
+
+// The addresses both ends report are the other's idea of them.
+func TestObserved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newMemNet()
+		d, l := newHost(t, network, hostConfig{n: 1}), newHost(t, network, hostConfig{n: 2})
+		mapped := netip.MustParseAddr("203.0.113.9") // as behind a NAT
+		d.dialer = network.dialFrom(netip.AddrFrom16(mapped.As16()))
+		stop := l.serve(t, network.listen(l.addr))
+		r, err := d.Dial(t.Context(), l.addr, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop()
+		if r.Observed != mapped || l.got()[0].Observed != l.addr.Addr() || l.got()[0].Remote.Addr() != mapped {
+			t.Errorf("dialler %s, listener %s %s", r.Observed, l.got()[0].Observed, l.got()[0].Remote)
+		}
+	})
+}

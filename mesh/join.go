@@ -1,0 +1,204 @@
+package mesh
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/hello"
+)
+
+const (
+	// A join costs an exchange of the whole node list, and one that succeeds
+	// brings in all who are reachable: few at a time, the others find
+	// themselves members already.
+	hotJoins = 4
+	// Those who do not answer hold their place for TCPTimeout.
+	coldJoins      = 64
+	introductions  = 16
+	introduceEvery = 3 // rounds
+	introduceOne   = 5 * time.Second
+)
+
+// joining is the schedule by which a known peer without membership is joined,
+// for ever: 1 s doubling to 60 s, every third round by introduction as well.
+type joining struct {
+	next        time.Time
+	delay       time.Duration
+	round       int
+	hot         bool // a handshake completed: join it now
+	joiningHot  bool // what is running
+	joiningCold bool
+	introducing bool
+}
+
+func (j *joining) reset(now time.Time) {
+	j.delay, j.round = retryFirst, 0
+	j.next = now.Add(jitter(j.delay))
+}
+
+// soon makes one attempt without starting the schedule anew: introductions
+// that succeed while no tunnel does would otherwise call each other.
+func (j *joining) soon(now time.Time) {
+	if t := now.Add(jitter(retryFirst)); t.Before(j.next) {
+		j.next = t
+	}
+}
+
+// joined says how a join ended, met how an introduction did.
+type (
+	joined struct {
+		id  crypto.Identity
+		hot bool
+		err error
+	}
+	met struct {
+		id     crypto.Identity
+		result *hello.Result
+		err    error
+	}
+)
+
+// spreadJoins is called when gossip starts: the first attempts at those who
+// do not report by themselves are spread as their handshakes are.
+func (m *Mesh) spreadJoins(now time.Time) {
+	n := 0
+	for _, p := range m.peers {
+		if !p.member {
+			n++
+		}
+	}
+	span := max(time.Second, time.Duration(n)*time.Second/100)
+	for _, p := range m.peers {
+		if !p.member {
+			p.join.reset(now.Add(rand.N(span)))
+		}
+	}
+}
+
+// stepJoins starts what is due.
+func (m *Mesh) stepJoins(now time.Time) {
+	if m.ml == nil || m.gossip.left.Load() {
+		return
+	}
+	for id, p := range m.peers {
+		j := &p.join
+		if p.member {
+			continue
+		}
+		// A cold one that still waits for an answer does not hold it up.
+		if j.hot && !j.joiningHot && m.hot < hotJoins {
+			j.hot, j.joiningHot = false, true
+			m.hot++
+			m.startJoin(id, true)
+		}
+		switch {
+		case j.next.After(now):
+			m.wakeAt(j.next)
+			continue
+		case j.joiningCold || m.cold >= coldJoins:
+			continue // until one ends
+		}
+		j.joiningCold = true
+		m.cold++
+		m.startJoin(id, false)
+		j.round++
+		if j.round%introduceEvery == 0 {
+			m.startIntroduction(id, p)
+		}
+		j.next = now.Add(jitter(j.delay))
+		j.delay = min(2*j.delay, retryMost)
+		m.wakeAt(j.next)
+	}
+}
+
+func (m *Mesh) startJoin(id crypto.Identity, hot bool) {
+	ml := m.ml
+	addr := id.String() + "/" + net.JoinHostPort(id.Overlay().String(), strconv.Itoa(GossipPort))
+	m.workers.Go(func() {
+		_, err := ml.Join([]string{addr})
+		m.report(joined{id, hot, err})
+	})
+}
+
+// startIntroduction dials the peer, and nobody else, wherever it may be.
+func (m *Mesh) startIntroduction(id crypto.Identity, p *peer) {
+	if p.join.introducing || !p.dial || m.introducing >= introductions {
+		return
+	}
+	var addrs []netip.AddrPort
+	if p.met.IsValid() {
+		addrs = append(addrs, netip.AddrPortFrom(p.met.Addr(), p.met.Port()-1))
+	}
+	for _, ep := range p.candidates() {
+		a := netip.AddrPortFrom(ep.Addr(), p.advert.HelloPort)
+		if !slices.Contains(addrs, a) {
+			addrs = append(addrs, a)
+		}
+	}
+	for _, t := range m.targets {
+		if t.peer == id && t.busy {
+			return // it is being dialled
+		}
+		if t.peer == id && t.tried.IsValid() && !slices.Contains(addrs, t.tried) {
+			addrs = append(addrs, t.tried)
+		}
+	}
+	if len(addrs) == 0 {
+		return
+	}
+	m.introducing++
+	p.join.introducing = true
+	m.workers.Go(func() {
+		out := met{id: id}
+		for _, a := range addrs {
+			ctx, stop := context.WithTimeout(m.ctx, introduceOne)
+			r, err := m.cfg.Hello.Dial(ctx, a, &id)
+			stop()
+			out.err = err
+			if err == nil {
+				out.result = &r
+				break
+			}
+			if m.ctx.Err() != nil {
+				break
+			}
+		}
+		m.report(out)
+	})
+}
+
+func (m *Mesh) joinEnded(e joined) {
+	p := m.peers[e.id]
+	if e.hot {
+		m.hot--
+		p.join.joiningHot = false
+	} else {
+		m.cold--
+		p.join.joiningCold = false
+	}
+	if e.err != nil {
+		m.log.Debug("join failed", "peer", p.advert.Name, "err", e.err)
+	}
+}
+
+func (m *Mesh) introductionEnded(now time.Time, e met) {
+	m.introducing--
+	p := m.peers[e.id]
+	p.join.introducing = false
+	if e.err != nil {
+		m.log.Debug("introduction failed", "peer", p.advert.Name, "err", e.err)
+		return
+	}
+	m.introduced(now, *e.result)
+}
+
+// jitter spreads d over ± a quarter.
+func jitter(d time.Duration) time.Duration {
+	return d - d/4 + rand.N(d/2+1)
+}

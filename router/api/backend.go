@@ -1,0 +1,62 @@
+// Package api is the contract between weftd and every door into it: the types,
+// the [Backend] interface that both ends implement, the server and the client
+// on the unix socket.
+//
+// It does not know how anything is done: the router implements Backend for
+// real, [Client] implements it by asking the daemon.
+package api
+
+import (
+	"context"
+	"errors"
+	"io"
+)
+
+// Errors that a caller may test for with errors.Is on either side of the
+// socket. Everything else is a failure described by its text.
+var (
+	// ErrUsage says that the request itself is wrong (exit code 2).
+	ErrUsage = errors.New("usage")
+	// ErrNotFound says that what was named does not exist.
+	ErrNotFound = errors.New("not found")
+	// ErrConflict says that somebody else holds what was asked for.
+	ErrConflict = errors.New("conflict")
+	// ErrUnreachable is returned by [Client] when no daemon answers (exit code 3).
+	ErrUnreachable = errors.New("weftd is not reachable")
+)
+
+// Backend is everything that a door may ask of the daemon. All methods block
+// until done or until ctx ends, are safe for concurrent use, and are
+// idempotent: asking twice gives the same answer. Bad input changes nothing.
+type Backend interface {
+	// Status returns one snapshot of everything that weft knows.
+	Status(ctx context.Context) (Status, error)
+	// Connect adds targets, or replaces all of them.
+	Connect(ctx context.Context, r ConnectRequest) error
+	// Forget removes targets; tunnels that stand stay.
+	Forget(ctx context.Context, targets []string) error
+	// Attach puts a container on the switch and returns its addresses.
+	Attach(ctx context.Context, r AttachRequest) (Addresses, error)
+	// Detach takes addresses, or everything, from a container; it returns
+	// what was named or, without names, what was there.
+	Detach(ctx context.Context, r DetachRequest) (Addresses, error)
+	// Expose gives the host addresses on the switch.
+	Expose(ctx context.Context, r ExposeRequest) (Addresses, error)
+	// Hide takes them away.
+	Hide(ctx context.Context, r HideRequest) (Addresses, error)
+	// DNSAdd and DNSRemove register and remove names by hand.
+	DNSAdd(ctx context.Context, r NameRequest) error
+	DNSRemove(ctx context.Context, r NameRequest) error
+	// DNSLookup resolves a name as the embedded server would; an unknown
+	// name gives no address and no error.
+	DNSLookup(ctx context.Context, name string) (Addresses, error)
+	// PS lists the attachments of this host, or of the containers named.
+	PS(ctx context.Context, containers []string) ([]Attachment, error)
+	// Token returns the cluster secret in the form that launch takes.
+	Token(ctx context.Context) (Token, error)
+	// Logs copies the daemon's log to w; with follow, until ctx ends, which
+	// is no error.
+	Logs(ctx context.Context, follow bool, w io.Writer) error
+	// Stop makes the daemon end; it answers before the daemon is gone.
+	Stop(ctx context.Context) error
+}

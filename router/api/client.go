@@ -1,0 +1,259 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Client asks a daemon on its unix socket. Errors hold the same classes and
+// texts as those of the [Backend] behind it; when nobody answers they wrap
+// [ErrUnreachable], and when the socket may not be opened, fs.ErrPermission.
+// It is safe for concurrent use and keeps no connection open.
+type Client struct {
+	// Constant after NewClient.
+	socket string
+	http   *http.Client
+}
+
+var _ Backend = (*Client)(nil)
+
+// NewClient returns a client of the daemon at socket. It does not dial.
+func NewClient(socket string) *Client {
+	c := &Client{socket: socket}
+	c.http = &http.Client{Transport: &http.Transport{
+		DisableKeepAlives:  true,
+		DisableCompression: true,
+		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },
+	}}
+	return c
+}
+
+// dialError keeps a refused dial apart from a connection that broke later.
+type dialError struct{ err error }
+
+func (e *dialError) Error() string { return e.err.Error() }
+func (e *dialError) Unwrap() error { return e.err }
+
+func (c *Client) dial(ctx context.Context) (net.Conn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", c.socket)
+	switch {
+	case err == nil:
+		return conn, nil
+	case errors.Is(err, fs.ErrPermission):
+		return nil, &dialError{fmt.Errorf("open %s: %w; run as root or as a member of group %s", c.socket, syscall.EACCES, Group)}
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ENOTDIR):
+		return nil, &dialError{fmt.Errorf("%w at %s; start it with 'weft launch'", ErrUnreachable, c.socket)}
+	}
+	return nil, &dialError{fmt.Errorf("open %s: %w", c.socket, err)}
+}
+
+// Pid returns the process that listens on the socket; zero when it lives in
+// another process namespace.
+func (c *Client) Pid(ctx context.Context) (int, error) {
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0, fmt.Errorf("ask for the process of weftd: %w", err)
+	}
+	var cred *unix.Ucred
+	if cerr := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); cerr != nil {
+		err = cerr
+	}
+	if err != nil {
+		return 0, fmt.Errorf("ask for the process of weftd: %w", err)
+	}
+	return int(cred.Pid), nil
+}
+
+// Status implements [Backend].
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return get[Status](ctx, c, "/v1/status", nil)
+}
+
+// Connect implements [Backend].
+func (c *Client) Connect(ctx context.Context, r ConnectRequest) error {
+	_, err := post[struct{}](ctx, c, "/v1/connect", r)
+	return err
+}
+
+// Forget implements [Backend].
+func (c *Client) Forget(ctx context.Context, targets []string) error {
+	_, err := post[struct{}](ctx, c, "/v1/forget", targets)
+	return err
+}
+
+// Attach implements [Backend].
+func (c *Client) Attach(ctx context.Context, r AttachRequest) (Addresses, error) {
+	return post[Addresses](ctx, c, "/v1/attach", r)
+}
+
+// Detach implements [Backend].
+func (c *Client) Detach(ctx context.Context, r DetachRequest) (Addresses, error) {
+	return post[Addresses](ctx, c, "/v1/detach", r)
+}
+
+// Expose implements [Backend].
+func (c *Client) Expose(ctx context.Context, r ExposeRequest) (Addresses, error) {
+	return post[Addresses](ctx, c, "/v1/expose", r)
+}
+
+// Hide implements [Backend].
+func (c *Client) Hide(ctx context.Context, r HideRequest) (Addresses, error) {
+	return post[Addresses](ctx, c, "/v1/hide", r)
+}
+
+// DNSAdd implements [Backend].
+func (c *Client) DNSAdd(ctx context.Context, r NameRequest) error {
+	_, err := post[struct{}](ctx, c, "/v1/dns/add", r)
+	return err
+}
+
+// DNSRemove implements [Backend].
+func (c *Client) DNSRemove(ctx context.Context, r NameRequest) error {
+	_, err := post[struct{}](ctx, c, "/v1/dns/remove", r)
+	return err
+}
+
+// DNSLookup implements [Backend].
+func (c *Client) DNSLookup(ctx context.Context, name string) (Addresses, error) {
+	return get[Addresses](ctx, c, "/v1/dns/lookup", url.Values{"name": {name}})
+}
+
+// PS implements [Backend].
+func (c *Client) PS(ctx context.Context, containers []string) ([]Attachment, error) {
+	return get[[]Attachment](ctx, c, "/v1/ps", url.Values{"container": containers})
+}
+
+// Token implements [Backend].
+func (c *Client) Token(ctx context.Context) (Token, error) {
+	return get[Token](ctx, c, "/v1/token", nil)
+}
+
+// Stop implements [Backend].
+func (c *Client) Stop(ctx context.Context) error {
+	_, err := post[struct{}](ctx, c, "/v1/stop", struct{}{})
+	return err
+}
+
+// Logs implements [Backend].
+func (c *Client) Logs(ctx context.Context, follow bool, w io.Writer) error {
+	res, err := c.do(ctx, http.MethodGet, "/v1/logs", url.Values{"follow": {strconv.FormatBool(follow)}}, nil)
+	if err != nil {
+		if follow && ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	defer res.Body.Close()
+	if _, err := io.Copy(w, res.Body); err != nil {
+		if follow && ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("read the log: %w", err)
+	}
+	if text := res.Trailer.Get(logProblem); text != "" {
+		p, err := parseProblem([]byte(text))
+		if err != nil {
+			return err
+		}
+		return p.err()
+	}
+	return nil
+}
+
+func get[Out any](ctx context.Context, c *Client, path string, q url.Values) (Out, error) {
+	return read[Out](c.do(ctx, http.MethodGet, path, q, nil))
+}
+
+func post[Out any](ctx context.Context, c *Client, path string, in any) (Out, error) {
+	b, err := json.Marshal(in)
+	if err != nil {
+		var none Out
+		return none, fmt.Errorf("ask weftd: %w", err)
+	}
+	return read[Out](c.do(ctx, http.MethodPost, path, nil, b))
+}
+
+// read takes the answer from a response and closes it.
+func read[Out any](res *http.Response, err error) (Out, error) {
+	var out, none Out
+	if err != nil {
+		return none, err
+	}
+	defer res.Body.Close()
+	if err := json.NewDecoder(res.Body).Decode(&out); err != nil {
+		return none, fmt.Errorf("read the answer of weftd: %w", err)
+	}
+	return out, nil
+}
+
+// do sends a request and returns a successful response; the caller closes its
+// body.
+func (c *Client) do(ctx context.Context, method, path string, q url.Values, body []byte) (*http.Response, error) {
+	u := url.URL{Scheme: "http", Host: "weft", Path: path, RawQuery: q.Encode()}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("ask weftd: %w", err)
+	}
+	if method == http.MethodPost {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, requestError(err)
+	}
+	if res.StatusCode/100 == 2 {
+		return res, nil
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxBody))
+	if err != nil {
+		return nil, fmt.Errorf("read the answer of weftd: %w", err)
+	}
+	kind, _, err := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	if err == nil && kind == problemType {
+		p, err := parseProblem(b)
+		if err != nil {
+			return nil, err
+		}
+		return nil, p.err()
+	}
+	return nil, fmt.Errorf("weftd answered %s to %s %s; are weft and weftd of one version?", res.Status, method, path)
+}
+
+// requestError takes off the wrapping in which net/http repeats method and
+// address, which mean nothing on a unix socket.
+func requestError(err error) error {
+	var d *dialError
+	if errors.As(err, &d) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		return d.err
+	}
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err
+	}
+	if errors.Is(err, io.EOF) {
+		return fmt.Errorf("weftd ended before it answered: %w", err)
+	}
+	return fmt.Errorf("ask weftd: %w", err)
+}

@@ -1,0 +1,123 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+)
+
+// fake answers what the test put into it and records what it was asked.
+type fake struct {
+	// Constant once it is used.
+	status      Status
+	addresses   Addresses
+	attachments []Attachment
+	token       Token
+	err         error
+	log         func(ctx context.Context, w io.Writer) error
+	block       bool          // Attach waits for the end of its context
+	notice      chan struct{} // nil, or gets one for each call; has room for all
+
+	mu    sync.Mutex
+	calls []string
+}
+
+var _ Backend = (*fake)(nil)
+
+func (f *fake) called(name string, args ...any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	call := name
+	for _, a := range args {
+		call += fmt.Sprintf(" %+v", a)
+	}
+	f.calls = append(f.calls, call)
+	if f.notice != nil {
+		f.notice <- struct{}{}
+	}
+}
+
+func (f *fake) asked() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]string(nil), f.calls...)
+}
+
+func (f *fake) Status(context.Context) (Status, error) {
+	f.called("status")
+	return f.status, f.err
+}
+
+func (f *fake) Connect(_ context.Context, r ConnectRequest) error {
+	f.called("connect", r)
+	return f.err
+}
+
+func (f *fake) Forget(_ context.Context, targets []string) error {
+	f.called("forget", targets)
+	return f.err
+}
+
+func (f *fake) Attach(ctx context.Context, r AttachRequest) (Addresses, error) {
+	f.called("attach", r)
+	if f.block {
+		<-ctx.Done()
+		f.called("undone")
+		return nil, ctx.Err()
+	}
+	return f.addresses, f.err
+}
+
+func (f *fake) Detach(_ context.Context, r DetachRequest) (Addresses, error) {
+	f.called("detach", r)
+	return f.addresses, f.err
+}
+
+func (f *fake) Expose(_ context.Context, r ExposeRequest) (Addresses, error) {
+	f.called("expose", r)
+	return f.addresses, f.err
+}
+
+func (f *fake) Hide(_ context.Context, r HideRequest) (Addresses, error) {
+	f.called("hide", r)
+	return f.addresses, f.err
+}
+
+func (f *fake) DNSAdd(_ context.Context, r NameRequest) error {
+	f.called("dns-add", r)
+	return f.err
+}
+
+func (f *fake) DNSRemove(_ context.Context, r NameRequest) error {
+	f.called("dns-remove", r)
+	return f.err
+}
+
+func (f *fake) DNSLookup(_ context.Context, name string) (Addresses, error) {
+	f.called("dns-lookup", name)
+	return f.addresses, f.err
+}
+
+func (f *fake) PS(_ context.Context, containers []string) ([]Attachment, error) {
+	f.called("ps", containers)
+	return f.attachments, f.err
+}
+
+func (f *fake) Token(context.Context) (Token, error) {
+	f.called("token")
+	return f.token, f.err
+}
+
+func (f *fake) Logs(ctx context.Context, follow bool, w io.Writer) error {
+	f.called("logs", follow)
+	if f.log != nil {
+		return f.log(ctx, w)
+	}
+	return f.err
+}
+
+func (f *fake) Stop(context.Context) error {
+	f.called("stop")
+	return f.err
+}

@@ -1,0 +1,196 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"go.uber.org/goleak"
+)
+
+func prefixes(list ...string) Addresses {
+	var a Addresses
+	for _, s := range list {
+		a = append(a, netip.MustParsePrefix(s))
+	}
+	return a
+}
+
+func fullStatus() Status {
+	return Status{
+		Ready: true, Version: "0.1.0", Protocol: "weft 1", Name: "8a:3e:3e:3e:3e:3e", Nickname: "host1",
+		Identity: strings.Repeat("ab", 32), Overlay: netip.MustParseAddr("fd77:6566:7400::1"), Port: 6783,
+		Cluster: "weft", Datapath: "userspace", MTU: 1370, PeerDiscovery: true,
+		TrustedSubnets: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
+		Targets:        []string{"host2", "192.0.2.12:7000"},
+		Connections: []Connection{{
+			Address: "192.0.2.12:6783", Outbound: true, State: Established, Name: "f6:42:1d:0a:5e:01", Nickname: "host2",
+			Overlay: netip.MustParseAddr("fd77:6566:7400::2"), Encrypted: true, Datapath: "userspace", MTU: 1370,
+			RTT: 412 * time.Microsecond, Handshake: time.Unix(1763600000, 123456789), RxBytes: 1 << 60, TxBytes: 7,
+		}, {
+			Address: "192.0.2.14:6783", State: Retrying, Info: "dial tcp: no route to host <ü> & \"quotes\"",
+		}},
+		Peers: []Peer{{
+			Name: "8a:3e:3e:3e:3e:3e", Nickname: "host1", Self: true, Alive: true, Boot: 1<<64 - 1, Version: 9,
+			Connections: []PeerConnection{{Name: "f6:42:1d:0a:5e:01", Nickname: "host2", Address: "192.0.2.12:6783", Outbound: true, State: Established}},
+		}},
+		DNS: &DNS{
+			Domain: "weft.internal.", Upstream: []string{"192.0.2.53"}, Address: "169.254.67.83:53", TTL: 1,
+			Entries: []NameEntry{{Hostname: "web.weft.internal.", Origin: "8a:3e:3e:3e:3e:3e", ContainerID: "abc", Address: netip.MustParseAddr("10.32.0.1"), Version: 3}},
+		},
+		Warnings: []string{"one"},
+	}
+}
+
+// TestBothSides drives the same cases through a Backend itself and through
+// client and server in front of it: nobody can tell the difference.
+func TestBothSides(t *testing.T) {
+	noLeaks(t)
+	type call func(context.Context, Backend) (any, error)
+	attach := func(ctx context.Context, b Backend) (any, error) {
+		return b.Attach(ctx, AttachRequest{
+			Container: "web", Addresses: []string{"10.32.0.1/12"}, WithoutDNS: true, RewriteHosts: true,
+			AddHosts: []string{"db:10.32.0.2"}, NoMulticastRoute: true, MAC: "02:00:00:00:00:01",
+		})
+	}
+	logs := func(follow bool) call {
+		return func(ctx context.Context, b Backend) (any, error) {
+			var out bytes.Buffer
+			err := b.Logs(ctx, follow, &out)
+			return out.String(), err
+		}
+	}
+	tests := []struct {
+		name string
+		fake func() *fake
+		call call
+	}{
+		{"status", func() *fake { return &fake{status: fullStatus()} }, func(ctx context.Context, b Backend) (any, error) { return b.Status(ctx) }},
+		{"zero status", func() *fake { return &fake{} }, func(ctx context.Context, b Backend) (any, error) { return b.Status(ctx) }},
+		{"status fails", func() *fake { return &fake{err: errors.New("no")} }, func(ctx context.Context, b Backend) (any, error) { return b.Status(ctx) }},
+		{"connect", func() *fake { return &fake{} }, func(ctx context.Context, b Backend) (any, error) {
+			return nil, b.Connect(ctx, ConnectRequest{Targets: []string{"host2", "[fd00::1]:7000"}, Replace: true})
+		}},
+		{"connect is wrong", func() *fake { return &fake{err: fmt.Errorf("peer %q: %w", "x y", ErrUsage)} }, func(ctx context.Context, b Backend) (any, error) {
+			return nil, b.Connect(ctx, ConnectRequest{})
+		}},
+		{"forget", func() *fake { return &fake{} }, func(ctx context.Context, b Backend) (any, error) {
+			return nil, b.Forget(ctx, []string{"host2"})
+		}},
+		{"forget nobody", func() *fake { return &fake{err: ErrNotFound} }, func(ctx context.Context, b Backend) (any, error) { return nil, b.Forget(ctx, nil) }},
+		{"attach", func() *fake { return &fake{addresses: prefixes("10.32.0.1/12", "fd00::1/64")} }, attach},
+		{"attach without addresses", func() *fake { return &fake{addresses: Addresses{}} }, attach},
+		{"attach conflicts", func() *fake {
+			return &fake{err: fmt.Errorf("attach web: 10.32.0.1/12 is held by db: %w", ErrConflict)}
+		}, attach},
+		{"attach finds nothing", func() *fake { return &fake{err: fmt.Errorf("attach web: %w", ErrNotFound)} }, attach},
+		{"attach fails in two ways", func() *fake { return &fake{err: errors.Join(ErrConflict, ErrUsage)} }, attach},
+		{"attach fails oddly", func() *fake { return &fake{err: errors.New("line\nbreak \x00 <&> \u2028")} }, attach},
+		{"detach", func() *fake { return &fake{addresses: prefixes("10.32.0.1/12")} }, func(ctx context.Context, b Backend) (any, error) {
+			return b.Detach(ctx, DetachRequest{Container: "web", Addresses: []string{"10.32.0.1/12"}})
+		}},
+		{"expose", func() *fake { return &fake{addresses: prefixes("10.32.0.9/12")} }, func(ctx context.Context, b Backend) (any, error) {
+			return b.Expose(ctx, ExposeRequest{Addresses: []string{"10.32.0.9/12"}, FQDN: "gw.weft.internal.", WithoutMasquerade: true})
+		}},
+		{"hide", func() *fake { return &fake{} }, func(ctx context.Context, b Backend) (any, error) { return b.Hide(ctx, HideRequest{}) }},
+		{"dns-add", func() *fake { return &fake{} }, func(ctx context.Context, b Backend) (any, error) {
+			return nil, b.DNSAdd(ctx, NameRequest{Container: "web", Addresses: []netip.Addr{netip.MustParseAddr("10.32.0.1")}, FQDN: "shop.weft.internal."})
+		}},
+		{"dns-remove", func() *fake { return &fake{} }, func(ctx context.Context, b Backend) (any, error) {
+			return nil, b.DNSRemove(ctx, NameRequest{FQDN: "shop.weft.internal."})
+		}},
+		{"dns-lookup", func() *fake { return &fake{addresses: prefixes("10.32.0.1/32")} }, func(ctx context.Context, b Backend) (any, error) {
+			return b.DNSLookup(ctx, "a name&=with everything?#")
+		}},
+		{"dns-lookup of nothing", func() *fake { return &fake{} }, func(ctx context.Context, b Backend) (any, error) { return b.DNSLookup(ctx, "") }},
+		{"ps", func() *fake {
+			return &fake{attachments: []Attachment{
+				{Container: ExposeName, MAC: "02:00:00:00:00:01"},
+				{Container: "0123456789ab", ID: strings.Repeat("0", 64), Interface: "weft0", MAC: "02:00:00:00:00:02", Addresses: prefixes("10.32.0.1/12"), Names: []string{"web.weft.internal."}},
+			}}
+		}, func(ctx context.Context, b Backend) (any, error) {
+			return b.PS(ctx, []string{"web", "netns:/run/netns/blue"})
+		}},
+		{"ps of nothing", func() *fake { return &fake{} }, func(ctx context.Context, b Backend) (any, error) { return b.PS(ctx, nil) }},
+		{"token", func() *fake { return &fake{token: Token{Token: "weft1.x", Join: "weft launch --token=weft1.x host1"}} }, func(ctx context.Context, b Backend) (any, error) { return b.Token(ctx) }},
+		{"logs", func() *fake {
+			return &fake{log: func(_ context.Context, w io.Writer) error { _, err := io.WriteString(w, "a\nb\n"); return err }}
+		}, logs(false)},
+		{"empty logs", func() *fake { return &fake{} }, logs(false)},
+		{"no logs", func() *fake { return &fake{err: fmt.Errorf("journal: %w", ErrNotFound)} }, logs(false)},
+		{"no logs to follow", func() *fake { return &fake{err: fmt.Errorf("journal: %w", ErrNotFound)} }, logs(true)},
+		{"logs break", func() *fake {
+			return &fake{log: func(_ context.Context, w io.Writer) error {
+				_, _ = io.WriteString(w, "a\n")
+				return fmt.Errorf("read: disk\non fire: %w", ErrConflict)
+			}}
+		}, logs(false)},
+		{"stop", func() *fake { return &fake{} }, func(ctx context.Context, b Backend) (any, error) { return nil, b.Stop(ctx) }},
+		{"stop fails", func() *fake { return &fake{err: errors.New("never")} }, func(ctx context.Context, b Backend) (any, error) { return nil, b.Stop(ctx) }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			direct, behind := tt.fake(), tt.fake()
+			client := serve(t, behind)
+			want, wantErr := tt.call(t.Context(), direct)
+			got, gotErr := tt.call(t.Context(), client)
+			if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
+				t.Errorf("answer, direct and through the socket:\n%s", diff)
+			}
+			if fmt.Sprint(wantErr) != fmt.Sprint(gotErr) {
+				t.Errorf("error through the socket %q, want %q", gotErr, wantErr)
+			}
+			if w, g := firstClass(wantErr), firstClass(gotErr); w != g {
+				t.Errorf("class through the socket %v, want %v", g, w)
+			}
+			if diff := cmp.Diff(direct.asked(), behind.asked()); diff != "" {
+				t.Errorf("asked, direct and through the socket:\n%s", diff)
+			}
+		})
+	}
+}
+
+// noLeaks looks for goroutines that are left after everything else that the
+// test cleans up.
+func noLeaks(t *testing.T) {
+	t.Helper()
+	t.Cleanup(func() { goleak.VerifyNone(t) })
+}
+
+// firstClass names the class that the exit code is made of.
+func firstClass(err error) error {
+	for _, c := range []error{ErrUsage, ErrNotFound, ErrConflict, ErrUnreachable} {
+		if errors.Is(err, c) {
+			return c
+		}
+	}
+	return nil
+}
+
+// serve puts b behind a socket until the test ends.
+func serve(t *testing.T, b Backend) *Client {
+	t.Helper()
+	socket := t.TempDir() + "/weft.sock"
+	ln, err := Listen(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- NewServer(b, nil).Serve(ctx, ln) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	return NewClient(socket)
+}

@@ -1,0 +1,170 @@
+package api
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Status is one consistent snapshot of a host. `weft status …`, `weft report`
+// and the metrics are views of it.
+type Status struct {
+	Ready          bool
+	Waiting        string // what readiness waits for; empty when ready
+	Version        string
+	Protocol       string // "weft 1"
+	Name           string // six octets
+	Nickname       string
+	Identity       string // hexadecimal
+	Overlay        netip.Addr
+	Port           uint16 // introduction
+	Cluster        string
+	Datapath       string // kernel | userspace
+	MTU            int    // of the switch
+	PeerDiscovery  bool
+	TrustedSubnets []netip.Prefix
+	Targets        []string // as typed, in the order given
+	Connections    []Connection
+	Peers          []Peer   // self first, then by nickname and name
+	DNS            *DNS     // nil with --no-dns
+	Warnings       []string // for people; `weft launch` prints them
+}
+
+// State of a connection, in the words of `weft status connections`.
+type State string
+
+// The states.
+const (
+	Established State = "established"
+	Pending     State = "pending"
+	Connecting  State = "connecting"
+	Retrying    State = "retrying"
+	Failed      State = "failed"
+	Relayed     State = "relayed"
+)
+
+// Connection is this host's connection to one peer or one target.
+type Connection struct {
+	Address   string // target as resolved, else the WireGuard endpoint
+	Outbound  bool
+	State     State
+	Info      string // why, when there is no connection
+	Name      string // of the peer, when known
+	Nickname  string
+	Overlay   netip.Addr
+	Encrypted bool
+	Datapath  string // of this host: kernel | userspace
+	MTU       int
+	RTT       time.Duration // zero: not measured
+	Via       []string      // nicknames of relays
+	Handshake time.Time     // last one; zero: never
+	RxBytes   uint64
+	TxBytes   uint64
+}
+
+// Peer is a host of the cluster as this one sees it.
+type Peer struct {
+	Name        string
+	Nickname    string
+	Identity    string
+	Overlay     netip.Addr
+	Boot        uint64 // of its daemon, random at each start; zero: unknown
+	Self        bool
+	Alive       bool
+	Version     uint64 // sequence number of its advert
+	Connections []PeerConnection
+}
+
+// PeerConnection is one of a peer's own connections.
+type PeerConnection struct {
+	Name     string
+	Nickname string
+	Address  string
+	Outbound bool
+	State    State
+}
+
+// DNS is the state of the embedded server.
+type DNS struct {
+	Domain   string
+	Upstream []string
+	Address  string
+	TTL      uint32
+	Entries  []NameEntry
+}
+
+// NameEntry is one name that the switch knows.
+type NameEntry struct {
+	Hostname    string // full, as given
+	Origin      string // name of the peer that owns it
+	ContainerID string
+	Address     netip.Addr
+	Version     uint64
+	Tombstone   bool
+}
+
+// Addresses are addresses in the order in which they were given.
+type Addresses []netip.Prefix
+
+// ConnectRequest names targets: ip-or-name[:port].
+type ConnectRequest struct {
+	Targets []string
+	Replace bool
+}
+
+// AttachRequest asks for a container to be put on the switch.
+type AttachRequest struct {
+	Container        string   // Docker name or id, pid:N, netns:/absolute/path
+	Addresses        []string // as typed: [ip:]CIDR | net:CIDR | net:default
+	WithoutDNS       bool
+	RewriteHosts     bool
+	AddHosts         []string // name:ip
+	NoMulticastRoute bool
+	MAC              string
+}
+
+// DetachRequest takes the addresses named, or all of them, from a container.
+type DetachRequest struct {
+	Container string
+	Addresses []string
+}
+
+// ExposeRequest puts the host on the switch.
+type ExposeRequest struct {
+	Addresses         []string
+	FQDN              string
+	WithoutMasquerade bool
+}
+
+// HideRequest takes the host's addresses, or those named, off the switch.
+type HideRequest struct {
+	Addresses []string
+}
+
+// NameRequest adds or removes names by hand. Either Container or FQDN is set,
+// or both.
+type NameRequest struct {
+	Container string
+	Addresses []netip.Addr // none: those of the container
+	FQDN      string
+}
+
+// ExposeName is what the host itself is called among the attachments.
+const ExposeName = "weft:expose"
+
+// Attachment is one container interface on this host's switch. The host itself
+// comes first, as [ExposeName] with the MAC of the bridge and the addresses
+// exposed, which may be none; asked for by name it comes only when named.
+type Attachment struct {
+	Container string // as `weft ps` prints it
+	ID        string // full Docker id; empty for pid: and netns:
+	Interface string // inside the container
+	MAC       string
+	Addresses Addresses
+	Names     []string
+}
+
+// Token is the cluster secret.
+type Token struct {
+	Token string
+	Join  string // a ready command for another host
+}

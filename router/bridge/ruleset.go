@@ -1,0 +1,251 @@
+package bridge
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"sigs.k8s.io/knftables"
+
+	"github.com/weftnet/weft/crypto"
+)
+
+// The mark that our forward chain puts on switch traffic, for the one accept
+// in iptables to see. Seven bits: others who mark packets use single ones.
+const (
+	markValue = 0x57000000
+	markMask  = 0xff000000
+)
+
+// Names of our tables, one per family.
+const tableName = "weft"
+
+// ruleset is the whole of both tables, as data: it can be compared and printed
+// without nft.
+type ruleset struct {
+	chains []chain
+}
+
+type chain struct {
+	family   knftables.Family
+	name     string // not a keyword of nft: hence the prefix
+	kind     knftables.BaseChainType
+	hook     knftables.BaseChainHook // "": only jumped to
+	priority string
+	rules    []rule
+}
+
+// rule is one line of nft. Its comment says what it is good for; rules of one
+// purpose share it, and tests remove them together.
+type rule struct {
+	text    string
+	comment string
+}
+
+// makeRuleset is pure.
+func makeRuleset(c Config, uplinks, omit []string) ruleset {
+	chains := slices.Concat(
+		tunnelChains(c),
+		inputChains(c),
+		forwardChains(c, uplinks),
+		switchChains(c),
+	)
+	for i := range chains {
+		chains[i].rules = slices.DeleteFunc(chains[i].rules, func(r rule) bool {
+			return slices.Contains(omit, r.comment)
+		})
+	}
+	return ruleset{chains}
+}
+
+// tunnelChains keep the overlay inside the tunnels, before connection tracking.
+func tunnelChains(c Config) []chain {
+	overlay := crypto.OverlayPrefix
+	in := chain{
+		family: knftables.InetFamily, name: "weft-raw",
+		kind: knftables.FilterType, hook: knftables.PreroutingHook, priority: "raw",
+	}
+	in.add("overlay-origin", `iifname != { %q, "lo" } ip6 saddr %s drop`, c.WireGuard, overlay)
+	in.add("overlay-origin", `iifname != { %q, "lo" } ip6 daddr %s drop`, c.WireGuard, overlay)
+	in.add("tunnel-only-us", `iifname %q ip6 saddr != %s drop`, c.WireGuard, overlay)
+	in.add("tunnel-only-us", `iifname %q ip6 daddr != %s drop`, c.WireGuard, c.Overlay)
+	in.add("tunnel-only-us", `iifname %q meta nfproto ipv4 drop`, c.WireGuard)
+	// The switch is left out for the sake of containers that use this port
+	// among themselves, on hosts where bridged frames pass through here: over
+	// IPv6 nothing from the switch is for the host anyway (weft-switch).
+	in.add("vxlan-origin", `iifname != { %q, %q } udp dport %d drop`, c.WireGuard, c.Name, c.VXLANPort)
+	in.add("vxlan-source-port", `iifname %q udp dport %d udp sport != 512-1023 drop`, c.WireGuard, c.VXLANPort)
+	in.add("vxlan-untracked", `iifname %q udp dport %d notrack`, c.WireGuard, c.VXLANPort)
+	out := chain{
+		family: knftables.InetFamily, name: "weft-raw-output",
+		kind: knftables.FilterType, hook: knftables.OutputHook, priority: "raw",
+	}
+	// Without the tunnel the route to a peer may be the default route.
+	out.add("overlay-leak", `oifname != { %q, "lo" } ip6 daddr %s drop`, c.WireGuard, overlay)
+	out.add("overlay-leak", `oifname != { %q, "lo" } ip6 saddr %s drop`, c.WireGuard, overlay)
+	// Only the kernel and the privileged send from a port below 1024.
+	out.add("vxlan-local-sender", `udp dport %d udp sport != 512-1023 drop`, c.VXLANPort)
+	out.add("vxlan-untracked", `oifname %q udp dport %d notrack`, c.WireGuard, c.VXLANPort)
+	return []chain{in, out}
+}
+
+// inputChains say what the host itself accepts, from tunnels and from the
+// switch.
+func inputChains(c Config) []chain {
+	in := chain{
+		family: knftables.InetFamily, name: "weft-input",
+		kind: knftables.FilterType, hook: knftables.InputHook, priority: "filter",
+	}
+	in.add("tunnel-input", `iifname %q jump weft-tunnel`, c.WireGuard)
+	in.add("switch-input", `iifname %q jump weft-switch`, c.Name)
+	// A port that is not on the bridge (yet, or any more) hands its frames to
+	// the host.
+	in.add("loose-port", `iifname %q drop`, c.VXLAN)
+	in.add("loose-port", `iifname "%s*" drop`, portPrefix)
+	tunnel := chain{family: knftables.InetFamily, name: "weft-tunnel"}
+	tunnel.add("tunnel-input", `udp dport { %d, %d } accept`, c.VXLANPort, c.GossipPort)
+	tunnel.add("tunnel-input", `tcp dport %d accept`, c.GossipPort)
+	tunnel.add("tunnel-input", `tcp sport %d ct state established accept`, c.GossipPort)
+	tunnel.add("tunnel-input", `icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, echo-request, echo-reply } accept`)
+	tunnel.add("tunnel-input", `drop`)
+	ours := chain{family: knftables.InetFamily, name: "weft-switch"}
+	out := chain{
+		family: knftables.InetFamily, name: "weft-output",
+		kind: knftables.FilterType, hook: knftables.OutputHook, priority: "filter",
+	}
+	if c.DNS.IsValid() {
+		ours.add("switch-input", `ip daddr %s meta l4proto { tcp, udp } th dport 53 accept`, c.DNS)
+	}
+	for _, p := range c.Exposed {
+		ours.add("switch-input", `ip daddr %s accept`, p.Addr())
+	}
+	ours.add("switch-input", `drop`)
+	if len(c.Exposed) == 0 {
+		// Nor does the host talk to containers by itself (mDNS, for one).
+		if c.DNS.IsValid() {
+			out.add("switch-output", `oifname %q ip saddr %s meta l4proto { tcp, udp } th sport 53 accept`, c.Name, c.DNS)
+			out.add("switch-output", `oifname %q ip saddr %s icmp type destination-unreachable accept`, c.Name, c.DNS)
+		}
+		out.add("switch-output", `oifname %q drop`, c.Name)
+	}
+	if !c.DNS.IsValid() {
+		return []chain{tunnel, ours, in, out}
+	}
+	// The host takes a packet for any of its addresses at any interface. Names
+	// are for containers: on our bridge, or on another bridge of this host.
+	names := chain{family: knftables.InetFamily, name: "weft-names"}
+	names.add("names-origin", `iifname { "lo", %q } return`, c.Name)
+	names.add("names-origin", `meta iifkind "bridge" return`)
+	names.add("names-origin", `meta iifkind "veth" return`)
+	names.add("names-origin", `drop`)
+	in.add("names-origin", `ip daddr %s jump weft-names`, c.DNS)
+	return []chain{tunnel, ours, names, in, out}
+}
+
+// forwardChains say what passes through the host.
+func forwardChains(c Config, uplinks []string) []chain {
+	mark := fmt.Sprintf("meta mark set meta mark and %#08x or %#08x accept", ^uint32(markMask), markValue)
+	// Just before those of iptables, which must see the mark.
+	fwd := chain{
+		family: knftables.InetFamily, name: "weft-forward",
+		kind: knftables.FilterType, hook: knftables.ForwardHook, priority: "filter-5",
+	}
+	fwd.add("tunnel-forward", `iifname %q drop`, c.WireGuard)
+	fwd.add("tunnel-forward", `oifname %q drop`, c.WireGuard)
+	fwd.add("loose-port", `iifname %q drop`, c.VXLAN)
+	fwd.add("loose-port", `iifname "%s*" drop`, portPrefix)
+	// Bridged frames, on hosts where they pass through here.
+	fwd.add("bridged", `iifname %q oifname %q %s`, c.Name, c.Name, mark)
+	for _, p := range subnets(c.Exposed) {
+		fwd.add("exposed", `iifname %q ip saddr %s jump weft-leave`, c.Name, p)
+		fwd.add("exposed", `oifname %q ip daddr %s %s`, c.Name, p, mark)
+	}
+	fwd.add("switch-forward", `iifname %q drop`, c.Name)
+	fwd.add("switch-forward", `oifname %q drop`, c.Name)
+	if len(c.Exposed) == 0 {
+		return []chain{fwd}
+	}
+	// The way into another container network is that network's to allow: no
+	// mark, so that Docker's own rules decide.
+	leave := chain{family: knftables.InetFamily, name: "weft-leave"}
+	for _, name := range uplinks {
+		leave.add("exposed", `oifname %q %s`, name, mark)
+	}
+	leave.add("exposed", `meta oifkind "bridge" accept`)
+	leave.add("exposed", "%s", mark)
+	chains := []chain{leave, fwd}
+	if len(c.Masquerade) == 0 {
+		return chains
+	}
+	nat := chain{
+		family: knftables.InetFamily, name: "weft-nat",
+		kind: knftables.NATType, hook: knftables.PostroutingHook, priority: "srcnat",
+	}
+	for _, p := range subnets(c.Masquerade) {
+		nat.add("masquerade", `oifname != { %q, "lo" } ip saddr %s masquerade`, c.Name, p)
+	}
+	return append(chains, nat)
+}
+
+// switchChains keep the address of the name server, which every host has,
+// local to each.
+func switchChains(c Config) []chain {
+	in := chain{
+		family: knftables.BridgeFamily, name: "weft-port-in",
+		kind: knftables.FilterType, hook: knftables.PreroutingHook, priority: "filter",
+	}
+	out := chain{
+		family: knftables.BridgeFamily, name: "weft-port-out",
+		kind: knftables.FilterType, hook: knftables.PostroutingHook, priority: "filter",
+	}
+	if c.DNS.IsValid() {
+		for _, what := range []string{"ip saddr", "ip daddr", "arp saddr ip", "arp daddr ip"} {
+			in.add("names-local", `iifname %q %s %s drop`, c.VXLAN, what, c.DNS)
+			out.add("names-local", `oifname %q %s %s drop`, c.VXLAN, what, c.DNS)
+		}
+	}
+	return []chain{in, out}
+}
+
+func (c *chain) add(comment, format string, args ...any) {
+	c.rules = append(c.rules, rule{text: fmt.Sprintf(format, args...), comment: comment})
+}
+
+// subnets are the networks of addresses, each once.
+func subnets(list []netip.Prefix) []netip.Prefix {
+	var nets []netip.Prefix
+	for _, p := range list {
+		if m := p.Masked(); !slices.Contains(nets, m) {
+			nets = append(nets, m)
+		}
+	}
+	return nets
+}
+
+// write adds the commands that make both tables to a transaction, replacing
+// what there is: the kernel switches from the old to the new at one moment.
+func (r ruleset) write(tx *knftables.Transaction) {
+	for _, family := range families {
+		t := &knftables.Table{Family: family, Name: tableName}
+		tx.Add(t)
+		tx.Delete(t)
+		tx.Add(t)
+	}
+	for _, c := range r.chains {
+		k := &knftables.Chain{Family: c.family, Table: tableName, Name: c.name}
+		if c.hook != "" {
+			k.Type = knftables.PtrTo(c.kind)
+			k.Hook = knftables.PtrTo(c.hook)
+			k.Priority = knftables.PtrTo(knftables.BaseChainPriority(c.priority))
+		}
+		tx.Add(k)
+	}
+	for _, c := range r.chains {
+		for _, l := range c.rules {
+			tx.Add(&knftables.Rule{
+				Family: c.family, Table: tableName, Chain: c.name,
+				Rule: l.text, Comment: knftables.PtrTo(l.comment),
+			})
+		}
+	}
+}

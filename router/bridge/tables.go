@@ -1,0 +1,148 @@
+package bridge
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/exec"
+
+	"sigs.k8s.io/knftables"
+)
+
+var families = []knftables.Family{knftables.InetFamily, knftables.BridgeFamily}
+
+// tables are our nftables tables, written and read by nft.
+type tables struct {
+	kernel Kernel // constant
+
+	// Guarded by Bridge.mu.
+
+	nft     knftables.Interface // nil: not tried yet
+	written string              // the last transaction; "": none
+	seen    string              // what nft lists after it
+}
+
+// set writes the ruleset unless it was the last one written and nft still
+// lists what it listed then.
+func (t *tables) set(ctx context.Context, r ruleset) (repaired []string, err error) {
+	err = t.kernel.Do(func() error {
+		if err := t.open(); err != nil {
+			return err
+		}
+		tx := t.nft.NewTransaction()
+		r.write(tx)
+		want := tx.String()
+		if want == t.written {
+			seen, err := t.list(ctx)
+			if err != nil {
+				return err
+			}
+			if seen == t.seen {
+				return nil
+			}
+			repaired = []string{"nftables rules of weft were changed or gone"}
+		} else {
+			repaired = []string{"nftables rules of weft were not those wanted"}
+		}
+		t.written = ""
+		if err := t.nft.Run(ctx, tx); err != nil {
+			return fmt.Errorf("write nftables rules: %w", err)
+		}
+		if t.seen, err = t.list(ctx); err != nil {
+			return err
+		}
+		t.written = want
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return repaired, nil
+}
+
+// remove deletes both tables. Without nft there cannot be any of ours.
+func (t *tables) remove(ctx context.Context) error {
+	return t.kernel.Do(func() error {
+		if err := t.open(); err != nil {
+			if errors.Is(err, exec.ErrNotFound) {
+				return nil
+			}
+			return err
+		}
+		t.written, t.seen = "", ""
+		tx := t.nft.NewTransaction()
+		for _, family := range families {
+			table := &knftables.Table{Family: family, Name: tableName}
+			tx.Add(table) // deleting what is not there is an error
+			tx.Delete(table)
+		}
+		if err := t.nft.Run(ctx, tx); err != nil {
+			return fmt.Errorf("delete nftables tables: %w", err)
+		}
+		return nil
+	})
+}
+
+func (t *tables) open() error {
+	if t.nft != nil {
+		return nil
+	}
+	nft, err := knftables.New("", "", knftables.NoObjectCommentEmulation)
+	if errors.Is(err, exec.ErrNotFound) {
+		return fmt.Errorf("the program nft is missing: install the package nftables (apt install nftables): %w", err)
+	}
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	t.nft = nft
+	return nil
+}
+
+// list returns both tables in a form that is equal when they are. knftables
+// lists names only, so nft is asked itself.
+func (t *tables) list(ctx context.Context) (string, error) {
+	var all bytes.Buffer
+	for _, family := range families {
+		out, err := exec.CommandContext(ctx, "nft", "--json", "list", "table", string(family), tableName).Output()
+		var failed *exec.ExitError
+		switch {
+		case errors.As(err, &failed) && failed.ExitCode() > 0 && ctx.Err() == nil:
+			out = []byte("{}") // there is none
+		case err != nil:
+			return "", fmt.Errorf("list nftables rules: %w", err)
+		}
+		plain, err := withoutHandles(out)
+		if err != nil {
+			return "", fmt.Errorf("list nftables rules: %w", err)
+		}
+		all.Write(plain)
+	}
+	return all.String(), nil
+}
+
+// withoutHandles drops what differs between equal tables.
+func withoutHandles(list []byte) ([]byte, error) {
+	var v any
+	if err := json.Unmarshal(list, &v); err != nil {
+		return nil, err
+	}
+	var strip func(any)
+	strip = func(v any) {
+		switch v := v.(type) {
+		case []any:
+			for _, x := range v {
+				strip(x)
+			}
+		case map[string]any:
+			delete(v, "handle")
+			delete(v, "metainfo")
+			for _, x := range v {
+				strip(x)
+			}
+		}
+	}
+	strip(v)
+	return json.Marshal(v) // sorts keys
+}

@@ -1,0 +1,54 @@
+package kerneltest
+
+import (
+	"os"
+	"runtime"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/router/kernel"
+)
+
+// NeedRoot skips a test loudly when it does not run as root, and fails it when
+// it runs in CI.
+func NeedRoot(t testing.TB) {
+	t.Helper()
+	switch {
+	case os.Getuid() == 0:
+	case os.Getenv("CI") == "true":
+		t.Fatal("needs root")
+	default:
+		t.Skip("SKIPPED: needs root")
+	}
+}
+
+// Fresh makes a real, empty network namespace that lives as long as the test.
+// The loopback is up.
+func Fresh(t testing.TB) *kernel.Kernel {
+	t.Helper()
+	NeedRoot(t)
+	type result struct {
+		k   *kernel.Kernel
+		err error
+	}
+	c := make(chan result)
+	go func() {
+		runtime.LockOSThread() // for ever: the thread dies with the goroutine
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			c <- result{nil, err}
+			return
+		}
+		k, err := kernel.New()
+		if err == nil {
+			err = k.SetUp("lo", true)
+		}
+		c <- result{k, err}
+	}()
+	r := <-c
+	if r.err != nil {
+		t.Fatalf("make a network namespace: %v", r.err)
+	}
+	t.Cleanup(func() { _ = r.k.Close() })
+	return r.k
+}

@@ -1,0 +1,110 @@
+package router
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh"
+	"github.com/weftnet/weft/router/bridge"
+	"github.com/weftnet/weft/router/kernel"
+	"github.com/weftnet/weft/router/vxlan"
+	"github.com/weftnet/weft/router/wireguard"
+)
+
+// Names and ports that are the same on every host.
+const (
+	BridgeName    = "weft"
+	WireGuardName = "weft-wg"
+	VXLANName     = "weft-vx"
+	VXLANPort     = 6785
+	GossipPort    = 6786
+
+	// keepalive goes to every peer until paths know who needs one.
+	keepalive = 25 * time.Second
+	// fwmark keeps WireGuard's own packets apart from the switch's.
+	fwmark = 0x77656674 & 0xffff0000
+)
+
+// DNSAddress is where containers find the name server, the same on every host
+// and local to it.
+var DNSAddress = netip.MustParseAddr("169.254.67.83")
+
+// Host is what stays the same about this host while the daemon runs.
+type Host struct {
+	Key  *crypto.Key
+	Keys crypto.Keys
+	Port uint16 // introduction; WireGuard is Port+1
+	MTU  int    // of the switch
+	DNS  netip.Addr
+}
+
+// exposure is the host's own place on the switch.
+type exposure struct {
+	addresses  []netip.Prefix
+	masquerade []netip.Prefix
+}
+
+// plan is everything that this host's kernel should hold.
+type plan struct {
+	wireguard wireguard.Config
+	vxlan     vxlan.Config
+	bridge    bridge.Config
+}
+
+// makePlan computes the desired state from the cluster's view. It is pure.
+//
+// Every known peer gets a tunnel; frames go to those that are members or whose
+// tunnel stands, because a host whose daemon is dead may still forward.
+func makePlan(h Host, v mesh.View, e exposure, up func(crypto.Identity) bool) plan {
+	self := h.Key.Identity()
+	p := plan{
+		wireguard: wireguard.Config{
+			PrivateKey: h.Key.WireGuardPrivate(),
+			ListenPort: h.Port + 1,
+			MTU:        h.MTU + 74, // PROTOCOL section 6
+			Address:    self.Overlay(),
+			FwMark:     fwmark,
+		},
+		vxlan: vxlan.Config{
+			Name: VXLANName, Bridge: BridgeName,
+			VNI: h.Keys.VNI, Port: VXLANPort,
+			Local: self.Overlay(), MTU: h.MTU,
+		},
+		bridge: bridge.Config{
+			Name: BridgeName, MAC: bridgeMAC(self), MTU: h.MTU,
+			DNS: h.DNS, Overlay: self.Overlay(),
+			WireGuard: WireGuardName, VXLAN: VXLANName,
+			Port: h.Port + 1, VXLANPort: VXLANPort, GossipPort: GossipPort,
+			Exposed: e.addresses, Masquerade: e.masquerade,
+		},
+	}
+	for _, peer := range v.Peers {
+		p.wireguard.Peers = append(p.wireguard.Peers, wireguardPeer(h, peer))
+		if peer.Alive || up(peer.Identity) {
+			p.vxlan.Remotes = append(p.vxlan.Remotes, peer.Identity.Overlay())
+		}
+	}
+	slices.SortFunc(p.vxlan.Remotes, netip.Addr.Compare)
+	return p
+}
+
+// wireguardPeer has no endpoint: those are the path machine's business.
+func wireguardPeer(h Host, peer mesh.Peer) wireguard.Peer {
+	return wireguard.Peer{
+		PublicKey:    peer.WireGuard,
+		PresharedKey: h.Keys.PresharedKey(h.Key.Identity(), peer.Identity),
+		Overlay:      peer.Identity.Overlay(),
+		Keepalive:    keepalive,
+		MTU:          h.MTU + 74,
+	}
+}
+
+// bridgeMAC is fixed, because a bridge would otherwise follow its ports. It
+// differs from the peer's name so that the two cannot be taken for each other.
+func bridgeMAC(id crypto.Identity) kernel.MAC {
+	m := kernel.MAC(id.Name())
+	m[5] ^= 0x01
+	return m
+}

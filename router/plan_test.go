@@ -1,0 +1,119 @@
+package router
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh"
+	"github.com/weftnet/weft/mesh/advert"
+	"github.com/weftnet/weft/router/kernel"
+)
+
+// host returns a host whose identity is made from one byte.
+func host(b byte) Host {
+	return Host{
+		Key: crypto.KeyFromSeed([32]byte{b}), Keys: crypto.Secret{9}.Keys("test"),
+		Port: 6783, MTU: 1370, DNS: DNSAddress,
+	}
+}
+
+// peerOf returns how others see such a host.
+func peerOf(t *testing.T, b byte, nickname string) mesh.Peer {
+	t.Helper()
+	k := crypto.KeyFromSeed([32]byte{b})
+	ep := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, b}), 6784)
+	a, err := advert.Sign(k, advert.Advert{
+		Identity: k.Identity(), Name: k.Identity().Name(), Nickname: nickname, Boot: 1, Seq: 1,
+		WireGuard: k.WireGuardPublic(), Endpoints: []netip.AddrPort{ep}, HelloPort: 6783,
+		Datapath: advert.Userspace, Version: "test",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mesh.Peer{Signed: a, Alive: true, Candidates: []netip.AddrPort{ep}}
+}
+
+func TestPlan(t *testing.T) {
+	h := host(1)
+	live, dead, standing := peerOf(t, 2, "live"), peerOf(t, 3, "dead"), peerOf(t, 4, "standing")
+	dead.Alive, standing.Alive = false, false
+	view := mesh.View{Peers: []mesh.Peer{live, dead, standing}}
+	up := func(id crypto.Identity) bool { return id == standing.Identity }
+	p := makePlan(h, view, exposure{}, up)
+
+	if got := len(p.wireguard.Peers); got != 3 {
+		t.Errorf("%d tunnels; every known peer gets one", got)
+	}
+	for i, peer := range p.wireguard.Peers {
+		want := view.Peers[i].Identity
+		if peer.Overlay != want.Overlay() || peer.PresharedKey != h.Keys.PresharedKey(h.Key.Identity(), want) {
+			t.Errorf("peer %d: wrong overlay address or preshared key", i)
+		}
+		if peer.Endpoint.IsValid() {
+			t.Errorf("peer %d has an endpoint: that is the path machine's business", i)
+		}
+	}
+	want := []netip.Addr{live.Identity.Overlay(), standing.Identity.Overlay()}
+	if want[1].Less(want[0]) {
+		want[0], want[1] = want[1], want[0]
+	}
+	if d := cmp.Diff(want, p.vxlan.Remotes, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
+		t.Errorf("remotes (-want +got):\n%s", d)
+	}
+	if p.wireguard.MTU != 1444 || p.vxlan.MTU != 1370 || p.bridge.MTU != 1370 {
+		t.Errorf("MTU: device %d, vxlan %d, bridge %d", p.wireguard.MTU, p.vxlan.MTU, p.bridge.MTU)
+	}
+	if p.wireguard.ListenPort != 6784 {
+		t.Errorf("WireGuard's port is %d", p.wireguard.ListenPort)
+	}
+}
+
+func TestBridgeMACIsUnicastAndNotThePeerName(t *testing.T) {
+	for b := range byte(50) {
+		id := crypto.KeyFromSeed([32]byte{b}).Identity()
+		m := bridgeMAC(id)
+		if m[0]&1 != 0 || m[0]&2 == 0 || m == kernel.MAC(id.Name()) {
+			t.Errorf("bridge MAC %s of peer %s", m, id.Name())
+		}
+	}
+}
+
+func TestUnderlayEndpoints(t *testing.T) {
+	prefix := netip.MustParsePrefix
+	links := []addressed{
+		{kernel.Link{Name: "lo", Up: true}, []netip.Prefix{prefix("127.0.0.1/8"), prefix("::1/128")}},
+		{kernel.Link{Name: "eth0", Up: true}, []netip.Prefix{
+			prefix("2001:db8::5/64"), prefix("fe80::1/64"), prefix("192.0.2.5/24"), prefix("10.0.0.5/8"),
+		}},
+		{kernel.Link{Name: "eth1"}, []netip.Prefix{prefix("198.51.100.1/24")}},
+		{kernel.Link{Name: "docker0", Up: true}, []netip.Prefix{prefix("172.17.0.1/16")}},
+		{kernel.Link{Name: "br-0123456789ab", Up: true}, []netip.Prefix{prefix("172.18.0.1/16")}},
+		{kernel.Link{Name: "weft", Up: true}, []netip.Prefix{prefix("10.32.0.1/12"), prefix("169.254.67.83/32")}},
+		{kernel.Link{Name: "weft-wg", Up: true}, []netip.Prefix{prefix("fd77:6566:7400::1/128")}},
+	}
+	given := []netip.Addr{netip.MustParseAddr("203.0.113.9")}
+	got := underlayEndpoints(links, []string{"weft", "weft-wg", "weft-vx"}, given, 6784)
+	want := []netip.AddrPort{
+		netip.MustParseAddrPort("203.0.113.9:6784"), netip.MustParseAddrPort("10.0.0.5:6784"),
+		netip.MustParseAddrPort("192.0.2.5:6784"), netip.MustParseAddrPort("[2001:db8::5]:6784"),
+	}
+	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+func TestDefaultMTU(t *testing.T) {
+	v4, v6 := netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("[2001:db8::1]:1")
+	for _, tc := range []struct {
+		name string
+		in   []netip.AddrPort
+		want int
+	}{{"none", nil, 1370}, {"both", []netip.AddrPort{v6, v4}, 1370}, {"only IPv6", []netip.AddrPort{v6}, 1350}} {
+		if got := DefaultMTU(tc.in); got != tc.want {
+			t.Errorf("%s: %d, want %d", tc.name, got, tc.want)
+		}
+	}
+}

@@ -1,0 +1,319 @@
+// Package router is what this host does about the cluster's view: it plans the
+// kernel state from the view, applies it, drives the tunnels and implements
+// [api.Backend] by delegating.
+//
+// It owns the order in which things happen and nothing else: devices belong to
+// wireguard, vxlan and bridge, containers to workload, membership to mesh,
+// names to dns.
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh"
+	"github.com/weftnet/weft/router/api"
+	"github.com/weftnet/weft/router/bridge"
+	"github.com/weftnet/weft/router/kernel"
+	"github.com/weftnet/weft/router/vxlan"
+	"github.com/weftnet/weft/router/wireguard"
+)
+
+// Mesh is what the router needs of the mesh.
+type Mesh interface {
+	Views() <-chan mesh.View
+	OverlayReady()
+	Reachable(id crypto.Identity, endpoint netip.AddrPort)
+	Put(key string, value []byte) error
+	Delete(key string) error
+	Connect(targets []string, replace bool) error
+	Forget(targets []string) error
+	Targets() []string
+	Status() mesh.Status
+}
+
+// Device is the WireGuard device.
+type Device interface {
+	Set(c wireguard.Config) error
+	Readd(p wireguard.Peer) error
+	SetEndpoint(key [32]byte, ep netip.AddrPort) error
+	Initiate(key [32]byte) error
+	Peers() ([]wireguard.PeerStatus, error)
+}
+
+// Port is the switch port through which frames come and go.
+type Port interface {
+	Set(c vxlan.Config) error
+	Check() (repaired []string, err error)
+}
+
+// Bridge is the bridge and the firewall around it.
+type Bridge interface {
+	Set(ctx context.Context, c bridge.Config) error
+	CheckAfter(ctx context.Context, e kernel.Event) (repaired []string, err error)
+}
+
+// Containers is the container half of [api.Backend].
+type Containers interface {
+	Attach(ctx context.Context, r api.AttachRequest) (api.Addresses, error)
+	Detach(ctx context.Context, r api.DetachRequest) (api.Addresses, error)
+	Expose(ctx context.Context, r api.ExposeRequest) (api.Addresses, error)
+	Hide(ctx context.Context, r api.HideRequest) (api.Addresses, error)
+	DNSAdd(ctx context.Context, r api.NameRequest) error
+	DNSRemove(ctx context.Context, r api.NameRequest) error
+	PS(ctx context.Context, containers []string) ([]api.Attachment, error)
+	// Sweep looks at every attachment and may take long; LinksChanged looks
+	// only at those whose link is not as it should be.
+	Sweep(ctx context.Context) (repaired []string, err error)
+	LinksChanged(ctx context.Context) (repaired []string, err error)
+}
+
+// Config is what a router is made of. Everything but the optional fields named
+// so must be set.
+type Config struct {
+	Host    Host
+	Kernel  *kernel.Kernel
+	Mesh    Mesh
+	Device  Device
+	VXLAN   Port
+	Bridge  Bridge
+	Names   *NameServer // optional: no name server
+	Token   api.Token
+	Status  Static
+	Logs    LogCopier
+	Stop    func() // begins the daemon's end; must not block
+	Log     *slog.Logger
+	Started time.Time
+}
+
+// Static is the part of the status that does not change.
+type Static struct {
+	Version, Protocol, Cluster, Datapath string
+	Nickname                             string
+	Name                                 crypto.Name
+	Discovery                            bool
+}
+
+// Router runs one host. Make it with [New], give it its containers with
+// [Router.SetContainers], then Run it.
+type Router struct {
+	// Constant after New, and after SetContainers.
+	cfg        Config
+	containers Containers
+	log        *slog.Logger
+	changes    chan struct{} // the kernel changed something; capacity 1
+	links      chan struct{} // the same of a link, for the containers' task
+	exposures  chan exposeRequest
+	built      chan struct{} // closed when the first plan stands
+	complete   chan struct{} // closed by Complete
+
+	// Safe by itself: what the kernel changed and nobody looked at yet, the
+	// bits of a kernel.Event.
+	changed atomic.Uint32
+
+	// Owned by the run loop.
+	view     mesh.View
+	applied  plan
+	exposure exposure
+	tunnels  map[crypto.Identity]*tunnel
+	told     map[string]string // what we publish of our connections
+
+	mu sync.Mutex // guards what follows
+	// shown is the run loop's state as status sees it; its contents are
+	// immutable.
+	shown shown
+}
+
+type exposeRequest struct {
+	exposure exposure
+	answer   chan error
+}
+
+// New returns a router that has touched nothing yet.
+func New(c Config) *Router {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Router{
+		cfg:       c,
+		log:       c.Log,
+		changes:   make(chan struct{}, 1),
+		links:     make(chan struct{}, 1),
+		exposures: make(chan exposeRequest),
+		built:     make(chan struct{}),
+		complete:  make(chan struct{}),
+		tunnels:   make(map[crypto.Identity]*tunnel),
+		told:      make(map[string]string),
+	}
+}
+
+// SetContainers completes the router. It must be called once, before Run: the
+// containers need the router (to expose the host) as the router needs them.
+func (r *Router) SetContainers(c Containers) { r.containers = c }
+
+// Built is closed when the switch stands for the first time: containers can be
+// restored.
+func (r *Router) Built() <-chan struct{} { return r.built }
+
+// Complete says that the containers are restored: from now on the status is
+// ready. It must be called once.
+func (r *Router) Complete() { close(r.complete) }
+
+// MAC returns the address of the bridge.
+func (r *Router) MAC() kernel.MAC { return bridgeMAC(r.self()) }
+
+// SetExposed gives the host exactly these addresses on the switch and
+// masquerades the subnets named. It blocks until that is so.
+func (r *Router) SetExposed(ctx context.Context, addresses, masquerade []netip.Prefix) error {
+	req := exposeRequest{exposure{addresses, masquerade}, make(chan error, 1)}
+	select {
+	case r.exposures <- req:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-req.answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// The rhythm of the run loop.
+const (
+	tickBusy  = 100 * time.Millisecond // while a tunnel comes up
+	tickCalm  = time.Second
+	sweepTime = 30 * time.Second      // finds what no notification told
+	settle    = 50 * time.Millisecond // changes of the kernel come in bursts
+	retryTime = 2 * time.Second       // after a plan could not be applied
+)
+
+// Run makes the host what the view says until ctx ends. It leaves everything
+// standing. The error says what could not be set up at all.
+func (r *Router) Run(ctx context.Context) error {
+	r.view = mesh.View{}
+	if err := r.apply(ctx); err != nil {
+		return err
+	}
+	r.cfg.Mesh.OverlayReady()
+	close(r.built)
+
+	tick := time.NewTimer(0)
+	defer tick.Stop()
+	sweep := time.NewTicker(sweepTime)
+	defer sweep.Stop()
+	retry := time.NewTimer(time.Hour)
+	retry.Stop()
+	defer retry.Stop()
+	reapply := func() error {
+		err := r.apply(ctx)
+		if err != nil && ctx.Err() == nil {
+			r.log.Warn("the host is not what it should be; trying again", "err", err)
+			retry.Reset(retryTime)
+		}
+		return err
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case r.view = <-r.cfg.Mesh.Views():
+			r.feedZone()
+			if reapply() == nil {
+				r.meet(ctx, time.Now())
+			}
+			tick.Reset(0)
+		case req := <-r.exposures:
+			before := r.exposure
+			r.exposure = req.exposure
+			err := r.apply(ctx)
+			if err != nil {
+				r.exposure = before
+				err = errors.Join(err, r.apply(ctx))
+			}
+			req.answer <- err
+		case <-retry.C:
+			if reapply() == nil {
+				r.meet(ctx, time.Now())
+			}
+		case <-tick.C:
+			busy := r.drive(ctx, time.Now())
+			tick.Reset(tickCalm)
+			if busy {
+				tick.Reset(tickBusy)
+			}
+		case <-r.changes:
+			r.check(ctx, "notified", kernel.Event(r.changed.Swap(0)))
+		case <-sweep.C:
+			r.check(ctx, "swept", kernel.AllChanged)
+		}
+	}
+}
+
+// check looks at what changes of these kinds may have broken and repairs it.
+func (r *Router) check(ctx context.Context, how string, e kernel.Event) {
+	repaired, err := r.cfg.Bridge.CheckAfter(ctx, e)
+	r.report(ctx, "bridge", how, repaired, err)
+	if e&^kernel.FirewallChanged == 0 {
+		return
+	}
+	repaired, err = r.cfg.VXLAN.Check()
+	r.report(ctx, "switch port", how, repaired, err)
+	r.report(ctx, "wireguard", how, nil, r.cfg.Device.Set(r.applied.wireguard))
+}
+
+// report says what had to be repaired and what could not be.
+func (r *Router) report(ctx context.Context, what, how string, repaired []string, err error) {
+	for _, s := range repaired {
+		r.log.Warn("repaired", "what", s, "how", how)
+	}
+	if err != nil && ctx.Err() == nil {
+		r.log.Error("cannot repair", "what", what, "how", how, "err", err)
+	}
+}
+
+// apply brings the host from what was applied to what is planned. A peer's
+// tunnel is there before frames are sent to it, and the other way round.
+func (r *Router) apply(ctx context.Context) error {
+	p := makePlan(r.cfg.Host, r.view, r.exposure, r.up)
+	if err := r.cfg.Bridge.Set(ctx, p.bridge); err != nil {
+		return fmt.Errorf("set up bridge %s: %w", BridgeName, err)
+	}
+	fewer := p.vxlan
+	fewer.Remotes = both(r.applied.vxlan.Remotes, p.vxlan.Remotes)
+	if len(fewer.Remotes) < len(r.applied.vxlan.Remotes) {
+		if err := r.cfg.VXLAN.Set(fewer); err != nil {
+			return fmt.Errorf("set up switch port %s: %w", VXLANName, err)
+		}
+	}
+	if err := r.cfg.Device.Set(p.wireguard); err != nil {
+		return fmt.Errorf("set up %s: %w", WireGuardName, err)
+	}
+	if err := r.cfg.VXLAN.Set(p.vxlan); err != nil {
+		return fmt.Errorf("set up switch port %s: %w", VXLANName, err)
+	}
+	r.applied = p
+	return nil
+}
+
+// both returns what two sorted lists share.
+func both(a, b []netip.Addr) []netip.Addr {
+	in := make(map[netip.Addr]bool, len(b))
+	for _, x := range b {
+		in[x] = true
+	}
+	var out []netip.Addr
+	for _, x := range a {
+		if in[x] {
+			out = append(out, x)
+		}
+	}
+	return out
+}

@@ -1,0 +1,260 @@
+// Package vxlan is the kernel's VXLAN tunnel endpoint as a port of the switch:
+// one device, bound to the overlay address and to no lower device, with one
+// forwarding entry for broadcast, unknown and multicast frames per remote.
+//
+// It does not encrypt, does not know peers (only their overlay addresses), and
+// does not own the bridge or the firewall that keeps forged frames out.
+package vxlan
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/weftnet/weft/router/kernel"
+)
+
+const (
+	// DefaultName is the device that Remove removes when Set was never called.
+	DefaultName = "weft-vx"
+
+	// Source ports are below 1024, where no unprivileged process can send
+	// from: that is how the receiver tells a switch from a forger.
+	portLow, portHigh = 512, 1023
+
+	// limit bounds the forwarding entries, most of them learnt. Frames to an
+	// address that did not fit are sent to every remote. Without a limit one
+	// container fills the memory of every host by sending from ever new
+	// addresses.
+	limit = 1 << 16
+)
+
+// Config is the desired state of the device.
+type Config struct {
+	Name    string // device, "weft-vx"
+	Bridge  string // that it is a port of
+	VNI     uint32
+	Port    uint16     // UDP, at both ends
+	Local   netip.Addr // our overlay address
+	MTU     int        // of the switch
+	Remotes []netip.Addr
+}
+
+func (c Config) equal(d Config) bool {
+	return c.Name == d.Name && c.Bridge == d.Bridge && c.VNI == d.VNI && c.Port == d.Port &&
+		c.Local == d.Local && c.MTU == d.MTU && slices.Equal(c.Remotes, d.Remotes)
+}
+
+// Kernel is what this package needs of a network namespace.
+type Kernel interface {
+	Link(name string) (kernel.Link, error)
+	AddVXLAN(name string, v kernel.VXLAN) error
+	DelLink(name string) error
+	SetUp(name string, up bool) error
+	SetMTU(name string, mtu int) error
+	SetMaster(name, master string) error
+	FDB(link string) ([]kernel.FDB, error)
+	AddFDB(link string, f kernel.FDB) error
+	DelFDB(link string, f kernel.FDB) error
+	Sysctl(key string) (string, error)
+	SetSysctl(key, value string) error
+}
+
+// Port is one VXLAN device. Its methods block for a few netlink calls and may
+// be called from any goroutine.
+type Port struct {
+	// Constant after New.
+
+	kernel Kernel
+	log    *slog.Logger
+
+	mu  sync.Mutex // guards what follows
+	cfg *Config    // what Set was last asked for; nil: nothing yet
+}
+
+// New returns a port that has touched nothing yet. A nil log is silence.
+func New(k Kernel, log *slog.Logger) *Port {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Port{kernel: k, log: log}
+}
+
+// Set makes the device what c says, and changes nothing when it is that
+// already. What a predecessor left is adopted, or recreated when it cannot be
+// changed. A remote that is not in c loses what was learnt about it, too. On
+// error the rest is still done, and Check tries again.
+func (p *Port) Set(c Config) error {
+	if c.Name == "" || c.Bridge == "" || !c.Local.Is6() || c.Port == 0 || c.VNI == 0 || c.VNI >= 1<<24 {
+		return fmt.Errorf("vxlan %q: incomplete configuration: bridge %q, local %s, port %d, vni %d", c.Name, c.Bridge, c.Local, c.Port, c.VNI)
+	}
+	c.Remotes = slices.Clone(c.Remotes)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cfg == nil || !p.cfg.equal(c) {
+		p.log.Info("switch port set", "device", c.Name, "mtu", c.MTU, "remotes", len(c.Remotes))
+	}
+	p.cfg = &c
+	_, err := p.reconcile(c)
+	return err
+}
+
+// Check looks at everything that Set made, repairs it, and says in words what
+// was wrong. Without a Set before, there is nothing to look at.
+func (p *Port) Check() (repaired []string, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cfg == nil {
+		return nil, nil
+	}
+	return p.reconcile(*p.cfg)
+}
+
+// Remove removes the device, also when Set was never called; nil when there is
+// none. A device of that name which is no VXLAN device is not ours and stays.
+func (p *Port) Remove() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	name := DefaultName
+	if p.cfg != nil {
+		name = p.cfg.Name
+	}
+	p.cfg = nil
+	l, err := p.kernel.Link(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("remove switch port: %w", err)
+	case l.Kind != "vxlan":
+		return nil
+	}
+	return p.kernel.DelLink(name)
+}
+
+// reconcile goes from what is to what c says, and names the differences.
+func (p *Port) reconcile(c Config) (repaired []string, err error) {
+	did := func(format string, args ...any) { repaired = append(repaired, fmt.Sprintf(format, args...)) }
+	l, err := p.kernel.Link(c.Name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		did("device %s was gone", c.Name)
+		if l, err = p.create(c); err != nil {
+			return nil, err
+		}
+	case err != nil:
+		return nil, fmt.Errorf("switch port: %w", err)
+	case l.Kind != "vxlan":
+		return nil, fmt.Errorf("switch port: an interface %s of another kind (%q) is in the way: rename or remove it", c.Name, l.Kind)
+	case !fits(l, c):
+		// None of these can be changed on an existing device.
+		did("device %s was another tunnel (vni %d, port %d, local %s)", c.Name, l.VNI, l.Port, l.Local)
+		if err := p.kernel.DelLink(c.Name); err != nil {
+			return nil, fmt.Errorf("switch port: %w", err)
+		}
+		if l, err = p.create(c); err != nil {
+			return nil, err
+		}
+	}
+	var errs []error
+	try := func(err error, format string, args ...any) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("switch port: %w", err))
+			return
+		}
+		did(format, args...)
+	}
+	if l.MTU != c.MTU {
+		try(p.kernel.SetMTU(c.Name, c.MTU), "mtu of %s was %d", c.Name, l.MTU)
+	}
+	// Before it is up: an interface that comes up with IPv6 on has an address
+	// that any container can talk to.
+	key := "net/ipv6/conf/" + c.Name + "/disable_ipv6"
+	switch v, err := p.kernel.Sysctl(key); {
+	case errors.Is(err, fs.ErrNotExist): // a kernel without IPv6
+	case err != nil:
+		errs = append(errs, err)
+	case v != "1":
+		try(p.kernel.SetSysctl(key, "1"), "IPv6 was on at %s", c.Name)
+	}
+	b, err := p.kernel.Link(c.Bridge)
+	if err != nil {
+		errs = append(errs, fmt.Errorf("switch port: %w", err))
+	} else if l.Master != b.Index {
+		try(p.kernel.SetMaster(c.Name, c.Bridge), "%s was no port of %s", c.Name, c.Bridge)
+	}
+	if !l.Up {
+		try(p.kernel.SetUp(c.Name, true), "%s was down", c.Name)
+	}
+	words, err := p.reconcileFDB(c)
+	return append(repaired, words...), errors.Join(append(errs, err)...)
+}
+
+func (p *Port) create(c Config) (kernel.Link, error) {
+	err := p.kernel.AddVXLAN(c.Name, kernel.VXLAN{
+		VNI: c.VNI, Port: c.Port, PortLow: portLow, PortHigh: portHigh,
+		Local: c.Local, MTU: c.MTU, Learning: true, Limit: limit,
+	})
+	if err != nil {
+		return kernel.Link{}, fmt.Errorf("switch port: %w", err)
+	}
+	l, err := p.kernel.Link(c.Name)
+	if err != nil {
+		return kernel.Link{}, fmt.Errorf("switch port: %w", err)
+	}
+	return l, nil
+}
+
+// fits says whether an existing device is the one that create would make.
+func fits(l kernel.Link, c Config) bool {
+	return l.VNI == c.VNI && l.Port == c.Port && l.Local == c.Local &&
+		l.PortLow == portLow && l.PortHigh == portHigh && l.Learning && l.ZeroChecksums && l.Limit == limit
+}
+
+// reconcileFDB keeps one entry for the zero MAC per remote, and no entry that
+// leads elsewhere. Adding comes first: a frame sent meanwhile goes to one
+// remote too many rather than too few.
+func (p *Port) reconcileFDB(c Config) (repaired []string, err error) {
+	entries, err := p.kernel.FDB(c.Name)
+	if err != nil {
+		return nil, fmt.Errorf("switch port: %w", err)
+	}
+	want := make(map[netip.Addr]bool, len(c.Remotes))
+	for _, r := range c.Remotes {
+		want[r] = true
+	}
+	have := make(map[netip.Addr]bool, len(entries))
+	for _, e := range entries {
+		if e.MAC == (kernel.MAC{}) {
+			have[e.Dst] = true
+		}
+	}
+	var errs []error
+	for r := range want {
+		if !have[r] {
+			if err := p.kernel.AddFDB(c.Name, kernel.FDB{Dst: r, Permanent: true}); err != nil {
+				errs = append(errs, fmt.Errorf("switch port: %w", err))
+				continue
+			}
+			repaired = append(repaired, fmt.Sprintf("remote %s was missing from %s", r, c.Name))
+		}
+	}
+	var stale int
+	for _, e := range entries {
+		if !want[e.Dst] {
+			if err := p.kernel.DelFDB(c.Name, e); err != nil {
+				errs = append(errs, fmt.Errorf("switch port: %w", err))
+				continue
+			}
+			stale++
+		}
+	}
+	if stale > 0 {
+		repaired = append(repaired, fmt.Sprintf("%d forwarding entries of %s led to hosts that are no remotes", stale, c.Name))
+	}
+	return repaired, errors.Join(errs...)
+}

@@ -1,0 +1,68 @@
+package router
+
+import (
+	"context"
+	"time"
+
+	"github.com/weftnet/weft/router/kernel"
+)
+
+// Watch follows the kernel's notifications until ctx ends. It is a task of its
+// own, so that the sweep can be tested without it.
+func (r *Router) Watch(ctx context.Context) error {
+	burst := make(chan struct{}, 1)
+	go r.collect(ctx, burst)
+	return r.cfg.Kernel.Watch(ctx, func(e kernel.Event) {
+		r.changed.Or(uint32(e))
+		nudge(burst)
+	})
+}
+
+// collect waits until a burst of events is over, for the kernel tells of one
+// change with many, and then wakes those who look.
+func (r *Router) collect(ctx context.Context, burst <-chan struct{}) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-burst:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(settle):
+			if kernel.Event(r.changed.Load())&kernel.LinkChanged != 0 {
+				nudge(r.links)
+			}
+			nudge(r.changes)
+		}
+	}
+}
+
+// nudge wakes whoever reads from ch, once.
+func nudge(ch chan<- struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// Tend keeps the containers as they should be until ctx ends: at once when a
+// link changed, and with every sweep. It is a task of its own because work on
+// a container may wait for the run loop and for an engine.
+func (r *Router) Tend(ctx context.Context) error {
+	sweep := time.NewTicker(sweepTime)
+	defer sweep.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.links:
+			repaired, err := r.containers.LinksChanged(ctx)
+			r.report(ctx, "containers", "notified", repaired, err)
+		case <-sweep.C:
+			repaired, err := r.containers.Sweep(ctx)
+			r.report(ctx, "containers", "swept", repaired, err)
+		}
+	}
+}

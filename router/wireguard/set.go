@@ -1,0 +1,223 @@
+package wireguard
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"github.com/weftnet/weft/router/kernel"
+)
+
+// protoKernel is the protocol of the routes that come with addresses.
+const protoKernel = 2
+
+// Set makes the device exactly what c says: keys, port and mark, peers, MTU,
+// address, up, a route to each peer. What a dead predecessor left goes. It
+// looks at what is there each time and changes only what differs, so calling
+// it again does nothing; additions come before removals.
+//
+// The endpoint of a peer that is there is written only if it has none, or if
+// the one in c is not that of the last Set: WireGuard follows a peer that
+// moves, and it knows better.
+func (d *Device) Set(c Config) error {
+	if err := c.check(); err != nil {
+		return fmt.Errorf("set device %s: %w", d.name, err)
+	}
+	c.MTU = max(c.MTU, MinMTU)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.setLocked(c); err != nil {
+		return fmt.Errorf("set device %s: %w", d.name, err)
+	}
+	return nil
+}
+
+func (d *Device) setLocked(c Config) error {
+	if d.closed {
+		return fs.ErrClosed
+	}
+	if err := d.ensureLocked(c.MTU); err != nil {
+		return err
+	}
+	d.mtu = c.MTU
+	is, err := d.readLocked()
+	if err != nil {
+		return err
+	}
+	set, remove := changes(c, is, d.wanted)
+	for _, call := range set {
+		if err := d.configureLocked(call); err != nil {
+			return busy(err, c.ListenPort)
+		}
+	}
+	d.wanted = make(map[wgtypes.Key]Peer, len(c.Peers))
+	for _, p := range c.Peers {
+		d.wanted[p.PublicKey] = p
+	}
+	if err := d.setLink(c); err != nil {
+		return err
+	}
+	if d.local != nil {
+		// The interface coming up opens the sockets too, but later, and its
+		// failure would only be a line in the log.
+		if err := d.local.Up(); err != nil {
+			return busy(err, c.ListenPort)
+		}
+	}
+	strange, err := d.setRoutes(c)
+	for _, call := range remove {
+		err = errors.Join(err, d.configureLocked(call))
+	}
+	for _, call := range remove {
+		for _, p := range call.Peers {
+			delete(d.known, p.PublicKey)
+		}
+	}
+	for _, p := range strange {
+		err = errors.Join(err, missingOK(d.links.DelAddr(d.name, p)))
+	}
+	return err
+}
+
+// setLink sees to the interface itself: MTU, IPv6, address, up.
+func (d *Device) setLink(c Config) error {
+	l, err := d.links.Link(d.name)
+	if err != nil {
+		return err
+	}
+	if l.MTU != c.MTU {
+		if err := d.links.SetMTU(d.name, c.MTU); err != nil {
+			return err
+		}
+	}
+	if err := d.setSysctls(); err != nil {
+		return err
+	}
+	addrs, err := d.links.Addrs(d.name)
+	if err != nil {
+		return err
+	}
+	own := netip.PrefixFrom(c.Address, 128)
+	if !slices.Contains(addrs, own) {
+		if err := d.links.AddAddr(d.name, own, true); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	if !l.Up {
+		if err := d.links.SetUp(d.name, true); err != nil {
+			return busy(err, c.ListenPort)
+		}
+	}
+	return nil
+}
+
+// setSysctls turns IPv6 on for this interface alone, where it is off. The
+// interface has no use for the link-local address that a TUN device makes.
+func (d *Device) setSysctls() error {
+	conf := "net/ipv6/conf/" + d.name + "/"
+	if err := missingOK(d.setSysctl(conf+"addr_gen_mode", "1")); err != nil {
+		return err
+	}
+	err := d.setSysctl(conf+"disable_ipv6", "0")
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("this kernel has no IPv6 (ipv6.disable=1?), which the overlay needs: %w", err)
+	}
+	return err
+}
+
+func (d *Device) setSysctl(key, value string) error {
+	is, err := d.links.Sysctl(key)
+	if err == nil && is != value {
+		err = d.links.SetSysctl(key, value)
+	}
+	return err
+}
+
+// setRoutes gives each peer a route with its MTU and removes others; it
+// returns the addresses that should not be there, to be removed later.
+func (d *Device) setRoutes(c Config) (strange []netip.Prefix, err error) {
+	routes, err := d.links.Routes(0)
+	if err != nil {
+		return nil, err
+	}
+	is := make(map[netip.Prefix]kernel.Route)
+	var others []kernel.Route
+	want := make(map[netip.Prefix]bool, len(c.Peers))
+	for _, p := range c.Peers {
+		want[netip.PrefixFrom(p.Overlay, 128)] = true
+	}
+	for _, r := range routes {
+		switch {
+		case r.Link != d.name || r.Proto == protoKernel:
+		case want[r.Dst] && !r.Via.IsValid():
+			is[r.Dst] = r
+		default:
+			others = append(others, r)
+		}
+	}
+	for _, p := range c.Peers {
+		r := kernel.Route{Dst: netip.PrefixFrom(p.Overlay, 128), Link: d.name, MTU: c.routeMTU(p)}
+		if old, ok := is[r.Dst]; ok && old.MTU == r.MTU {
+			continue
+		}
+		err = errors.Join(err, d.links.ReplaceRoute(r))
+	}
+	for _, r := range others {
+		err = errors.Join(err, missingOK(d.links.DelRoute(r)))
+	}
+	addrs, aerr := d.links.Addrs(d.name)
+	for _, p := range addrs {
+		if p != netip.PrefixFrom(c.Address, 128) {
+			strange = append(strange, p)
+		}
+	}
+	return strange, errors.Join(err, aerr)
+}
+
+// routeMTU is what fits both the device and the peer.
+func (c Config) routeMTU(p Peer) int {
+	if p.MTU == 0 {
+		return 0
+	}
+	return max(MinMTU, min(p.MTU, c.MTU))
+}
+
+// readLocked reads the device and notes what it says of each peer.
+func (d *Device) readLocked() (*wgtypes.Device, error) {
+	is, err := d.wg.Device(d.name)
+	if err != nil {
+		return nil, fmt.Errorf("read device: %w", err)
+	}
+	d.noteLocked(is, time.Now())
+	return is, nil
+}
+
+func (d *Device) configureLocked(c wgtypes.Config) error {
+	if err := d.wg.ConfigureDevice(d.name, c); err != nil {
+		return fmt.Errorf("configure device: %w", err)
+	}
+	return nil
+}
+
+// busy makes the commonest failure readable. The UAPI socket tells errors by
+// number only.
+func busy(err error, port uint16) error {
+	if errors.Is(err, unix.EADDRINUSE) || strings.Contains(err.Error(), fmt.Sprintf("errno=-%d", unix.EADDRINUSE)) {
+		return fmt.Errorf("UDP port %d is taken by another program: %w", port, err)
+	}
+	return err
+}
+
+func missingOK(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

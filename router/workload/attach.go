@@ -1,0 +1,293 @@
+package workload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/weftnet/weft/router/api"
+	"github.com/weftnet/weft/router/attach"
+	"github.com/weftnet/weft/router/kernel"
+)
+
+// errAllocator answers a request that leaves the choice of an address to us.
+var errAllocator = errors.New("the address allocator is off: name an address, e.g. 10.32.0.1/12")
+
+// wish is an attach request after its syntax was checked.
+type wish struct {
+	addresses  []netip.Prefix
+	mac        kernel.MAC // zero: any
+	hosts      []hostLine // --add-host
+	rewrite    bool
+	withoutDNS bool
+	multicast  bool
+}
+
+// parseAttach checks everything about a request that needs no container.
+func parseAttach(r api.AttachRequest) (wish, error) {
+	q := wish{rewrite: r.RewriteHosts, withoutDNS: r.WithoutDNS, multicast: !r.NoMulticastRoute}
+	var err error
+	if q.addresses, err = parseAddresses(r.Addresses); err != nil {
+		return wish{}, err
+	}
+	if len(q.addresses) == 0 {
+		return wish{}, errAllocator
+	}
+	if q.mac, err = parseMAC(r.MAC); err != nil {
+		return wish{}, err
+	}
+	if len(r.AddHosts) > 0 && !r.RewriteHosts {
+		return wish{}, usage("--add-host needs --rewrite-hosts")
+	}
+	if q.hosts, err = parseHosts(r.AddHosts); err != nil {
+		return wish{}, err
+	}
+	if err := checkSubnets(nil, q.addresses); err != nil {
+		return wish{}, err
+	}
+	return q, nil
+}
+
+// Attach puts a container on the switch. See api.Backend.
+func (w *Workload) Attach(ctx context.Context, r api.AttachRequest) (api.Addresses, error) {
+	q, err := parseAttach(r)
+	if err != nil {
+		return nil, err
+	}
+	t, err := w.resolve(ctx, r.Container)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.attachable(r.Container); err != nil {
+		return nil, err
+	}
+	if q.rewrite && t.pid == 0 {
+		return nil, usage("container %s: a network namespace has no /etc/hosts; name a process in it as pid:N", r.Container)
+	}
+	for {
+		err := w.attachTo(ctx, t, q)
+		var c *taken
+		if !errors.As(err, &c) {
+			if err != nil {
+				return nil, fmt.Errorf("attach %s: %w", r.Container, err)
+			}
+			return slices.Clone(q.addresses), nil
+		}
+		// Perhaps the holder is dead and nobody has noticed yet. Its lock is
+		// taken only now that ours is released.
+		if gone, gerr := w.dropIfGone(ctx, c.key); gerr != nil || !gone {
+			return nil, fmt.Errorf("attach %s: %w", r.Container, err)
+		}
+	}
+}
+
+// taken says that another container holds what was asked for.
+type taken struct {
+	key string
+	err error
+}
+
+func (e *taken) Error() string { return e.err.Error() }
+func (e *taken) Unwrap() error { return e.err }
+
+// attachTo does the work, under the namespace's lock.
+func (w *Workload) attachTo(ctx context.Context, t target, q wish) (err error) {
+	if old, ok := w.journal.entry(t.key); ok && old.NS != t.ns {
+		// The container was restarted: what it had died with its namespace.
+		if _, err := w.dropIfGone(ctx, t.key); err != nil {
+			return err
+		}
+	}
+	unlock, err := w.locks.lock(ctx, t.ns.String())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	var undo undo
+	defer func() {
+		if err == nil {
+			return
+		}
+		if uerr := undo.run(); uerr != nil {
+			w.log.Error("an attach failed and is not undone; the next sweep tries again",
+				"container", t.label, "err", uerr)
+		}
+	}()
+
+	before, existed := w.journal.entry(t.key)
+	undo.push(func() error { return w.putBack(t.key, before, existed) })
+	var after entry
+	var spec attach.Spec
+	err = w.journal.update(func(s *state) error {
+		e, err := s.reserve(t, q)
+		if err != nil {
+			return err
+		}
+		after, spec = e.clone(), s.spec(t.ns)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	st, err := w.attacher.Set(t.path, t.ns, spec)
+	if err != nil {
+		return err
+	}
+	undo.push(func() error { return w.withdraw(t, before, existed, after.Adding) })
+	if !q.withoutDNS {
+		after.Names = withNames(after.Names, w.autoNames(t.docker, q.addresses))
+		undo.push(func() error { return w.setNames(t.key, before.container(), before.Names) })
+		if err := w.setNames(t.key, after.container(), after.Names); err != nil {
+			return err
+		}
+	}
+	if q.rewrite {
+		restore, err := w.rewriteHosts(t, q, after)
+		if err != nil {
+			return err
+		}
+		undo.push(restore)
+	}
+	err = w.journal.update(func(s *state) error {
+		e := s.find(t.key)
+		if e == nil {
+			return errors.New("it was forgotten meanwhile; try again")
+		}
+		e.Addresses, e.Adding = union(e.Addresses, e.Adding), nil
+		e.Names, e.Interface, e.MAC = after.Names, st.Interface, st.MAC.String()
+		return nil
+	})
+	if err == nil && len(st.Changed) > 0 {
+		w.log.Info("attached", "container", after.who(), "addresses", q.addresses,
+			"interface", st.Interface, "mac", st.MAC.String())
+	}
+	return err
+}
+
+// reserve adds the intent of q to the state, or says why that cannot be.
+func (s *state) reserve(t target, q wish) (*entry, error) {
+	var here []netip.Prefix // on the same interface
+	mac := q.mac.String()
+	if q.mac == (kernel.MAC{}) {
+		mac = attach.NewMAC().String()
+	}
+	asked := mac
+	for i := range s.Containers {
+		e := &s.Containers[i]
+		if e.NS == t.ns {
+			here = union(here, e.held())
+			if e.MAC != "" {
+				mac = e.MAC
+			}
+			continue
+		}
+		for _, p := range q.addresses {
+			if holds(e.held(), p.Addr()) {
+				return nil, &taken{e.Key, conflict("address %s is held by container %s of this host", p.Addr(), e.who())}
+			}
+		}
+		if e.MAC == asked {
+			return nil, &taken{e.Key, conflict("MAC address %s is held by container %s of this host", asked, e.who())}
+		}
+	}
+	for _, p := range q.addresses {
+		if holds(s.hostAddresses(), p.Addr()) {
+			return nil, conflict("address %s is held by this host itself (%s)", p.Addr(), api.ExposeName)
+		}
+	}
+	if q.mac != (kernel.MAC{}) && mac != asked {
+		return nil, conflict("its interface has MAC address %s; detach it first to give it another", mac)
+	}
+	if err := checkSubnets(here, q.addresses); err != nil {
+		return nil, err
+	}
+	e := s.find(t.key)
+	if e == nil {
+		s.Containers = append(s.Containers, entry{Key: t.key, Label: t.label, NS: t.ns})
+		e = &s.Containers[len(s.Containers)-1]
+	}
+	if e.NS != t.ns {
+		return nil, errors.New("it was restarted just now; try again")
+	}
+	e.refresh(t)
+	e.MAC = mac
+	e.Multicast = e.Multicast || q.multicast
+	e.Adding = union(e.Adding, without(q.addresses, e.Addresses))
+	e.Removing = without(e.Removing, q.addresses)
+	return e, nil
+}
+
+// refresh remembers how the container was found this time.
+func (e *entry) refresh(t target) {
+	e.Path, e.PID, e.Start = t.path, t.pid, t.start
+	if t.docker != nil {
+		e.ID, e.Name = t.docker.ID, t.docker.Name
+	}
+}
+
+// spec returns the desired state of the interface in ns: what all entries of
+// the namespace have or are about to have.
+func (s *state) spec(ns attach.Namespace) attach.Spec {
+	var spec attach.Spec
+	for _, e := range s.in(ns) {
+		if spec.Label == "" {
+			spec.Label = e.who()
+		}
+		if hw, err := parseMAC(e.MAC); err == nil && spec.MAC == (kernel.MAC{}) {
+			spec.MAC = hw
+		}
+		spec.Addresses = union(spec.Addresses, union(e.Addresses, e.Adding))
+		spec.Remove = union(spec.Remove, e.Removing)
+		spec.Multicast = spec.Multicast || e.Multicast
+	}
+	spec.Remove = without(spec.Remove, spec.Addresses)
+	return spec
+}
+
+// putBack makes the entry what it was: the namespace's lock is held, so nobody
+// else has changed it.
+func (w *Workload) putBack(key string, before entry, existed bool) error {
+	return w.journal.update(func(s *state) error {
+		s.putBack(key, before, existed)
+		return nil
+	})
+}
+
+func (s *state) putBack(key string, before entry, existed bool) {
+	e := s.find(key)
+	switch {
+	case e == nil:
+	case existed:
+		*e = before.clone()
+	default:
+		s.drop(key)
+	}
+}
+
+// withdraw takes from the interface what was added in vain, unless another
+// container has it too.
+func (w *Workload) withdraw(t target, before entry, existed bool, added []netip.Prefix) error {
+	var spec attach.Spec
+	w.journal.view(func(s *state) {
+		old := s.clone()
+		old.putBack(t.key, before, existed)
+		spec = old.spec(t.ns)
+	})
+	spec.Remove = union(spec.Remove, without(added, spec.Addresses))
+	return w.set(t.path, t.ns, spec)
+}
+
+// set is Attacher.Set for when addresses go: an interface without any is
+// removed, and one whose namespace is gone is as it should be.
+func (w *Workload) set(path string, ns attach.Namespace, spec attach.Spec) error {
+	if len(spec.Addresses) == 0 || path == "" {
+		return w.attacher.Remove(ns)
+	}
+	_, err := w.attacher.Set(path, ns, spec)
+	if isGone(err) || errors.Is(err, attach.ErrChanged) {
+		return w.attacher.Remove(ns)
+	}
+	return err
+}

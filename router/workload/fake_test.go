@@ -1,0 +1,410 @@
+package workload
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/weftnet/weft/dns"
+	"github.com/weftnet/weft/router/api"
+	"github.com/weftnet/weft/router/attach"
+	"github.com/weftnet/weft/router/kernel"
+	"github.com/weftnet/weft/router/kerneltest"
+)
+
+const testDomain = "weft.internal."
+
+var errPower = errors.New("the power is off")
+
+// power is what everything that outlives the daemon hangs on. When it goes
+// off, nothing has an effect any more, as after kill -9.
+type power struct {
+	mu    sync.Mutex
+	uses  int
+	limit int  // the use at which something happens; 0: never
+	late  bool // that use has its effect still
+	once  bool // only that use fails: an error, no kill -9
+	off   bool
+}
+
+func (p *power) use(f func() error) error {
+	p.mu.Lock()
+	if p.off {
+		p.mu.Unlock()
+		return errPower
+	}
+	p.uses++
+	hit := p.limit != 0 && p.uses == p.limit
+	p.off = hit && !p.once
+	p.mu.Unlock()
+	if hit && !p.late {
+		return errPower
+	}
+	err := f()
+	if hit {
+		return errPower
+	}
+	return err
+}
+
+func (p *power) arm(n int, late, once bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.uses, p.limit, p.late, p.once, p.off = 0, n, late, once, false
+}
+
+func (p *power) hit() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.limit != 0 && p.uses >= p.limit
+}
+
+func get[T any](p *power, f func() (T, error)) (v T, err error) {
+	err = p.use(func() (err error) {
+		v, err = f()
+		return err
+	})
+	return v, err
+}
+
+// namespace is a fake namespace on a power line.
+type namespace struct {
+	*kerneltest.Fake
+	power *power
+}
+
+func (n *namespace) Do(f func() error) error { return n.power.use(func() error { return n.Fake.Do(f) }) }
+
+func (n *namespace) Links() ([]kernel.Link, error) { return get(n.power, n.Fake.Links) }
+
+func (n *namespace) Link(name string) (kernel.Link, error) {
+	return get(n.power, func() (kernel.Link, error) { return n.Fake.Link(name) })
+}
+
+func (n *namespace) Addrs(link string) ([]netip.Prefix, error) {
+	return get(n.power, func() ([]netip.Prefix, error) { return n.Fake.Addrs(link) })
+}
+
+func (n *namespace) Routes(table int) ([]kernel.Route, error) {
+	return get(n.power, func() ([]kernel.Route, error) { return n.Fake.Routes(table) })
+}
+
+func (n *namespace) Sysctl(key string) (string, error) {
+	return get(n.power, func() (string, error) { return n.Fake.Sysctl(key) })
+}
+
+func (n *namespace) SetSysctl(key, value string) error {
+	return n.power.use(func() error { return n.Fake.SetSysctl(key, value) })
+}
+
+func (n *namespace) AddVeth(host string, mtu int, guest kernel.Guest, name string, mac kernel.MAC) error {
+	return n.power.use(func() error { return n.Fake.AddVeth(host, mtu, guest.(*namespace).Fake, name, mac) })
+}
+
+func (n *namespace) DelLink(name string) error {
+	return n.power.use(func() error { return n.Fake.DelLink(name) })
+}
+
+func (n *namespace) SetUp(name string, up bool) error {
+	return n.power.use(func() error { return n.Fake.SetUp(name, up) })
+}
+
+func (n *namespace) SetMTU(name string, mtu int) error {
+	return n.power.use(func() error { return n.Fake.SetMTU(name, mtu) })
+}
+
+func (n *namespace) SetMaster(name, master string) error {
+	return n.power.use(func() error { return n.Fake.SetMaster(name, master) })
+}
+
+func (n *namespace) SetAlias(name, alias string) error {
+	return n.power.use(func() error { return n.Fake.SetAlias(name, alias) })
+}
+
+func (n *namespace) AddAddr(link string, p netip.Prefix, nodad bool) error {
+	return n.power.use(func() error { return n.Fake.AddAddr(link, p, nodad) })
+}
+
+func (n *namespace) DelAddr(link string, p netip.Prefix) error {
+	return n.power.use(func() error { return n.Fake.DelAddr(link, p) })
+}
+
+func (n *namespace) ReplaceRoute(r kernel.Route) error {
+	return n.power.use(func() error { return n.Fake.ReplaceRoute(r) })
+}
+
+func (n *namespace) DelRoute(r kernel.Route) error {
+	return n.power.use(func() error { return n.Fake.DelRoute(r) })
+}
+
+func (n *namespace) Announce(link string, a netip.Addr) error {
+	return n.power.use(func() error { return n.Fake.Announce(link, a) })
+}
+
+// world is a machine with fakes of everything.
+type world struct {
+	t      *testing.T
+	dir    string
+	proc   string
+	boot   string
+	power  *power
+	host   *namespace
+	docker *fakeDocker
+
+	mu     sync.Mutex
+	paths  map[string]*namespace
+	names  map[string][]dns.Record
+	expose map[netip.Prefix]bool // with masquerading
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{
+		t: t, dir: t.TempDir(), proc: t.TempDir(), boot: "boot-1", power: &power{},
+		docker: &fakeDocker{containers: map[string]Container{}},
+		paths:  map[string]*namespace{}, names: map[string][]dns.Record{}, expose: map[netip.Prefix]bool{},
+	}
+	w.host = &namespace{kerneltest.New("4:1"), w.power}
+	check(t, w.host.AddBridge("weft", w.MAC(), 1370))
+	check(t, w.host.SetUp("weft", true))
+	w.paths[w.nspath(1)] = w.host
+	w.stat(1, 1)
+	return w
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (w *world) nspath(pid int) string { return filepath.Join(w.proc, strconv.Itoa(pid), "ns/net") }
+
+func (w *world) stat(pid, start int) {
+	w.t.Helper()
+	dir := filepath.Join(w.proc, strconv.Itoa(pid))
+	check(w.t, os.MkdirAll(dir, 0o755))
+	line := fmt.Sprintf("%d (a) b (c) S %s %d 0 0\n", pid, strings.Repeat("0 ", 18), start)
+	check(w.t, os.WriteFile(filepath.Join(dir, "stat"), []byte(line), 0o644))
+}
+
+// process starts a process in a namespace of its own.
+func (w *world) process(pid, start int, id string) *namespace {
+	w.t.Helper()
+	w.stat(pid, start)
+	n := &namespace{w.host.Namespace(id), w.power}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.paths[w.nspath(pid)] = n
+	return n
+}
+
+// kill ends a process, and its namespace.
+func (w *world) kill(pid int) {
+	w.t.Helper()
+	check(w.t, os.RemoveAll(filepath.Join(w.proc, strconv.Itoa(pid))))
+	w.mu.Lock()
+	n := w.paths[w.nspath(pid)]
+	delete(w.paths, w.nspath(pid))
+	w.mu.Unlock()
+	n.Destroy()
+}
+
+// run starts a Docker container.
+func (w *world) run(id, name string, pid int) {
+	w.t.Helper()
+	w.process(pid, pid, fmt.Sprintf("4:%d", 4000+pid))
+	w.docker.set(name, Container{ID: id, Name: name, Hostname: id[:12], PID: pid, Running: true})
+}
+
+func (w *world) Open(path string) (attach.Guest, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n, ok := w.paths[path]
+	if !ok {
+		return nil, fmt.Errorf("open %s: %w", path, fs.ErrNotExist)
+	}
+	return n, nil
+}
+
+// Set implements Names.
+func (w *world) Set(key string, records []dns.Record) error {
+	return w.power.use(func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.names[key] = slices.Clone(records)
+		if len(records) == 0 {
+			delete(w.names, key)
+		}
+		return nil
+	})
+}
+
+// SetExposed implements Host.
+func (w *world) SetExposed(_ context.Context, addresses, masquerade []netip.Prefix) error {
+	return w.power.use(func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		clear(w.expose)
+		for _, p := range addresses {
+			w.expose[p] = slices.Contains(masquerade, p)
+		}
+		return nil
+	})
+}
+
+// MAC implements Host.
+func (w *world) MAC() kernel.MAC { return kernel.MAC{2, 0, 0, 0, 0, 1} }
+
+// start starts a daemon on what its predecessor left; names are forgotten with
+// that.
+func (w *world) start() *Workload {
+	w.t.Helper()
+	w.mu.Lock()
+	clear(w.names)
+	w.mu.Unlock()
+	d, err := New(Config{
+		StateDir: w.dir, BootID: w.boot, Domain: testDomain, Docker: w.docker, Names: w, Host: w, Proc: w.proc,
+		Attacher: attach.New(w.host, w.Open, attach.Config{MTU: func() int { return 1370 }, DNS: dnsAddress()}),
+	})
+	check(w.t, err)
+	d.journal.write = func(path string, data []byte) error {
+		return w.power.use(func() error { return writeAtomically(path, data) })
+	}
+	return d
+}
+
+// restart is start and Restore.
+func (w *world) restart() *Workload {
+	w.t.Helper()
+	d := w.start()
+	check(w.t, d.Restore(context.Background()))
+	return d
+}
+
+// see describes everything that people would notice, and checks that kernel,
+// journal and names agree.
+func (w *world) see(d *Workload) string {
+	w.t.Helper()
+	var b strings.Builder
+	list, err := d.PS(context.Background(), nil)
+	check(w.t, err)
+	for _, a := range list {
+		j, err := json.Marshal(a)
+		check(w.t, err)
+		fmt.Fprintf(&b, "ps %s\n", j)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, key := range slices.Sorted(maps.Keys(w.names)) {
+		for _, r := range w.names[key] {
+			fmt.Fprintf(&b, "name %s %s %s %s\n", key, r.Hostname, r.Addr, r.Container)
+		}
+	}
+	for p, masquerade := range w.expose {
+		fmt.Fprintf(&b, "exposed %s %v\n", p, masquerade)
+	}
+	d.journal.view(func(s *state) {
+		for _, e := range s.Containers {
+			if len(e.Adding)+len(e.Removing) > 0 {
+				w.t.Errorf("unfinished: %+v", e)
+			}
+			for _, n := range e.Names {
+				if !slices.ContainsFunc(w.names[e.Key], func(r dns.Record) bool { return n.Hostname == r.Hostname && n.Addr == r.Addr }) {
+					w.t.Errorf("name %v is in the journal only", n)
+				}
+			}
+		}
+		if len(s.exposing) > 0 {
+			w.t.Error("still exposing")
+		}
+	})
+	w.checkKernel(d)
+	return b.String()
+}
+
+// checkKernel compares the kernel with the journal.
+func (w *world) checkKernel(d *Workload) {
+	w.t.Helper()
+	links, err := w.host.Fake.Links()
+	check(w.t, err)
+	ends := 0
+	for _, l := range links {
+		if l.Kind == "veth" {
+			ends++
+		}
+	}
+	seen := map[*namespace]bool{}
+	for path, n := range w.paths {
+		if n == w.host || seen[n] {
+			continue
+		}
+		seen[n] = true
+		ns, err := d.attacher.Identify(path)
+		check(w.t, err)
+		var want, have []netip.Prefix
+		d.journal.view(func(s *state) { want = s.spec(ns).Addresses })
+		if got, err := n.Fake.Addrs("weft0"); err == nil {
+			have = got
+			ends--
+		}
+		if len(without(want, have))+len(without(have, want)) > 0 {
+			w.t.Errorf("%s has %v, the journal says %v", path, have, want)
+		}
+	}
+	if ends != 0 {
+		w.t.Errorf("%d host ends belong to no namespace", ends)
+	}
+}
+
+// fakeDocker is an engine.
+type fakeDocker struct {
+	mu         sync.Mutex
+	containers map[string]Container // by name
+	err        error                // it does not answer
+	asked      int
+}
+
+func (f *fakeDocker) set(name string, c Container) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.containers[name] = c
+}
+
+func (f *fakeDocker) remove(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.containers, name)
+}
+
+func (f *fakeDocker) Inspect(_ context.Context, nameOrID string) (Container, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked++
+	if f.err != nil {
+		return Container{}, f.err
+	}
+	for name, c := range f.containers {
+		if name == nameOrID || strings.HasPrefix(c.ID, nameOrID) {
+			return c, nil
+		}
+	}
+	return Container{}, fmt.Errorf("no such container: %s: %w", nameOrID, api.ErrNotFound)
+}
+
+const (
+	webID = "aaaaaaaaaaaa0000000000000000000000000000000000000000000000000001"
+	dbID  = "bbbbbbbbbbbb0000000000000000000000000000000000000000000000000002"
+)

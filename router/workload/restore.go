@@ -1,0 +1,238 @@
+package workload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/weftnet/weft/router/api"
+	"github.com/weftnet/weft/router/attach"
+)
+
+// Restore makes the host what the journal says, once, when the daemon starts:
+// containers that are gone are forgotten, what was begun is undone or
+// completed, lost interfaces are made again, names and the host's own
+// addresses are set. The error names what could not be restored; everything
+// else is.
+func (w *Workload) Restore(ctx context.Context) error {
+	var errs []error
+	fresh := false
+	errs = append(errs, w.journal.update(func(s *state) error {
+		if fresh = s.Boot != w.boot; fresh {
+			s.Boot, s.Containers = w.boot, nil // no namespace outlives the machine
+		}
+		return nil
+	}))
+	if fresh {
+		w.log.Info("the machine was restarted: no container is attached")
+	}
+	for _, key := range w.keys() {
+		if _, err := w.check(ctx, key); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	var keep []attach.Namespace
+	var expose, extern []name
+	w.journal.view(func(s *state) {
+		for _, e := range s.Containers {
+			keep = append(keep, e.NS)
+		}
+		expose, extern = slices.Clone(s.ExposeName), slices.Clone(s.Extern)
+	})
+	swept, err := w.attacher.Sweep(keep)
+	errs = append(errs, err)
+	for _, end := range swept {
+		w.log.Warn("removed an interface that belongs to no container we know", "interface", end)
+	}
+	errs = append(errs,
+		w.applyExposed(ctx),
+		w.setNames(exposeKey, exposeKey, expose),
+		w.setNames(externKey, externKey, extern))
+	return errors.Join(errs...)
+}
+
+// Sweep looks at every attachment: it forgets containers that are gone,
+// completes what was begun and repairs what was changed. It says what it
+// repaired. It waits for work on a container that is under way, so it must not
+// be called by whoever that work waits for.
+func (w *Workload) Sweep(ctx context.Context) (repaired []string, err error) {
+	return w.checkAll(ctx, w.keys())
+}
+
+// LinksChanged is for when the kernel says that some link of the host changed:
+// a [Workload.Sweep] of those attachments only whose host end is not as it
+// should be.
+func (w *Workload) LinksChanged(ctx context.Context) (repaired []string, err error) {
+	links, err := w.attacher.Links()
+	if err != nil {
+		return nil, fmt.Errorf("look for lost attachments: %w", err)
+	}
+	var lost []string
+	w.journal.view(func(s *state) {
+		for i := range s.Containers {
+			e := &s.Containers[i]
+			if len(e.Addresses) > 0 && !w.attacher.Sound(links, e.NS) {
+				lost = append(lost, e.Key)
+			}
+		}
+	})
+	return w.checkAll(ctx, lost)
+}
+
+// ContainerDied is for when the engine says that a container ended: its
+// addresses and names go at once, even if others share its namespace. One that
+// runs again, and was attached again before the news came, keeps them.
+func (w *Workload) ContainerDied(ctx context.Context, id string) error {
+	if _, err := w.dropIfGone(ctx, dockerKey(id)); err != nil {
+		return fmt.Errorf("container %s ended: %w", id, err)
+	}
+	return nil
+}
+
+// ContainerRenamed is for when the engine says that a container has another
+// name: what was registered by the old one follows.
+func (w *Workload) ContainerRenamed(ctx context.Context, id string) error {
+	if w.docker == nil {
+		return nil
+	}
+	c, err := w.docker.Inspect(ctx, id)
+	if err != nil {
+		return fmt.Errorf("container %s was renamed: %w", id, err)
+	}
+	e, unlock, err := w.lockEntry(ctx, dockerKey(id))
+	if err != nil || unlock == nil {
+		return err
+	}
+	defer unlock()
+	return w.follow(&e, c)
+}
+
+func dockerKey(id string) string { return "docker:" + id }
+
+func (w *Workload) keys() []string {
+	var keys []string
+	w.journal.view(func(s *state) {
+		for _, e := range s.Containers {
+			keys = append(keys, e.Key)
+		}
+	})
+	return keys
+}
+
+func (w *Workload) checkAll(ctx context.Context, keys []string) (repaired []string, err error) {
+	var errs []error
+	for _, key := range keys {
+		done, err := w.check(ctx, key)
+		repaired = append(repaired, done...)
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return repaired, errors.Join(errs...)
+}
+
+// check compares one entry with the world.
+func (w *Workload) check(ctx context.Context, key string) (repaired []string, err error) {
+	e, unlock, err := w.lockEntry(ctx, key)
+	if err != nil || unlock == nil {
+		return nil, err
+	}
+	defer unlock()
+	why, err := w.gone(ctx, &e)
+	if err != nil {
+		return nil, fmt.Errorf("check container %s: %w", e.who(), err)
+	}
+	if why != "" {
+		return nil, w.drop(&e, why)
+	}
+	if len(e.Adding) > 0 {
+		// Nobody is at work on it, so nobody was told that it is done.
+		err = w.journal.update(func(s *state) error {
+			e := s.find(key)
+			e.release(e.Adding)
+			return nil
+		})
+	}
+	if err == nil {
+		repaired, err = w.complete(key)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("check container %s: %w", e.who(), err)
+	}
+	for i := range repaired {
+		repaired[i] = "container " + e.who() + ": " + repaired[i]
+	}
+	return repaired, nil
+}
+
+// dropIfGone forgets an entry whose container is gone.
+func (w *Workload) dropIfGone(ctx context.Context, key string) (gone bool, err error) {
+	e, unlock, err := w.lockEntry(ctx, key)
+	if err != nil {
+		return false, err
+	}
+	if unlock == nil {
+		return true, nil
+	}
+	defer unlock()
+	why, err := w.gone(ctx, &e)
+	if err != nil || why == "" {
+		return false, err
+	}
+	return true, w.drop(&e, why)
+}
+
+// gone says why nothing is left of an entry's container; empty while there is.
+// It asks the engine last, for that may take long.
+func (w *Workload) gone(ctx context.Context, e *entry) (why string, err error) {
+	path, err := w.locate(e)
+	if err != nil {
+		return "", err
+	}
+	if path == "" {
+		return "its network namespace is gone", nil
+	}
+	if e.ID == "" || w.docker == nil {
+		return "", nil
+	}
+	c, err := w.docker.Inspect(ctx, e.ID)
+	switch {
+	case errors.Is(err, api.ErrNotFound):
+		return "it was removed", nil
+	case err != nil:
+		return "", nil //nolint:nilerr // no engine, no news: its namespace lives
+	case !c.Running:
+		return "it ended", nil
+	case c.PID != e.PID:
+		return "it was restarted", nil
+	}
+	return "", w.follow(e, c)
+}
+
+// drop forgets an entry whose lock is held: names first, for others ask for
+// them. If something fails the entry stays for the next sweep.
+func (w *Workload) drop(e *entry, why string) error {
+	if err := w.setNames(e.Key, e.container(), nil); err != nil {
+		return fmt.Errorf("forget container %s: %w", e.who(), err)
+	}
+	var spec attach.Spec
+	w.journal.view(func(s *state) {
+		rest := s.clone()
+		rest.drop(e.Key)
+		spec = rest.spec(e.NS)
+	})
+	spec.Remove = union(spec.Remove, without(e.held(), spec.Addresses))
+	path := ""
+	if len(spec.Addresses) > 0 {
+		path, _ = w.locate(e)
+	}
+	if err := w.set(path, e.NS, spec); err != nil {
+		return fmt.Errorf("forget container %s: %w", e.who(), err)
+	}
+	w.log.Info("container forgotten", "container", e.who(), "addresses", e.held(), "why", why)
+	return w.journal.update(func(s *state) error {
+		s.drop(e.Key)
+		return nil
+	})
+}
