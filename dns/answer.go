@@ -25,17 +25,21 @@ type resolver func(ctx context.Context, req *dns.Msg) (*dns.Msg, error)
 // transport takes without being asked for more. It blocks only in foreign.
 func (s *Server) respond(ctx context.Context, req *dns.Msg, size int, foreign resolver) (*dns.Msg, outcome) {
 	m, how := s.decide(ctx, req, foreign)
+	return finish(req, m, size), how
+}
+
+// finish makes the answer fit the client.
+func finish(req, m *dns.Msg, size int) *dns.Msg {
 	m.RecursionAvailable = true
 	if opt := req.IsEdns0(); opt != nil {
 		size = max(size, min(int(opt.UDPSize()), maxUDP))
-		// An extended rcode needs the OPT record that carries its upper bits.
 		m.SetEdns0(ednsSize, opt.Do())
-	} else if m.Rcode > 0xF {
+	} else if m.Rcode > 0xF { // the upper bits are in the OPT record
 		m.Rcode = dns.RcodeServerFailure
 	}
 	m.Truncate(size)
 	m.Compress = true
-	return m, how
+	return m
 }
 
 // decide sorts a query into those we answer, those we refuse and those that

@@ -3,6 +3,7 @@ package dns
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -261,5 +262,41 @@ func TestTwoEDNSRecords(t *testing.T) {
 	got, _ := s.respond(t.Context(), req, dns.MinMsgSize, s.forward.shared)
 	if got.Rcode != dns.RcodeFormatError {
 		t.Errorf("got %s", text(got))
+	}
+}
+
+// TestRelay: what belongs to the conversation with the upstream stays there.
+func TestRelay(t *testing.T) {
+	glue := dns.RR_Header{Name: "ns.example.com.", Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}
+	long := strings.Repeat("x", 300) // no character string is that long: cannot be written
+	for _, tt := range []struct {
+		testCase
+		change func(*dns.Msg)
+	}{
+		{testCase{"example.com. A", "NOERROR aa rd ra ad\nexample.com. 300 TXT \"upstream\"\nns.example.com. 60 A 192.0.2.9"}, func(m *dns.Msg) {
+			m.Authoritative, m.AuthenticatedData, m.RecursionAvailable, m.Zero = true, true, false, true
+			m.Extra = []dns.RR{&dns.A{Hdr: glue, A: net.IPv4(192, 0, 2, 9)}}
+			m.SetEdns0(4000, true)
+			m.SetTsig("key.", dns.HmacSHA256, 300, 0)
+		}},
+		{testCase{"example.com. A", "SERVFAIL rd ra\nexample.com. 300 TXT \"upstream\""}, func(m *dns.Msg) { m.Rcode = dns.RcodeBadCookie }},
+		{testCase{"example.com. A edns=512", "SERVFAIL rd ra\nedns 1232"}, func(m *dns.Msg) { m.Answer[0].(*dns.TXT).Txt = []string{long} }},
+	} {
+		s := server(t, testZone(), func(ctx context.Context, proto string, to netip.AddrPort, q *dns.Msg) (*dns.Msg, error) {
+			m, err := oracle(ctx, proto, to, q)
+			tt.change(m)
+			return m, err
+		})
+		req := tt.question(t)
+		m, how := s.respond(t.Context(), req, dns.MaxMsgSize, s.forward.shared)
+		packed, err := pack(req, m)
+		if err != nil || how != forwarded {
+			t.Fatalf("outcome %d: %v", how, err)
+		}
+		var got dns.Msg
+		if err := got.Unpack(packed); err != nil {
+			t.Fatal(err)
+		}
+		tt.check(t, req, &got)
 	}
 }

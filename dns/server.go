@@ -168,7 +168,7 @@ func (s *Server) handle(ctx context.Context, w dns.ResponseWriter, req *dns.Msg,
 func pack(req, m *dns.Msg) ([]byte, error) {
 	packed, err := m.Pack()
 	if err != nil {
-		return rcode(req, dns.RcodeServerFailure).Pack()
+		return finish(req, rcode(req, dns.RcodeServerFailure), dns.MinMsgSize).Pack()
 	}
 	return packed, nil
 }

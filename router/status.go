@@ -52,7 +52,10 @@ func (r *Router) show() {
 }
 
 // Status implements [api.Backend].
-func (r *Router) Status(context.Context) (api.Status, error) {
+func (r *Router) Status(context.Context) (api.Status, error) { return r.status(), nil }
+
+// status puts together what the parts say of themselves.
+func (r *Router) status() api.Status {
 	r.mu.Lock()
 	s := r.shown
 	r.mu.Unlock()
@@ -71,7 +74,7 @@ func (r *Router) Status(context.Context) (api.Status, error) {
 	out.Peers = peers(self, c.Status, s, out.Connections)
 	out.Waiting = r.waiting()
 	out.Ready = out.Waiting == ""
-	return out, nil
+	return out
 }
 
 // waiting says what readiness waits for.

@@ -65,7 +65,7 @@ func serve(ctx context.Context, s settings.Settings) error {
 	if err := preflight(); err != nil {
 		return err
 	}
-	ctx, stop := context.WithCancel(ctx)
+	asked, stop := context.WithCancel(ctx)
 	defer stop()
 	d := &daemon{settings: s, log: log, logFile: openLogFile(), stop: stop}
 
@@ -80,12 +80,23 @@ func serve(ctx context.Context, s settings.Settings) error {
 	if err := d.identify(); err != nil {
 		return err
 	}
-	if err := d.wire(ctx); err != nil {
+	defer d.close()
+	if err := d.wire(asked); err != nil {
 		return err
 	}
-	defer d.device.Close()
-	defer d.kernel.Close()
-	return d.run(ctx, socket)
+	return d.run(asked, socket)
+}
+
+// close gives back what wire took; the switch stays.
+func (d *daemon) close() {
+	if d.device != nil {
+		if err := d.device.Close(); err != nil {
+			d.log.Warn("cannot close the WireGuard device", "err", err)
+		}
+	}
+	if d.kernel != nil {
+		_ = d.kernel.Close()
+	}
 }
 
 // identify opens the state directory: who we are and what the cluster shares.
@@ -260,9 +271,26 @@ func (d *daemon) wireNames() (netip.Addr, error) {
 	return netip.Addr{}, nil
 }
 
-// run starts everything in order and waits for the end.
-func (d *daemon) run(ctx context.Context, socket net.Listener) error {
-	group, ctx := errgroup.WithContext(ctx)
+// run starts everything in order and waits for the end. When asked ends, the
+// other hosts are told first: nobody here answers for names any more.
+func (d *daemon) run(asked context.Context, socket net.Listener) error {
+	living, die := context.WithCancel(context.WithoutCancel(asked))
+	defer die()
+	group, ctx := errgroup.WithContext(living)
+	group.Go(func() error {
+		select {
+		case <-ctx.Done(): // a task failed
+			return nil
+		case <-asked.Done():
+		}
+		leave, cancel := context.WithTimeout(ctx, leaveTime)
+		defer cancel()
+		if err := d.mesh.Leave(leave); err != nil {
+			d.log.Info("could not tell the other hosts that we go", "err", err)
+		}
+		die()
+		return nil
+	})
 	if d.logFile != nil {
 		group.Go(func() error { return d.logFile.Run(ctx) })
 	}

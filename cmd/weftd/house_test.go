@@ -61,7 +61,7 @@ var owners = map[string][]string{
 	"github.com/coreos/go-systemd":         {"cmd/weftd"},
 	"github.com/miekg/dns":                 {"dns"},
 	"go.etcd.io/bbolt":                     {"mesh/ipam"},
-	"github.com/google/renameio":           {"crypto", "mesh", "router/workload"},
+	"github.com/google/renameio":           {"crypto", "mesh", "router/workload", "router"},
 	"github.com/containernetworking/":      {"router/cni", "cmd/weft-cni"},
 	"github.com/moby/moby/":                {"router/docker", "router/docker/plugin", "router/docker/proxy"},
 	"github.com/docker/go-plugins-helpers": {"router/docker/plugin"},

@@ -31,7 +31,10 @@ func reset(ctx context.Context, s settings.Settings) error {
 	if err != nil {
 		return err
 	}
-	defer socket.Close()
+	defer func() {
+		_ = socket.Close()                    // removes the socket
+		_ = os.Remove(filepath.Dir(s.Socket)) // fails when something of others is in it
+	}()
 	k, err := kernel.New()
 	if err != nil {
 		return err

@@ -16,28 +16,24 @@ import (
 
 // An introduction in the model, with what happens to it in this order.
 type meeting struct {
-	d, l     *pairs
-	di, li   *introduction
-	dSays    bool
-	lSays    bool
-	step     int
-	dResult  bool
-	lResult  bool
-	dOrder   uint64
-	lOrder   uint64
-	complete bool
+	d, l             *pairs
+	di, li           *introduction
+	dSays, lSays     bool
+	dResult, lResult bool
+	dOrder, lOrder   uint64
+	step             int
 }
 
 // The steps as session takes them: both begin after the proof, the dialler
 // tells first, the listener completes first.
 const meetingSteps = 5
 
-func (m *meeting) next() {
+func (m *meeting) next(boot uint64) {
 	switch m.step {
 	case 0:
-		m.di = m.d.begin(m.l.self, 2, true)
+		m.di = m.d.begin(m.l.self, boot, true)
 	case 1:
-		m.li = m.l.begin(m.d.self, 1, false)
+		m.li = m.l.begin(m.d.self, boot, false)
 		m.dSays = m.di.recent()
 	case 2:
 		m.lSays = m.li.recent()
@@ -45,7 +41,6 @@ func (m *meeting) next() {
 		m.lResult, m.lOrder = m.li.complete(m.dSays)
 	case 4:
 		m.dResult, m.dOrder = m.di.complete(m.lSays)
-		m.complete = true
 	}
 	m.step++
 }
@@ -61,17 +56,15 @@ func TestInitiatorEveryInterleaving(t *testing.T) {
 		for _, smallerDials := range []bool{true, false} {
 			lo, hi := crypto.Sorted(key(1).Identity(), key(2).Identity())
 			a, b := newPairs(lo), newPairs(hi)
-			// begin is told boots 1 and 2 by direction; here both are the
-			// peer's, so one number does.
 			first, second := &meeting{d: a, l: b}, &meeting{d: b, l: a}
 			if !smallerDials {
 				first, second = second, first
 			}
 			for _, which := range order {
 				if which == 0 {
-					first.nextBoot(7)
+					first.next(7)
 				} else {
-					second.nextBoot(7)
+					second.next(7)
 				}
 			}
 			atA, atB := last(a, first, second), last(b, first, second)
@@ -79,21 +72,6 @@ func TestInitiatorEveryInterleaving(t *testing.T) {
 				t.Fatalf("order %v, smaller first %v: smaller initiates %v, larger %v", order, smallerDials, atA, atB)
 			}
 		}
-	}
-}
-
-// nextBoot is next with one boot id for everybody.
-func (m *meeting) nextBoot(boot uint64) {
-	switch m.step {
-	case 0:
-		m.di = m.d.begin(m.l.self, boot, true)
-		m.step++
-	case 1:
-		m.li = m.l.begin(m.d.self, boot, false)
-		m.dSays = m.di.recent()
-		m.step++
-	default:
-		m.next()
 	}
 }
 
@@ -163,7 +141,7 @@ func TestInitiatorAgreesInTime(t *testing.T) {
 					time.Sleep(p.start)
 					for _, d := range p.steps {
 						time.Sleep(d)
-						meetings[i].nextBoot(7)
+						meetings[i].next(7)
 					}
 					ended <- struct{}{}
 				}()
@@ -189,7 +167,7 @@ func TestInitiatorIsTheDialler(t *testing.T) {
 		meet := func(d, l *pairs, boot uint64) (dialler, listener bool) {
 			m := &meeting{d: d, l: l}
 			for range meetingSteps {
-				m.nextBoot(boot)
+				m.next(boot)
 			}
 			return m.dResult, m.lResult
 		}

@@ -95,7 +95,29 @@ func newLab(t *testing.T, omitA, omitB []string) *lab {
 			Remotes: []netip.Addr{l.other(h).cfg.Overlay},
 		}))
 	}
+	l.settle()
 	return l
+}
+
+// settle waits until frames pass between the containers: a port forwards a
+// moment after its link came up.
+func (l *lab) settle() {
+	l.t.Helper()
+	hello := []byte("are you there? are you there? are you there?")
+	for _, way := range [][2]*host{{l.a, l.b}, {l.b, l.a}} {
+		s := l.sniff(way[1].container, "weft0")
+		for i := 0; ; i++ {
+			l.inject(way[0].container, "weft0", append([]byte{
+				0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 7, 7, 7, 7, byte(way[0].cfg.MAC[5]), 0x88, 0xb5,
+			}, hello...))
+			if s.waitFor(hello, 50*time.Millisecond) {
+				break
+			}
+			if i == 100 {
+				l.t.Fatal("no frames between the containers of the lab")
+			}
+		}
+	}
 }
 
 func (l *lab) other(h *host) *host {
@@ -234,9 +256,11 @@ func (l *lab) sniff(k *kernel.Kernel, link string) *sniffer {
 	return s
 }
 
-// saw waits for a frame that contains what.
-func (s *sniffer) saw(what []byte, expected bool) bool {
-	end := time.Now().Add(patience(expected))
+// saw waits for a frame that contains what, long when it is expected.
+func (s *sniffer) saw(what []byte, expected bool) bool { return s.waitFor(what, patience(expected)) }
+
+func (s *sniffer) waitFor(what []byte, d time.Duration) bool {
+	end := time.Now().Add(d)
 	b := make([]byte, 65536)
 	for {
 		left := time.Until(end)

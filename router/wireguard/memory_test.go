@@ -29,6 +29,7 @@ type network struct {
 	mu    sync.Mutex // guards what follows
 	binds map[netip.AddrPort]*memoryBind
 	sent  map[byte]int // by the type of WireGuard message
+	tap   func(packet) // sees every packet sent; may be nil
 }
 
 func newNetwork(delay time.Duration) *network {
@@ -91,6 +92,9 @@ func (b *memoryBind) Send(bufs [][]byte, ep conn.Endpoint) error {
 		p := packet{b.addr, append([]byte(nil), buf...)}
 		b.net.mu.Lock()
 		b.net.sent[buf[0]]++
+		if b.net.tap != nil {
+			b.net.tap(p)
+		}
 		b.net.mu.Unlock()
 		time.AfterFunc(b.net.delay, func() { b.net.deliver(to, p) })
 	}
