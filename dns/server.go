@@ -95,7 +95,7 @@ func (s *Server) Stats() Stats { return s.count.stats() }
 // Run serves until ctx ends, and returns nil then. It closes the sockets; a
 // server runs once. Queries under way are cut short.
 func (s *Server) Run(ctx context.Context) error {
-	defer s.Close() //nolint:errcheck // already closed by the servers, except after a failed start
+	defer s.Close() // most are closed already, but not after a failed start
 	group, ctx := errgroup.WithContext(ctx)
 	for _, pair := range s.sockets {
 		group.Go(func() error { return s.serve(ctx, &dns.Server{PacketConn: pair.udp}, dns.MinMsgSize) })

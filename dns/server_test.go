@@ -24,8 +24,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var loopback = netip.MustParseAddrPort("127.0.0.1:0")
 
-// run serves on loopback until the test ends, and checks that Run then returns.
-func run(t testing.TB, c Config) *Server {
+// run serves on loopback until the test ends, and checks that Run then returns;
+// before it starts, prepare may change the server.
+func run(t testing.TB, c Config, prepare ...func(*Server)) *Server {
 	t.Helper()
 	if c.Listen == nil {
 		c.Listen = []netip.AddrPort{loopback}
@@ -33,6 +34,9 @@ func run(t testing.TB, c Config) *Server {
 	s, err := New(c)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range prepare {
+		f(s)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
@@ -64,10 +68,9 @@ func ask(t testing.TB, s *Server, proto string, req *dns.Msg) *dns.Msg {
 // TestServer runs the table of the switch's names against real sockets, with a
 // second server of the same kind as the upstream.
 func TestServer(t *testing.T) {
-	up := run(t, Config{Zone: testZone()})
-	up.forward.exchange = oracle
-	up.forward.upstreams = func() []netip.AddrPort { return []netip.AddrPort{upstream1} }
-	s := run(t, Config{Zone: testZone(), Upstreams: func() []netip.AddrPort { return up.Addrs() }})
+	first := func() []netip.AddrPort { return []netip.AddrPort{upstream1} }
+	up := run(t, Config{Zone: testZone(), Upstreams: first}, func(s *Server) { s.forward.exchange = oracle })
+	s := run(t, Config{Zone: testZone(), Upstreams: up.Addrs})
 	cases := switchCases()
 	for _, proto := range []string{"udp", "tcp"} {
 		for _, c := range cases {

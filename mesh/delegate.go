@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"net/netip"
+	"time"
 
 	"github.com/hashicorp/memberlist"
 
@@ -25,6 +26,7 @@ var (
 	_ memberlist.Delegate      = (*delegate)(nil)
 	_ memberlist.EventDelegate = (*delegate)(nil)
 	_ memberlist.AliveDelegate = (*delegate)(nil)
+	_ memberlist.PingDelegate  = (*delegate)(nil)
 )
 
 // NodeMeta is the version of what we say in messages.
@@ -88,6 +90,14 @@ func (d *delegate) setMember(name string, member bool) {
 	if id, err := parseNode(name); err == nil && id != d.m.self {
 		d.m.desk.setMember(id, member)
 	}
+}
+
+// AckPayload implements memberlist.PingDelegate.
+func (d *delegate) AckPayload() []byte { return nil }
+
+// NotifyPingComplete implements memberlist.PingDelegate.
+func (d *delegate) NotifyPingComplete(*memberlist.Node, time.Duration, []byte) {
+	d.m.desk.ponged(time.Now())
 }
 
 // parseNode reads a node's name. There is one spelling of each, or a node

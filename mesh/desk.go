@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/mesh/hello"
@@ -48,6 +49,7 @@ type desk struct {
 
 	overlay   bool
 	endpoints bool
+	pong      time.Time // when a probe of ours was answered last
 }
 
 // standing decides about a peer in [desk.alive].
@@ -250,6 +252,19 @@ func (d *desk) reachable(id crypto.Identity, endpoint netip.AddrPort) {
 	d.standing[id] = s
 	d.reached[id] = endpoint
 	d.ring()
+}
+
+// ponged notes that a probe was answered, or that probing starts.
+func (d *desk) ponged(now time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.pong = now
+}
+
+func (d *desk) lastPong() time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.pong
 }
 
 // setMember is called by memberlist, which holds its lock.

@@ -18,6 +18,9 @@ const (
 	maxOutbox = 256 // messages to one peer
 	maxSends  = 64  // peers to whom we send at once
 	maxHeard  = 4096
+
+	castDelay   = 10 * time.Millisecond
+	directCasts = 32
 )
 
 // outbox holds reliable messages to one peer. One goroutine sends them.
@@ -153,11 +156,10 @@ func (m *Mesh) startSend(to crypto.Identity, p *peer) {
 	p.out.queue, p.out.sending = nil, true
 	m.sending++
 	ml := m.ml
-	node := &memberlist.Node{Name: to.String(), Addr: net.IP(to.Overlay().AsSlice()), Port: GossipPort}
 	m.workers.Go(func() {
 		e := sent{id: to}
 		for _, b := range batch {
-			if e.err = ml.SendReliable(node, b); e.err != nil || m.ctx.Err() != nil {
+			if e.err = ml.SendReliable(nodeOf(to), b); e.err != nil || m.ctx.Err() != nil {
 				break
 			}
 			m.counts.messageBytesSent.Add(uint64(len(b)))
@@ -182,22 +184,82 @@ func (m *Mesh) sendEnded(e sent) {
 	}
 }
 
-// cast tells everybody by broadcast that a log has changed: its latest changes
-// when they fit into a packet, else its version, and whoever lacks it asks.
-// A newer broadcast about a log replaces an older one.
+// cast tells everybody by broadcast that a log has changed. Changes within
+// castDelay make one broadcast.
 func (m *Mesh) cast(id replica.ID) {
 	if m.counts.members.Load() == 0 {
 		return // whoever comes compares digests first
 	}
-	msg, ok := m.store.Recent(id, maxCast)
-	if !ok {
-		msg = replica.Message{
-			Kind: replica.KindDigest, Relay: true,
-			Digest: []replica.Summary{m.store.Summary(id)},
+	if len(m.casting) == 0 {
+		m.castAt = time.Now().Add(castDelay)
+	}
+	m.casting[id] = true
+}
+
+// stepCasts sends the latest changes of a log when they fit into a packet,
+// else its version, and whoever lacks it asks. A newer broadcast about a log
+// replaces an older one. Gossip alone takes a second to the last of 20 hosts;
+// so what is ours goes to many at once as well.
+func (m *Mesh) stepCasts(now time.Time) {
+	if len(m.casting) == 0 {
+		return
+	}
+	if m.castAt.After(now) {
+		m.wakeAt(m.castAt)
+		return
+	}
+	var direct [][]byte
+	for id := range m.casting {
+		msg, ok := m.store.Recent(id, maxCast)
+		if !ok {
+			msg = replica.Message{
+				Kind: replica.KindDigest, Relay: true,
+				Digest: []replica.Summary{m.store.Summary(id)},
+			}
+		}
+		msg.From = m.self
+		b := msg.Marshal()
+		m.casts.QueueBroadcast(&broadcast{name: id.Owner.String() + string('0'+rune(id.Channel)), data: b})
+		if id.Owner == m.self {
+			direct = append(direct, b)
 		}
 	}
-	msg.From = m.self
-	m.casts.QueueBroadcast(&broadcast{name: id.Owner.String() + string('0'+rune(id.Channel)), data: msg.Marshal()})
+	clear(m.casting)
+	if len(direct) > 0 && m.ml != nil {
+		m.sendDirect(direct)
+	}
+}
+
+// sendDirect sends packets to a few members; those that get lost come by
+// gossip.
+func (m *Mesh) sendDirect(packets [][]byte) {
+	to := m.someMembers(directCasts)
+	ml := m.ml
+	m.workers.Go(func() {
+		for _, id := range to {
+			for _, b := range packets {
+				_ = ml.SendBestEffort(nodeOf(id), b)
+			}
+		}
+	})
+}
+
+func nodeOf(id crypto.Identity) *memberlist.Node {
+	return &memberlist.Node{Name: id.String(), Addr: net.IP(id.Overlay().AsSlice()), Port: GossipPort}
+}
+
+// someMembers returns up to n members; Go's order of maps is random enough.
+func (m *Mesh) someMembers(n int) []crypto.Identity {
+	var out []crypto.Identity
+	for id, p := range m.peers {
+		if len(out) >= n {
+			break
+		}
+		if p.member {
+			out = append(out, id)
+		}
+	}
+	return out
 }
 
 // broadcast is one message in memberlist's queue.

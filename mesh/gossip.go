@@ -68,7 +68,7 @@ func (g *gossip) start(m *Mesh) (*memberlist.Memberlist, error) {
 	c := gossipConfig(m.self, m.cfg.Keys)
 	c.Logger = log.New(logWriter{m.log}, "", 0)
 	d := &delegate{m}
-	c.Delegate, c.Events, c.Alive = d, d, d
+	c.Delegate, c.Events, c.Alive, c.Ping = d, d, d, d
 	ctx, stop := context.WithCancel(m.ctx)
 	if m.cfg.Transport != nil {
 		c.Transport = m.cfg.Transport

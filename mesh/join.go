@@ -23,6 +23,12 @@ const (
 	introductions  = 16
 	introduceEvery = 3 // rounds
 	introduceOne   = 5 * time.Second
+
+	lonelyAfter = 5 * time.Second // probes go out every 2 s
+	pulseFor    = 4 * time.Second // after the first answer: that one need not suspect us
+	pulseEvery  = time.Second
+	pulseTo     = 4
+	maxPulses   = 24
 )
 
 // joining is the schedule by which a known peer without membership is joined,
@@ -119,9 +125,8 @@ func (m *Mesh) stepJoins(now time.Time) {
 
 func (m *Mesh) startJoin(id crypto.Identity, hot bool) {
 	ml := m.ml
-	addr := id.String() + "/" + net.JoinHostPort(id.Overlay().String(), strconv.Itoa(GossipPort))
 	m.workers.Go(func() {
-		_, err := ml.Join([]string{addr})
+		_, err := ml.Join([]string{joinAddress(id)})
 		m.report(joined{id, hot, err})
 	})
 }
@@ -171,6 +176,49 @@ func (m *Mesh) startIntroduction(id crypto.Identity, p *peer) {
 		}
 		m.report(out)
 	})
+}
+
+// stepPulse helps against a trap of memberlist: after an outage nobody tells a
+// host that it is suspected, because the suspicion was gossiped into the
+// outage and probes have slowed down; it dies although all is well again. A
+// host of whose probes none was answered for lonelyAfter therefore exchanges
+// states with some members every second: each end learns what the other
+// suspects, and refutes it. Measured without it, in an outage of 10 s on all
+// links of three hosts: somebody died in most runs.
+func (m *Mesh) stepPulse(now time.Time) {
+	if m.ml == nil || m.counts.members.Load() == 0 || m.gossip.left.Load() {
+		return
+	}
+	lonely := m.desk.lastPong().Add(lonelyAfter)
+	if !lonely.After(now) {
+		m.pulseUntil = now.Add(pulseFor)
+	} else {
+		m.wakeAt(lonely)
+	}
+	switch {
+	case m.pulseUntil.Before(now):
+		return
+	case m.pulseAt.After(now):
+		m.wakeAt(m.pulseAt)
+		return
+	}
+	m.pulseAt = now.Add(pulseEvery)
+	m.wakeAt(m.pulseAt)
+	for _, id := range m.someMembers(pulseTo) {
+		if m.pulses >= maxPulses {
+			return
+		}
+		m.pulses++
+		ml := m.ml
+		m.workers.Go(func() {
+			_, _ = ml.Join([]string{joinAddress(id)})
+			m.report(pulsed{})
+		})
+	}
+}
+
+func joinAddress(id crypto.Identity) string {
+	return id.String() + "/" + net.JoinHostPort(id.Overlay().String(), strconv.Itoa(GossipPort))
 }
 
 func (m *Mesh) joinEnded(e joined) {

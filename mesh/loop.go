@@ -45,7 +45,12 @@ type loop struct {
 	introducing  int                 // peers that are being introduced by schedule
 	sending      int                 // goroutines that send
 	relaying     map[replica.ID]bool // heard of by broadcast: to be passed on when it is here
-	storeChanged bool                // the digest is to be made anew
+	casting      map[replica.ID]bool // logs to be told of at castAt
+	castAt       time.Time
+	pulses       int       // exchanges against loneliness that are running
+	pulseAt      time.Time // of the next ones
+	pulseUntil   time.Time
+	storeChanged bool // the digest is to be made anew
 
 	namesChanged bool // known is to be made anew
 	viewAt       time.Time
@@ -66,16 +71,18 @@ func newLoop(s *replica.Store) loop {
 		hints:       make(map[string]crypto.Identity),
 		createDelay: retryFirst,
 		relaying:    make(map[replica.ID]bool),
+		casting:     make(map[replica.ID]bool),
 		warned:      make(map[string]bool),
 	}
 }
 
 // event is what the loop handles: tick, inbox, message, dialled, joined, met,
-// sent or saved.
+// pulsed, sent or saved.
 type event any
 
 type (
 	tick    struct{}
+	pulsed  struct{}
 	message []byte // from another host's mesh
 	sent    struct {
 		id  crypto.Identity
@@ -128,6 +135,8 @@ func (m *Mesh) step(now time.Time, e event) {
 		m.joinEnded(e)
 	case met:
 		m.introductionEnded(now, e)
+	case pulsed:
+		m.pulses--
 	case sent:
 		m.sendEnded(e)
 	case saved:
@@ -139,6 +148,8 @@ func (m *Mesh) step(now time.Time, e event) {
 	m.stepAdvert(now)
 	m.stepTargets(now)
 	m.stepJoins(now)
+	m.stepPulse(now)
+	m.stepCasts(now)
 	m.stepSave(now)
 	m.stepPublish(now)
 }
@@ -213,6 +224,7 @@ func (m *Mesh) stepOverlay(now time.Time) {
 		return
 	}
 	m.ml = ml
+	m.desk.ponged(now)
 	m.log.Info("gossip started", "address", m.self.Overlay(), "port", GossipPort)
 	m.spreadJoins(now)
 	m.viewChanged()

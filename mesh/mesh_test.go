@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -102,31 +103,34 @@ func TestPartition(t *testing.T) {
 	})
 }
 
-// Ten seconds without any packet, at any phase of the probes.
+// Ten seconds without any packet, between all or to and from one, at any phase
+// of the probes.
 func TestOutage(t *testing.T) {
-	for _, n := range []int{2, 3, 8} {
-		for range 3 {
+	for _, tt := range []struct {
+		hosts int
+		all   bool
+	}{{2, true}, {3, true}, {5, true}, {8, true}, {3, false}, {5, false}, {12, false}} {
+		t.Run(fmt.Sprintf("%d,all=%v", tt.hosts, tt.all), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := formed(t, n)
+				c := formed(t, tt.hosts)
 				time.Sleep(rand.N(time.Minute))
-				for i := range c.nodes {
-					c.net.Split(addrs(c.nodes[:i]), addrs(c.nodes[i:]))
-				}
-				for range 10 {
-					time.Sleep(time.Second)
-					if !whole(c.nodes) {
-						t.Fatal("somebody died in the outage")
+				c.net.Split(addrs(c.nodes[:1]), addrs(c.nodes[1:]))
+				if tt.all {
+					for i := range c.nodes {
+						c.net.Split(addrs(c.nodes[:i]), addrs(c.nodes[i:]))
 					}
 				}
-				c.net.HealAll()
-				for range 600 {
+				for i := range 700 {
+					if i == 100 {
+						c.net.HealAll()
+					}
+					if !whole(c.nodes) {
+						t.Fatalf("somebody died %v after the outage began", time.Duration(i)*100*time.Millisecond)
+					}
 					time.Sleep(100 * time.Millisecond)
-					if !whole(c.nodes) {
-						t.Fatal("somebody died after the outage")
-					}
 				}
 			})
-		}
+		})
 	}
 }
 

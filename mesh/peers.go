@@ -238,7 +238,9 @@ func (m *Mesh) setMember(now time.Time, id crypto.Identity, member bool) {
 	}
 	switch {
 	case member && !p.member:
-		m.counts.members.Add(1)
+		if m.counts.members.Add(1) == 1 {
+			m.desk.ponged(now) // nobody was probed before
+		}
 		m.log.Info("peer joined", "peer", p.advert.Name, "nickname", p.advert.Nickname)
 	case !member && p.member:
 		m.counts.members.Add(-1)

@@ -207,8 +207,8 @@ func (f *fakeBackend) DNSAdd(_ context.Context, r api.NameRequest) error {
 		if name == "" {
 			name = r.Container + ".weft.internal."
 		}
-		for _, p := range f.attached[r.Container] {
-			if len(r.Addresses) == 0 {
+		if len(r.Addresses) == 0 {
+			for _, p := range f.attached[r.Container] {
 				r.Addresses = append(r.Addresses, p.Addr())
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -59,7 +60,8 @@ func (s *session) broken(err error) error {
 		return err
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return errors.New("introduction: the other end stopped answering")
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
+		errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET):
 		return errors.New("introduction: the other end closed the connection")
 	}
 	return fmt.Errorf("introduction: %w", err)

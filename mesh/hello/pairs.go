@@ -47,7 +47,8 @@ func newPairs(self crypto.Identity) *pairs {
 	return &pairs{self: self, known: make(map[pairKey]*pair)}
 }
 
-// introduction is one that both ends have proven. One goroutine owns it.
+// introduction is one under way: for the dialler from the moment before it
+// proves itself, for the listener from the moment after. One goroutine owns it.
 type introduction struct {
 	*pairs
 	key     pairKey

@@ -24,9 +24,9 @@ type meeting struct {
 	step             int
 }
 
-// The steps as session takes them: both begin after the proof, the dialler
-// tells first, the listener completes first.
-const meetingSteps = 5
+// The steps as session takes them: the dialler begins and tells first, the
+// listener completes first.
+const meetingSteps = 6
 
 func (m *meeting) next(boot uint64) {
 	switch m.step {
@@ -34,22 +34,25 @@ func (m *meeting) next(boot uint64) {
 		m.di = m.d.begin(m.l.self, boot, true)
 	case 1:
 		m.li = m.l.begin(m.d.self, boot, false)
-		m.dSays = m.di.recent()
 	case 2:
-		m.lSays = m.li.recent()
+		m.dSays = m.di.recent()
 	case 3:
-		m.lResult, m.lOrder = m.li.complete(m.dSays)
+		m.lSays = m.li.recent()
 	case 4:
+		m.lResult, m.lOrder = m.li.complete(m.dSays)
+	case 5:
 		m.dResult, m.dOrder = m.di.complete(m.lSays)
 	}
 	m.step++
 }
 
 // Every interleaving of two introductions in opposite directions, both ways
-// round: whoever looks at the last result agrees, and it is the smaller.
+// round: whoever looks at the last result agrees, and it is the smaller. When
+// both proved before either heard of the other, no result ever says otherwise,
+// so that no handshake is begun at both ends.
 func TestInitiatorEveryInterleaving(t *testing.T) {
 	orders := interleavings(meetingSteps, meetingSteps)
-	if len(orders) != 252 {
+	if len(orders) != 924 {
 		t.Fatalf("%d interleavings", len(orders))
 	}
 	for _, order := range orders {
@@ -70,6 +73,13 @@ func TestInitiatorEveryInterleaving(t *testing.T) {
 			atA, atB := last(a, first, second), last(b, first, second)
 			if !atA || atB {
 				t.Fatalf("order %v, smaller first %v: smaller initiates %v, larger %v", order, smallerDials, atA, atB)
+			}
+			if order[0] != order[1] {
+				for _, m := range []*meeting{first, second} {
+					if m.dResult != (m.d == a) || m.lResult != (m.l == a) {
+						t.Fatalf("order %v, smaller first %v: dialler %v, listener %v", order, smallerDials, m.dResult, m.lResult)
+					}
+				}
 			}
 		}
 	}
@@ -121,10 +131,13 @@ func TestInitiatorAgreesInTime(t *testing.T) {
 		for i := range plans {
 			p := &plans[i]
 			p.fromA = rapid.Bool().Draw(rt, "from a")
-			p.start = time.Duration(rapid.IntRange(0, 30_000).Draw(rt, "start")) * time.Millisecond
+			// Near the ends of the window as well as anywhere.
+			p.start = time.Duration(rapid.IntRange(0, 3).Draw(rt, "windows"))*bothWindow +
+				time.Duration(rapid.IntRange(0, 9_000).Draw(rt, "start"))*time.Millisecond
+			longest := rapid.SampledFrom([]int{1, 50, 1600}).Draw(rt, "longest step")
 			for j := range p.steps {
 				// At most 10 s in all, as a dial may take.
-				p.steps[j] = time.Duration(rapid.IntRange(0, 1900).Draw(rt, "step")) * time.Millisecond
+				p.steps[j] = time.Duration(rapid.IntRange(0, longest).Draw(rt, "step")) * time.Millisecond
 			}
 		}
 		var failed string
@@ -157,6 +170,32 @@ func TestInitiatorAgreesInTime(t *testing.T) {
 			rt.Fatal(failed)
 		}
 	})
+}
+
+// The window ends for one host a moment before it ends for the other: what one
+// of them still counts, both count.
+func TestInitiatorAtTheEndOfTheWindow(t *testing.T) {
+	for _, late := range []time.Duration{-2 * time.Second, -time.Second, 0, time.Second, 2 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			lo, hi := crypto.Sorted(key(1).Identity(), key(2).Identity())
+			a, b := newPairs(lo), newPairs(hi)
+			// a dials; b completes at 0, a one and a half seconds later.
+			one, two := &meeting{d: a, l: b}, &meeting{d: b, l: a}
+			for range 5 {
+				one.next(7)
+			}
+			time.Sleep(1500 * time.Millisecond)
+			one.next(7)
+			time.Sleep(bothWindow - 1500*time.Millisecond + late)
+			for range meetingSteps {
+				two.next(7)
+				time.Sleep(100 * time.Millisecond)
+			}
+			if atA, atB := last(a, one, two), last(b, one, two); atA == atB || two.dResult == two.lResult {
+				t.Errorf("%s: smaller initiates %v, larger %v", late, atA, atB)
+			}
+		})
+	}
 }
 
 // A sole introduction, or two long apart, or of other boots: the dialler.
@@ -242,6 +281,13 @@ func TestBothDial(t *testing.T) {
 					return x.Initiator
 				}
 				return y.Initiator
+			}
+			for _, h := range []*host{a, b} {
+				for _, p := range h.pairs.known {
+					if p[0].active != 0 || p[1].active != 0 {
+						t.Errorf("seed %d: something is still under way: %v", seed, p)
+					}
+				}
 			}
 			wantA := a.self.Compare(b.self) < 0
 			if gotA, gotB := lastOf(dialled[0], a.got()[0]), lastOf(dialled[1], b.got()[0]); gotA != wantA || gotB == wantA {

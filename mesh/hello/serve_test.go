@@ -204,6 +204,43 @@ func prove(t *testing.T, network *memNet, m, l *host) *tls.Conn {
 	return conn
 }
 
+// A member may take its time: what counts before the proof ends with it.
+func TestSlowMember(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newMemNet()
+		l, m := newHost(t, network, hostConfig{n: 2}), newHost(t, network, hostConfig{n: 1})
+		stop := l.serve(t, network.listen(l.addr))
+		conn := prove(t, network, m, l)
+		time.Sleep(9 * time.Second)
+		_ = writeFrame(conn, frameAdverts, body{}.encode([][]byte{signAdvert(t, key(1), 1, 1).Bytes()}))
+		_, _, _ = readFrame(conn, frameAdverts, maxBody)
+		_ = writeFrame(conn, frameDone, nil)
+		_, _ = io.ReadAll(conn)
+		_ = conn.Close()
+		stop()
+		if len(l.got()) != 1 {
+			t.Errorf("log: %s", l.logs)
+		}
+	})
+}
+
+// The log says a thing once, and again when it worked in between.
+func TestLogAfterSuccess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newMemNet()
+		l := newHost(t, network, hostConfig{n: 2})
+		stop := l.serve(t, network.listen(l.addr))
+		for _, secret := range []byte{9, 9, 1, 9, 9} {
+			_, _ = newHost(t, network, hostConfig{n: 1, secret: secret}).Dial(t.Context(), l.addr, nil)
+			synctest.Wait()
+		}
+		stop()
+		if n := strings.Count(l.logs.String(), "wrong password"); n != 2 {
+			t.Errorf("%d lines:\n%s", n, l.logs)
+		}
+	})
+}
+
 // Adverts of others that do not verify are left out, with a line in the log.
 func TestBadAdvertsOfOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -66,6 +66,10 @@ func (s *session) dial(pin *crypto.Identity) (Result, error) {
 		_ = writeRefusal(s.conn, refuseIdentity, "")
 		return Result{}, fmt.Errorf("%w: it is %s, expected %s", ErrIdentity, s.peer.Fingerprint(), pin.Fingerprint())
 	}
+	// Noted before the listener can hear of it: two hosts that dial at once
+	// then know from each other's adverts frame.
+	end := s.pairs.begin(s.peer, s.boot, true)
+	defer end.fail()
 	if err := writeFrame(s.conn, frameProof, s.prove(labelDialler)); err != nil {
 		return Result{}, s.broken(err)
 	}
@@ -78,9 +82,6 @@ func (s *session) dial(pin *crypto.Identity) (Result, error) {
 		return Result{}, ErrSecret
 	}
 	s.raw.lift()
-
-	end := s.pairs.begin(s.peer, s.boot, true)
-	defer end.fail()
 	if err := s.sendAdverts(end.recent()); err != nil {
 		return Result{}, err
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -19,7 +20,11 @@ const (
 	priorityOurs = 784
 )
 
-const ipForward = "net/ipv4/ip_forward"
+// Turning forwarding on or off also sets the second.
+const (
+	ipForward       = "net/ipv4/ip_forward"
+	acceptRedirects = "net/ipv4/conf/all/accept_redirects"
+)
 
 // setLink makes the bridge and keeps it up, without IPv6: an interface with
 // IPv6 on has an address by itself, at which every container reaches every
@@ -242,8 +247,12 @@ func (b *Bridge) setForwarding(c Config) (repaired []string, err error) {
 	if err != nil || v == "1" {
 		return nil, err
 	}
-	if err := b.journal.Record(ipForward, v); err != nil {
-		return nil, fmt.Errorf("record %s: %w", ipForward, err)
+	redirects, err := b.kernel.Sysctl(acceptRedirects)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(b.journal.Record(acceptRedirects, redirects), b.journal.Record(ipForward, v)); err != nil {
+		return nil, fmt.Errorf("record former sysctls: %w", err)
 	}
 	if err := b.kernel.SetSysctl(ipForward, "1"); err != nil {
 		return nil, err
@@ -274,14 +283,18 @@ func (b *Bridge) restoreSysctls() error {
 	if err != nil {
 		return fmt.Errorf("former sysctls: %w", err)
 	}
+	keys := slices.Sorted(maps.Keys(recorded))
+	if i := slices.Index(keys, ipForward); i > 0 {
+		keys = append([]string{ipForward}, slices.Delete(keys, i, i+1)...)
+	}
 	var errs []error
-	for key, former := range recorded {
-		err := b.kernel.SetSysctl(key, former)
+	for _, key := range keys {
+		err := b.kernel.SetSysctl(key, recorded[key])
 		if err == nil || errors.Is(err, fs.ErrNotExist) {
 			err = b.journal.Forget(key)
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("restore %s to %s: %w", key, former, err))
+			errs = append(errs, fmt.Errorf("restore %s to %s: %w", key, recorded[key], err))
 		}
 	}
 	return errors.Join(errs...)

@@ -184,6 +184,13 @@ func shell(k interface{ Do(func() error) error }, command string) (string, error
 	return string(out), err
 }
 
+// local is this process's own namespace, for looking only.
+type local struct{}
+
+func (local) Do(f func() error) error { return f() }
+
+func freshIn(t *testing.T) *kernel.Kernel { t.Helper(); return kerneltest.Fresh(t) }
+
 // listen opens a UDP socket on all addresses of a namespace.
 func (l *lab) listen(k *kernel.Kernel, port int) *net.UDPConn {
 	l.t.Helper()
@@ -217,18 +224,24 @@ func (l *lab) send(k *kernel.Kernel, from, to netip.AddrPort, payload []byte) {
 // received waits for the marker, long when it is expected, and returns who
 // sent it.
 func received(c *net.UDPConn, expected bool) (from netip.AddrPort, ok bool) {
-	_ = c.SetReadDeadline(time.Now().Add(patience(expected)))
+	return receivedText(c, marker, expected)
+}
+
+func receivedText(c *net.UDPConn, text string, expected bool) (from netip.AddrPort, ok bool) {
+	_ = c.SetReadDeadline(deadline(expected))
 	b := make([]byte, 2000)
 	for {
 		n, from, err := c.ReadFromUDPAddrPort(b)
 		if err != nil {
 			return from, false
 		}
-		if bytes.Contains(b[:n], []byte(marker)) {
+		if bytes.Contains(b[:n], []byte(text)) {
 			return netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), true
 		}
 	}
 }
+
+func deadline(expected bool) time.Time { return time.Now().Add(patience(expected)) }
 
 func patience(expected bool) time.Duration {
 	if expected {

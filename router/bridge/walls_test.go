@@ -257,6 +257,7 @@ func TestWalls(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			if tt.try(t, newLab(t, nil, nil), false) {
 				t.Errorf("arrived")
 			}

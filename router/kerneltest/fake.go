@@ -76,6 +76,7 @@ func newFake(id string, m *machine) *Fake {
 	f.watchers = map[*func(kernel.Event)]bool{}
 	f.sysctls = map[string]string{
 		"net/ipv4/ip_forward":                "0",
+		"net/ipv4/conf/all/accept_redirects": "1",
 		"net/ipv6/conf/all/disable_ipv6":     "0",
 		"net/ipv6/conf/default/disable_ipv6": "0",
 		"net/ipv6/conf/all/forwarding":       "0",

@@ -129,8 +129,8 @@ func (f *Fake) add(l kernel.Link) (*link, error) {
 	n := &link{Link: l, home: f}
 	f.links = append(f.links, n)
 	f.sysctls["net/ipv6/conf/"+l.Name+"/disable_ipv6"] = f.sysctls["net/ipv6/conf/default/disable_ipv6"]
-	for _, key := range []string{"net/ipv4/conf/" + l.Name + "/rp_filter", "net/ipv6/conf/" + l.Name + "/accept_ra"} {
-		f.sysctls[key] = "0"
+	for _, key := range []string{"ipv4/conf/%s/rp_filter", "ipv4/conf/%s/arp_ignore", "ipv4/conf/%s/forwarding", "ipv6/conf/%s/accept_ra"} {
+		f.sysctls["net/"+fmt.Sprintf(key, l.Name)] = "0"
 	}
 	f.did(kernel.LinkChanged, "%s", commandAdd(l))
 	return n, nil

@@ -121,7 +121,7 @@ func (p Peer) change(is wgtypes.Peer, write bool) (c wgtypes.PeerConfig, ok bool
 func changes(c Config, is *wgtypes.Device, before map[wgtypes.Key]Peer) (set, remove []wgtypes.Config) {
 	var device wgtypes.Config
 	var ok bool
-	if key := wgtypes.Key(c.PrivateKey); key != is.PrivateKey {
+	if key := clamp(c.PrivateKey); key != is.PrivateKey {
 		device.PrivateKey, ok = &key, true
 	}
 	if port := int(c.ListenPort); port != is.ListenPort {
@@ -159,6 +159,13 @@ func changes(c Config, is *wgtypes.Device, before map[wgtypes.Key]Peer) (set, re
 		}
 	}
 	return append(set, inCalls(peers)...), inCalls(gone)
+}
+
+// clamp is what WireGuard does to a private key (RFC 7748) before it tells it.
+func clamp(key [32]byte) wgtypes.Key {
+	key[0] &= 248
+	key[31] = key[31]&127 | 64
+	return key
 }
 
 // maxPeers is how many peers wgctrl takes in one call without splitting it.

@@ -315,7 +315,7 @@ func openMemory(t testing.TB, n *network, b byte) *memoryHost {
 	must(t, links.AddTUN(name, MinMTU))
 	h := &memoryHost{
 		tun: newMemoryTUN(), addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, b}), 6784),
-		private: wgtypes.Key(key(b)), overlay: overlay(b),
+		private: clamp(key(b)), overlay: overlay(b),
 	}
 	local := startLocal(h.tun, n.bind(h.addr), newDevice(Options{}).log)
 	h.go_ = local.dev

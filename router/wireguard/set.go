@@ -56,6 +56,11 @@ func (d *Device) setLocked(c Config) error {
 		if err := d.configureLocked(call); err != nil {
 			return busy(err, c.ListenPort)
 		}
+		for _, p := range call.Peers {
+			if p.Endpoint != nil { // WireGuard may have begun a handshake
+				d.knownLocked(p.PublicKey).initiated = time.Now()
+			}
+		}
 	}
 	d.wanted = make(map[wgtypes.Key]Peer, len(c.Peers))
 	for _, p := range c.Peers {

@@ -43,7 +43,7 @@ func TestSet(t *testing.T) {
 	links.TakeChanges()
 	set(t, d, config(peer(2)))
 	compare(t, "first", text(wg, links),
-		"wg set private-key AQEB listen-port 6784 fwmark 0x77650000",
+		"wg set private-key AAEB listen-port 6784 fwmark 0x77650000",
 		"wg set peer oqKi preshared-key AgIC persistent-keepalive 25 allowed-ips fd77:6566:7400::200/128",
 		"ip link set weft-wg mtu 1444",
 		"ip addr add fd77:6566:7400::1/128 dev weft-wg",
@@ -173,7 +173,7 @@ func TestSetRepairs(t *testing.T) {
 	text(wg, links)
 	set(t, d, config(peer(2)))
 	compare(t, "deleted", text(wg, links),
-		"wg set private-key AQEB listen-port 6784 fwmark 0x77650000",
+		"wg set private-key AAEB listen-port 6784 fwmark 0x77650000",
 		"wg set peer oqKi preshared-key AgIC persistent-keepalive 25 allowed-ips fd77:6566:7400::200/128",
 		"ip link add weft-wg mtu 1444 type wireguard",
 		"ip addr add fd77:6566:7400::1/128 dev weft-wg",
@@ -358,7 +358,7 @@ func TestSetReachesAnything(t *testing.T) {
 }
 
 func reached(c Config, wg *fakeWG) error {
-	if len(wg.dev.Peers) != len(c.Peers) || wg.dev.ListenPort != int(c.ListenPort) || wg.dev.PrivateKey != wgtypes.Key(c.PrivateKey) {
+	if len(wg.dev.Peers) != len(c.Peers) || wg.dev.ListenPort != int(c.ListenPort) || wg.dev.PrivateKey != clamp(c.PrivateKey) {
 		return fmt.Errorf("%d peers, port %d", len(wg.dev.Peers), wg.dev.ListenPort)
 	}
 	for _, p := range c.Peers {

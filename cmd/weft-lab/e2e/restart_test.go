@@ -1,0 +1,169 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// knows says whether a program in the container finds the name at that address,
+// or finds nothing when to is nil.
+func (b *box) knows(to *box) error { return b.finds(to.name, to.addr.String()) }
+
+func (b *box) finds(name string, want ...string) error {
+	ctx, cancel := context.WithTimeout(b.n.c.t.Context(), time.Second*run.slow())
+	defer cancel()
+	got, err := b.Lookup(ctx, name, dns.TypeA)
+	if err != nil {
+		return err
+	}
+	var text []string
+	for _, a := range got {
+		text = append(text, a.String())
+	}
+	slices.Sort(text)
+	if !slices.Equal(text, want) {
+		return fmt.Errorf("%s finds %s at %v, want %v", b.Name(), name, text, want)
+	}
+	return nil
+}
+
+// reaches says whether the container gets an answer from another one.
+func (b *box) reaches(to *box) error {
+	ctx, cancel := context.WithTimeout(b.n.c.t.Context(), 500*time.Millisecond*run.slow())
+	defer cancel()
+	_, err := b.Ping(ctx, to.addr, 64, []byte(marker))
+	return err
+}
+
+// whole waits until every container reaches every other one and knows its name.
+func whole(c *cluster, boxes []*box) {
+	c.t.Helper()
+	c.wait("every container reaches and knows every other", 2*time.Second, func() error {
+		for _, a := range boxes {
+			for _, b := range boxes {
+				if a == b {
+					continue
+				}
+				if err := a.reaches(b); err != nil {
+					return err
+				}
+				if err := a.knows(b); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// A daemon that is killed and launched again finds its containers attached, its
+// names, and its peers, whom it needs no introduction to.
+func TestKillAndLaunch(t *testing.T) {
+	c := joined(t, 3)
+	boxes := c.attachEach()
+	whole(c, boxes)
+	h2 := c.nodes[1]
+	before := h2.must("ps")
+	underlay, err := c.Capture("", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h2.kill()
+	if run.datapath == "kernel" {
+		if err := boxes[0].reaches(boxes[1]); err != nil {
+			t.Errorf("packets do not flow while the daemon is dead: %v", err)
+		}
+	}
+	h2.relaunch()
+	c.wait("host2 is back", 2*time.Second, func() error { return c.isMesh() })
+	frames, _ := underlay.Stop()
+	for _, f := range frames {
+		if p := parse(f.Data); p.kind == "tcp" && p.port(6783) {
+			t.Errorf("the restarted host needed an introduction: %s", p)
+			break
+		}
+	}
+	if after := h2.must("ps"); after != before {
+		t.Errorf("attached after the restart:\n%swas:\n%s", after, before)
+	}
+	whole(c, boxes)
+}
+
+// With the kernel data path a stream of packets that runs across the daemon's
+// death and return loses nothing.
+func TestNothingLostAcrossKill(t *testing.T) {
+	c := joined(t, 2)
+	boxes := c.attachEach()
+	whole(c, boxes)
+	if run.datapath != "kernel" {
+		return // the data path is inside the daemon
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	lost := make(chan []error, 1)
+	go func() {
+		var errs []error
+		for ctx.Err() == nil {
+			one, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			if _, err := boxes[0].Ping(one, boxes[1].addr, 64, nil); err != nil {
+				errs = append(errs, err)
+			}
+			cancel()
+		}
+		lost <- errs
+	}()
+	for _, n := range c.nodes {
+		n.kill()
+		n.relaunch()
+		c.waitMesh()
+	}
+	stop()
+	if errs := <-lost; len(errs) > 0 {
+		t.Errorf("%d packets were lost across two restarts: %v", len(errs), errs[0])
+	}
+}
+
+// All daemons are killed at once and started in any order: whole again.
+func TestKillAll(t *testing.T) {
+	c := joined(t, 3)
+	boxes := c.attachEach()
+	whole(c, boxes)
+	for round := range 2 {
+		for _, n := range c.nodes {
+			n.kill()
+		}
+		order := rand.Perm(len(c.nodes))
+		t.Logf("round %d: starting in the order %v", round, order)
+		for _, i := range order {
+			c.nodes[i].relaunch()
+		}
+		c.wait("all see all", 5*time.Second, func() error { return c.isMesh() })
+		whole(c, boxes)
+	}
+}
+
+// Every machine loses its power; after they boot, in any order, the cluster is
+// there again. Containers are not: they were processes.
+func TestPowerCut(t *testing.T) {
+	c := joined(t, 3)
+	for _, n := range c.nodes {
+		if err := n.Halt(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, i := range rand.Perm(len(c.nodes)) {
+		n := c.nodes[i]
+		if err := n.Boot(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		n.relaunch("--resume")
+	}
+	c.wait("all see all", 5*time.Second, func() error { return c.isMesh() })
+	whole(c, c.attachEach())
+}

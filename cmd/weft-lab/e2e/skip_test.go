@@ -1,0 +1,55 @@
+package e2e
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// skip is a test that is left out with one data path.
+type skip struct{ test, datapath, reason string }
+
+// skips is the whole list; everything else runs with both data paths.
+func skips() []skip {
+	return []skip{}
+}
+
+// TestSkipList holds the list to tests that exist and ask for it, each left out
+// for a reason.
+func TestSkipList(t *testing.T) {
+	var tests []string
+	files, err := filepath.Glob("*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) == 0 && os.Getenv("CI") != "true" {
+		t.Skip("SKIPPED, NOT TESTED: the sources are not here")
+	}
+	for _, f := range files {
+		parsed, err := parser.ParseFile(token.NewFileSet(), f, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range parsed.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && (strings.HasPrefix(fn.Name.Name, "Test") || strings.HasPrefix(fn.Name.Name, "Benchmark")) {
+				tests = append(tests, fn.Name.Name)
+			}
+		}
+	}
+	for _, s := range skips() {
+		if len(files) > 0 && !slices.Contains(tests, s.test) {
+			t.Errorf("%s is left out, but there is no such test", s.test)
+		}
+		if s.datapath != "kernel" && s.datapath != "userspace" {
+			t.Errorf("%s: there is no data path %q", s.test, s.datapath)
+		}
+		if len(s.reason) < 20 {
+			t.Errorf("%s is left out without a reason", s.test)
+		}
+	}
+}

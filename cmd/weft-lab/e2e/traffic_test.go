@@ -1,0 +1,179 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/weftnet/weft/cmd/weft-lab/lab"
+)
+
+// marker is in everything that containers send here, and must be on no wire.
+const marker = "weft-e2e-marker-b7f30c"
+
+// Containers on three hosts reach each other in every way that an Ethernet
+// segment offers, and the network between the hosts sees nothing of it.
+func TestTraffic(t *testing.T) {
+	c := newCluster(t, 3)
+	underlay, err := c.Capture("", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range c.nodes {
+		n.launch(c.nodes[n.number%3].Addr().String())
+	}
+	c.waitMesh()
+	boxes := c.attachEach()
+	t.Run("ping", func(t *testing.T) { eachPair(t, boxes, pingAll) })
+	t.Run("names", func(t *testing.T) { eachPair(t, boxes, names) })
+	t.Run("tcp", func(t *testing.T) { eachPair(t, boxes, megabyteTCP) })
+	t.Run("udp", func(t *testing.T) { eachPair(t, boxes, megabyteUDP) })
+	t.Run("multicast", func(t *testing.T) { multicast(t, boxes) })
+	checkUnderlay(t, underlay, marker)
+}
+
+func eachPair(t *testing.T, boxes []*box, f func(t *testing.T, a, b *box)) {
+	for _, a := range boxes {
+		for _, b := range boxes {
+			if a != b {
+				f(t, a, b)
+			}
+		}
+	}
+}
+
+// tries gives one attempt this long.
+func tries(t testing.TB, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.Context(), d*run.slow())
+}
+
+// linkLocal waits for the address that a new interface may use only after a
+// while, and returns it as seen from another container.
+func linkLocal(t testing.TB, of, from *box) netip.Addr {
+	t.Helper()
+	var a netip.Addr
+	wait(t, "link-local address of "+of.Name(), 3*time.Second, func() (err error) {
+		a, err = of.LinkLocal("weft0")
+		return err
+	})
+	a, err := from.Scoped(a, "weft0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func pingAll(t *testing.T, a, b *box) {
+	for _, to := range []netip.Addr{b.addr, linkLocal(t, b, a)} {
+		for _, size := range []int{1, 9000} {
+			ctx, cancel := tries(t, 5*time.Second)
+			if _, err := a.Ping(ctx, to, size, []byte(marker)); err != nil {
+				t.Error(err)
+			}
+			cancel()
+		}
+	}
+}
+
+func names(t *testing.T, a, b *box) {
+	for _, name := range []string{b.name, b.name + ".weft.internal", b.name + ".weft.internal."} {
+		wait(t, a.Name()+" finds "+name, time.Second, func() error {
+			ctx, cancel := tries(t, time.Second)
+			defer cancel()
+			got, err := a.Lookup(ctx, name, dns.TypeA)
+			if err == nil && !slices.Equal(got, []netip.Addr{b.addr}) {
+				err = fmt.Errorf("it is %v, want %s", got, b.addr)
+			}
+			return err
+		})
+	}
+	// And with the tool that people use, through the C library's resolver.
+	ctx, cancel := tries(t, 10*time.Second)
+	defer cancel()
+	if r := a.Run(ctx, "ping", "-c", "1", "-W", "5", b.name); r.Err != nil {
+		t.Error(r)
+	}
+}
+
+func megabyteTCP(t *testing.T, a, b *box) {
+	ctx, cancel := tries(t, 30*time.Second)
+	defer cancel()
+	if err := lab.TransferTCP(ctx, a.Place, b.Place, b.addr, lab.Payload(1<<20, marker)); err != nil {
+		t.Error(err)
+	}
+}
+
+func megabyteUDP(t *testing.T, a, b *box) {
+	ctx, cancel := tries(t, 30*time.Second)
+	defer cancel()
+	if err := lab.TransferUDP(ctx, a.Place, b.Place, b.addr, lab.Payload(1<<20, marker), 1200, 500*time.Microsecond); err != nil {
+		t.Error(err)
+	}
+}
+
+// multicast sends from every container to a group that all have joined.
+func multicast(t *testing.T, boxes []*box) {
+	for _, group := range []netip.AddrPort{
+		netip.MustParseAddrPort("239.1.2.3:5000"), netip.MustParseAddrPort("[ff02::1234]:5001"),
+	} {
+		var conns []*net.UDPConn
+		for _, b := range boxes {
+			join, err := b.JoinGroup(group.Addr(), "weft0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			at := netip.AddrPortFrom(group.Addr(), group.Port())
+			if group.Addr().Is6() {
+				at = netip.AddrPortFrom(netip.IPv6Unspecified(), group.Port())
+			}
+			u, err := b.ListenUDP(t.Context(), at, join)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = u.Close() }()
+			conns = append(conns, u)
+		}
+		for i, from := range boxes {
+			text := fmt.Sprintf("%s from %s to %s", marker, from.name, group)
+			for j, to := range conns {
+				if i == j {
+					continue
+				}
+				wait(t, fmt.Sprintf("%s hears %s in %s", boxes[j].name, from.name, group.Addr()), time.Second, func() error {
+					if err := sendTo(conns[i], group, text); err != nil {
+						return err
+					}
+					return hear(to, text)
+				})
+			}
+		}
+	}
+}
+
+func sendTo(c *net.UDPConn, group netip.AddrPort, text string) error {
+	_, err := c.WriteToUDPAddrPort([]byte(text), group)
+	return err
+}
+
+func hear(c *net.UDPConn, text string) error {
+	if err := c.SetReadDeadline(time.Now().Add(300 * time.Millisecond)); err != nil {
+		return err
+	}
+	buf := make([]byte, 1500)
+	for {
+		n, err := c.Read(buf)
+		if err != nil {
+			return errors.Join(errors.New("nothing came"), err)
+		}
+		if string(buf[:n]) == text {
+			return nil
+		}
+	}
+}
