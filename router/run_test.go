@@ -71,12 +71,14 @@ func (f fakeMesh) Put(key string, v []byte) error {
 	f.entries[key] = string(v)
 	return nil
 }
+
 func (f fakeMesh) Delete(key string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.entries, key)
 	return nil
 }
+
 func (f fakeMesh) Reachable(id crypto.Identity, _ netip.AddrPort) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -33,29 +33,35 @@ func TestConnections(t *testing.T) {
 			name:    "met by gossip",
 			tunnels: []shownTunnel{{peer: peer, state: path.Established, endpoint: ep, decider: true}},
 			want:    []string{"-> 192.0.2.2:6784 established "},
-		}, {
+		},
+		{
 			name:    "met by gossip, the other end decides",
 			tunnels: []shownTunnel{{peer: peer, state: path.Established, endpoint: ep}},
 			want:    []string{"<- 192.0.2.2:6784 established "},
-		}, {
+		},
+		{
 			name:    "a target is shown as resolved",
 			tunnels: []shownTunnel{{peer: targeted, state: path.Established, endpoint: ep}},
 			targets: []mesh.Target{{Name: "host2", Address: at, State: mesh.Established, Peer: peer.Identity}},
 			want:    []string{"-> 192.0.2.2:6783 established "},
-		}, {
+		},
+		{
 			name:    "tunnel without gossip",
 			tunnels: []shownTunnel{{peer: dead, state: path.Established, endpoint: ep}},
 			want:    []string{"<- 192.0.2.2:6784 pending reached; waiting for its gossip"},
-		}, {
+		},
+		{
 			name:    "no answer",
 			tunnels: []shownTunnel{{peer: dead, state: path.Connecting, endpoint: ep, handshake: now, since: now.Add(-time.Minute)}},
 			want:    []string{"<- 192.0.2.2:6784 retrying no answer to WireGuard handshakes for 1m0s"},
-		}, {
+		},
+		{
 			name:    "refused target that was a peer",
 			tunnels: []shownTunnel{{peer: targetedDead, state: path.Pending, endpoint: ep, handshake: now, since: now}},
 			targets: []mesh.Target{{Name: "host2", Address: at, State: mesh.Failed, Err: "wrong password", Never: true, Peer: peer.Identity}},
 			want:    []string{"-> 192.0.2.2:6783 failed wrong password, retry: never"},
-		}, {
+		},
+		{
 			name: "targets that led to nobody",
 			targets: []mesh.Target{
 				{Name: "nowhere.example", State: mesh.Retrying, Err: "lookup nowhere.example: no such host"},

@@ -131,6 +131,8 @@ func (p *program) command() *cobra.Command {
 		},
 		RunE:              func(*cobra.Command, []string) error { return usagef("name a command") },
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+
+		SuggestionsMinimumDistance: 2,
 	}
 	root.SetIn(p.stdin)
 	root.SetOut(p.stdout)

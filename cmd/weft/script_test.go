@@ -26,6 +26,10 @@ func TestMain(m *testing.M) {
 // starts one inside the test, which knows the containers web and db; `weft
 // launch` starts one as a process.
 func TestScripts(t *testing.T) {
+	launcher, err := filepath.Abs("../../scripts/weft")
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -39,6 +43,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("WEFT_CONFIG", work+"/weft.yaml")
 			env.Setenv("WEFT_SOCKET", work+"/run/weft.sock")
 			env.Setenv("WEFT_STATE_DIR", work+"/state")
+			env.Setenv("LAUNCHER", launcher)
 			env.Defer(func() { endFake(work + "/state.pid") })
 			return nil
 		},

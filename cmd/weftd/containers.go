@@ -29,6 +29,7 @@ func (d *daemon) follow(e docker.Event) {
 	switch e.Kind {
 	case docker.Died, docker.Destroyed:
 		err = d.work.ContainerDied(ctx, e.ID)
+	case docker.Started: // it is attached when somebody asks for it
 	case docker.Renamed:
 		err = d.work.ContainerRenamed(ctx, e.ID)
 	}

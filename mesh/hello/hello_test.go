@@ -341,7 +341,10 @@ func TestDialBroken(t *testing.T) {
 	}{
 		"closed":  {func(*tls.Conn) {}, "introduction: the other end closed the connection", 0},
 		"silence": {func(c *tls.Conn) { _, _ = io.Copy(io.Discard, c) }, "introduction: the other end stopped answering", 10 * time.Second},
-		"garbage": {func(c *tls.Conn) { _, _ = c.Write(make([]byte, 100)) }, "introduction: it does not begin like weft's", 0},
+		"garbage": {func(c *tls.Conn) {
+			_, _ = readPreamble(c)
+			_, _ = c.Write(make([]byte, 100))
+		}, "introduction: it does not begin like weft's", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

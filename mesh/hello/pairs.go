@@ -17,11 +17,12 @@ const bothWindow = 10 * time.Second
 // Two hosts that dial each other at once see the two introductions complete in
 // different orders, so "both" must not depend on what an end happened to see
 // first. Each end tells the other inside the introduction whether it knows of
-// one in the other direction, under way or completed in the last 10 seconds;
-// it counts when either does, or when one completed since. The results of the
-// introduction that each end completed last then agree in every order; what
-// remains is an introduction that completes on the listener and breaks before
-// the dialler hears of it, which the dialler repeats.
+// one in the other direction, under way or completed in the last 10 seconds,
+// or of one in either that already counted as both; it counts when either end
+// does, or when such a one completed since. The results of the introduction
+// that each end completed last then agree in every order. What remains is an
+// introduction that completes on the listener and breaks before the dialler
+// hears of it, which the dialler repeats.
 type pairs struct {
 	self crypto.Identity // constant
 
@@ -36,12 +37,25 @@ type pairKey struct {
 	boot uint64
 }
 
-// pair holds both directions, indexed by direction.
-type pair [2]struct {
-	active    int       // introductions under way
-	completed time.Time // zero: never
-	order     uint64    // of the last completed one
+// pair is what is known of introductions with one life of one peer.
+type pair struct {
+	way  [2]way // by direction
+	both event  // last one that counted as both
 }
+
+// way is one direction.
+type way struct {
+	active    int // introductions under way
+	completed event
+}
+
+// event is when something happened last; zero: never.
+type event struct {
+	at    time.Time
+	order uint64 // pairs.order then
+}
+
+func (e event) recent(now time.Time) bool { return e.order > 0 && now.Sub(e.at) <= bothWindow }
 
 func newPairs(self crypto.Identity) *pairs {
 	return &pairs{self: self, known: make(map[pairKey]*pair)}
@@ -73,17 +87,17 @@ func (p *pairs) begin(peer crypto.Identity, boot uint64, dialled bool) *introduc
 	if p.known[key] == nil {
 		p.known[key] = new(pair)
 	}
-	p.known[key][direction(dialled)].active++
+	p.known[key].way[direction(dialled)].active++
 	return &introduction{pairs: p, key: key, dialled: dialled, began: p.order}
 }
 
 func (v *pair) idle(now time.Time) bool {
-	for _, d := range v {
-		if d.active > 0 || !d.completed.IsZero() && now.Sub(d.completed) <= bothWindow {
+	for _, w := range v.way {
+		if w.active > 0 || w.completed.recent(now) {
 			return false
 		}
 	}
-	return true
+	return true // both is never later than a completion
 }
 
 func direction(dialled bool) int {
@@ -93,13 +107,14 @@ func direction(dialled bool) int {
 	return 0
 }
 
-// recent is what to tell the peer: whether the other direction is under way or
-// completed in the last 10 seconds.
+// recent is what to tell the peer: that this may not be the only introduction
+// of the two, and the dialler must not be taken for the initiator.
 func (i *introduction) recent() bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	other := i.known[i.key][direction(!i.dialled)]
-	i.told = other.active > 0 || !other.completed.IsZero() && time.Since(other.completed) <= bothWindow
+	now, v := time.Now(), i.known[i.key]
+	other := v.way[direction(!i.dialled)]
+	i.told = other.active > 0 || other.completed.recent(now) || v.both.recent(now)
 	return i.told
 }
 
@@ -110,14 +125,15 @@ func (i *introduction) complete(peerRecent bool) (initiator bool, order uint64) 
 	defer i.mu.Unlock()
 	i.ended = true
 	i.order++
-	v := i.known[i.key]
-	mine, other := &v[direction(i.dialled)], v[direction(!i.dialled)]
-	mine.active--
-	mine.completed, mine.order = time.Now(), i.order
-	if i.told || peerRecent || other.order > i.began {
-		return i.self.Compare(i.key.peer) < 0, i.order
+	e, v := event{time.Now(), i.order}, i.known[i.key]
+	v.way[direction(i.dialled)].active--
+	v.way[direction(i.dialled)].completed = e
+	other := v.way[direction(!i.dialled)].completed
+	if !i.told && !peerRecent && max(other.order, v.both.order) <= i.began {
+		return i.dialled, i.order
 	}
-	return i.dialled, i.order
+	v.both = e
+	return i.self.Compare(i.key.peer) < 0, i.order
 }
 
 // fail ends an introduction that did not complete.
@@ -126,6 +142,6 @@ func (i *introduction) fail() {
 	defer i.mu.Unlock()
 	if !i.ended {
 		i.ended = true
-		i.known[i.key][direction(i.dialled)].active--
+		i.known[i.key].way[direction(i.dialled)].active--
 	}
 }

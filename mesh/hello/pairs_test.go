@@ -1,10 +1,11 @@
 package hello
 
 import (
+	"cmp"
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -120,54 +121,49 @@ func interleavings(a, b int) [][]int {
 // Any number of introductions between two hosts, at any time, in any order:
 // once they are over, exactly one of the two thinks that it initiates.
 func TestInitiatorAgreesInTime(t *testing.T) {
+	type event struct {
+		at    time.Duration
+		which int
+	}
 	rapid.Check(t, func(rt *rapid.T) {
 		n := rapid.IntRange(1, 5).Draw(rt, "introductions")
-		type plan struct {
-			fromA bool
-			start time.Duration
-			steps [meetingSteps]time.Duration
-		}
-		plans := make([]plan, n)
-		for i := range plans {
-			p := &plans[i]
-			p.fromA = rapid.Bool().Draw(rt, "from a")
+		fromA := rapid.SliceOfN(rapid.Bool(), n, n).Draw(rt, "from a")
+		var events []event
+		for i := range n {
 			// Near the ends of the window as well as anywhere.
-			p.start = time.Duration(rapid.IntRange(0, 3).Draw(rt, "windows"))*bothWindow +
-				time.Duration(rapid.IntRange(0, 9_000).Draw(rt, "start"))*time.Millisecond
+			at := time.Duration(rapid.IntRange(0, 3).Draw(rt, "windows")) * bothWindow
+			if rapid.Bool().Draw(rt, "anywhere") {
+				at += time.Duration(rapid.IntRange(0, 9_000).Draw(rt, "start")) * time.Millisecond
+			}
+			// At most 10 s in all, as a dial may take.
 			longest := rapid.SampledFrom([]int{1, 50, 1600}).Draw(rt, "longest step")
-			for j := range p.steps {
-				// At most 10 s in all, as a dial may take.
-				p.steps[j] = time.Duration(rapid.IntRange(0, longest).Draw(rt, "step")) * time.Millisecond
+			for range meetingSteps {
+				at += time.Duration(rapid.IntRange(0, longest).Draw(rt, "step")) * time.Millisecond
+				events = append(events, event{at, i})
 			}
 		}
-		var failed string
+		// Of events at one time, any may be first.
+		events = rapid.Permutation(events).Draw(rt, "order")
+		slices.SortStableFunc(events, func(x, y event) int { return cmp.Compare(x.at, y.at) })
+		var atA, atB bool
 		synctest.Test(t, func(*testing.T) {
 			a, b := newPairs(key(1).Identity()), newPairs(key(2).Identity())
 			meetings := make([]*meeting, n)
-			ended := make(chan struct{})
-			for i, p := range plans {
+			for i := range meetings {
 				meetings[i] = &meeting{d: a, l: b}
-				if !p.fromA {
+				if !fromA[i] {
 					meetings[i] = &meeting{d: b, l: a}
 				}
-				go func() {
-					time.Sleep(p.start)
-					for _, d := range p.steps {
-						time.Sleep(d)
-						meetings[i].next(7)
-					}
-					ended <- struct{}{}
-				}()
 			}
-			for range plans {
-				<-ended
+			start := time.Now()
+			for _, e := range events {
+				time.Sleep(e.at - time.Since(start))
+				meetings[e.which].next(7)
 			}
-			if atA, atB := last(a, meetings...), last(b, meetings...); atA == atB {
-				failed = fmt.Sprintf("both say initiator %v", atA)
-			}
+			atA, atB = last(a, meetings...), last(b, meetings...)
 		})
-		if failed != "" {
-			rt.Fatal(failed)
+		if atA == atB {
+			rt.Fatalf("both say initiator %v", atA)
 		}
 	})
 }
@@ -284,7 +280,7 @@ func TestBothDial(t *testing.T) {
 			}
 			for _, h := range []*host{a, b} {
 				for _, p := range h.pairs.known {
-					if p[0].active != 0 || p[1].active != 0 {
+					if p.way[0].active != 0 || p.way[1].active != 0 {
 						t.Errorf("seed %d: something is still under way: %v", seed, p)
 					}
 				}

@@ -32,7 +32,7 @@ func (m memory) Forget(key string) error              { delete(m, key); return n
 // included: rules that were written again have other ones.
 func world(t *testing.T, k *kernel.Kernel) string {
 	t.Helper()
-	out, err := shell(k, `ip -d link; ip addr; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all
+	out, err := shell(k, `ip -d link | sed 's|gc_timer *[0-9.]*||'; ip addr; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all
 		iptables -S; ip6tables -S; nft -a list ruleset; sysctl -a 2>/dev/null | grep '^net' | grep -v conntrack_`)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)

@@ -5,120 +5,181 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"reflect"
+	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
 )
 
-// bind is wireguard-go's own Bind, which batches and uses UDP GSO and GRO,
-// with two differences.
+// bind is the UDP side of an in-process device: one socket for IPv4 and one
+// for IPv6 on the same port, read and written in batches, with UDP GSO and GRO
+// where the kernel has them.
 //
-// Its sockets do not believe path MTUs: otherwise one forged "fragmentation
-// needed" makes every coalesced send fail (PROTOCOL section 6).
+// wireguard-go's own is not used, nor wrapped, for two reasons. Its sockets
+// believe path MTUs, and it hides them: one forged "fragmentation needed" then
+// makes every coalesced send fail (PROTOCOL section 6). And it keeps IPv4 and
+// IPv6 addresses in one pool of buffers in a way that sends to a wrong IPv6
+// address once it has sent to an IPv4 one: with peers of both kinds, measured,
+// the IPv6 ones are never reached.
 //
-// And it copes with a local address that is gone. wireguard-go answers a peer
-// from the address that the peer wrote to, and follows the routing table by
-// netlink to know when that has become wrong; but only for its own Bind, not
-// for one around it. Here a packet that fails for want of its source address
-// goes out again without one, and the next that the peer sends sets it anew.
-// A source that has merely become a bad choice is dropped by WireGuard after
-// 15 s without an answer.
+// A peer is answered from the address that it wrote to, as long as that works.
+// Like any Bind but its own this one is not told of changed routes by
+// wireguard-go: a source address that is gone is left out at once, one that
+// has merely become a bad choice when WireGuard has had no answer for 15 s.
 type bind struct {
-	conn.Bind // a *conn.StdNetBind
+	mu sync.RWMutex // guards what follows
+	v4 *socket      // nil: closed, or no such protocol
+	v6 *socket
 }
 
-func newBind() *bind { return &bind{conn.NewStdNetBind()} }
+func newBind() *bind { return new(bind) }
 
-// Open is [conn.Bind.Open]. It may be called again after Close, by changing
-// the port or by setting the interface down and up.
+// Open is [conn.Bind.Open]. Port 0 takes a free one.
 func (b *bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
-	fns, port, err := b.Bind.Open(port)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.v4 != nil || b.v6 != nil {
+		return nil, 0, conn.ErrBindAlreadyOpen
+	}
+	var v4, v6 *socket
+	var err error
+	for tries := 0; ; tries++ {
+		v4, v6, err = listenBoth(port)
+		// The port that IPv4 found free may be taken for IPv6.
+		if port != 0 || tries == 100 || !errors.Is(err, unix.EADDRINUSE) {
+			break
+		}
+	}
 	if err != nil {
 		return nil, 0, err
 	}
-	if err := b.ignorePathMTU(); err != nil {
-		return nil, 0, errors.Join(err, b.Bind.Close())
+	b.v4, b.v6 = v4, v6
+	var fns []conn.ReceiveFunc
+	for _, s := range []*socket{v6, v4} {
+		if s != nil {
+			fns = append(fns, newReceiver(s).receive)
+			port = s.port
+		}
 	}
 	return fns, port, nil
 }
 
-func (b *bind) ignorePathMTU() error {
-	for _, s := range []struct {
-		field                string
-		level, option, value int
-	}{
-		{"ipv4", unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_INTERFACE},
-		{"ipv6", unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_INTERFACE},
-	} {
-		c, err := b.socket(s.field)
-		if err != nil {
-			return err
+// listenBoth opens what this host has of the two protocols on one port.
+func listenBoth(port uint16) (v4, v6 *socket, err error) {
+	v4, err = listen("udp4", port)
+	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
+		return nil, nil, err
+	}
+	if v4 != nil {
+		port = v4.port
+	}
+	v6, err6 := listen("udp6", port)
+	if v4 != nil && errors.Is(err6, unix.EAFNOSUPPORT) {
+		return v4, nil, nil
+	}
+	if err6 != nil {
+		if v4 != nil {
+			err6 = errors.Join(err6, v4.Close())
 		}
-		if c == nil {
-			continue // no such protocol here
+		return nil, nil, err6
+	}
+	return v4, v6, nil
+}
+
+// Close is [conn.Bind.Close]. Receivers that wait return [net.ErrClosed].
+func (b *bind) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var err error
+	for _, s := range []*socket{b.v4, b.v6} {
+		if s != nil {
+			err = errors.Join(err, s.Close())
 		}
-		raw, err := c.SyscallConn()
-		if err != nil {
-			return fmt.Errorf("%s socket: %w", s.field, err)
+	}
+	b.v4, b.v6 = nil, nil
+	return err
+}
+
+// SetMark is [conn.Bind.SetMark]: the firewall mark of what is sent.
+func (b *bind) SetMark(mark uint32) error {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	for _, s := range []*socket{b.v4, b.v6} {
+		if s == nil {
+			continue
 		}
-		var serr error
-		err = raw.Control(func(fd uintptr) {
-			serr = unix.SetsockoptInt(int(fd), s.level, s.option, s.value)
-		})
-		if err = errors.Join(err, serr); err != nil {
-			return fmt.Errorf("%s socket: set path MTU discovery: %w", s.field, err)
+		if err := s.set(unix.SOL_SOCKET, unix.SO_MARK, int(mark)); err != nil {
+			return fmt.Errorf("set firewall mark: %w", err)
 		}
 	}
 	return nil
 }
 
-// socket returns one of the sockets that the inner Bind keeps to itself. A
-// wireguard-go that has them no longer under that name is noticed at once.
-func (b *bind) socket(field string) (*net.UDPConn, error) {
-	var c *net.UDPConn
-	v := reflect.ValueOf(b.Bind).Elem().FieldByName(field)
-	if !v.IsValid() || v.Type() != reflect.TypeOf(c) {
-		return nil, fmt.Errorf("this wireguard-go hides its %s socket elsewhere", field)
-	}
-	return (*net.UDPConn)(v.UnsafePointer()), nil
-}
+// BatchSize is [conn.Bind.BatchSize].
+func (b *bind) BatchSize() int { return conn.IdealBatchSize }
 
-// Send is [conn.Bind.Send].
+// Send is [conn.Bind.Send]. What it could not send it leaves out, and goes on
+// with the rest; the error is the last one.
 func (b *bind) Send(bufs [][]byte, ep conn.Endpoint) error {
-	err := b.Bind.Send(bufs, ep)
-	if err == nil {
-		return nil
+	e, ok := ep.(*endpoint)
+	if !ok {
+		return conn.ErrWrongEndpointType
 	}
-	if std, ok := ep.(*conn.StdNetEndpoint); ok && std.SrcIP() != (netip.Addr{}) && sourceGone(err) {
-		ep = &conn.StdNetEndpoint{AddrPort: std.AddrPort}
-		if err = b.Bind.Send(bufs, ep); err == nil {
-			return nil
-		}
+	b.mu.RLock()
+	s := b.v4
+	if e.dst.Addr().Is6() {
+		s = b.v6
 	}
-	if len(bufs) > 1 && tooLarge(err) {
-		// One packet larger than the interface must not take its whole batch
-		// with it. WireGuard drops those that arrive twice.
-		err = nil
-		for i := range bufs {
-			err = errors.Join(err, b.Bind.Send(bufs[i:i+1], ep))
-		}
+	b.mu.RUnlock()
+	if s == nil {
+		return unix.EAFNOSUPPORT
 	}
-	return err
+	return s.send(bufs, e)
 }
 
-// sourceGone says that a send may work from another address.
-func sourceGone(err error) bool {
-	for _, errno := range []unix.Errno{unix.EINVAL, unix.ENODEV, unix.EADDRNOTAVAIL, unix.ENETUNREACH} {
-		if errors.Is(err, errno) {
-			return true
-		}
+// ParseEndpoint is [conn.Bind.ParseEndpoint].
+func (b *bind) ParseEndpoint(s string) (conn.Endpoint, error) {
+	dst, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return nil, err
 	}
-	return false
+	e := &endpoint{dst: netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())}
+	if zone := dst.Addr().Zone(); zone != "" {
+		i, err := net.InterfaceByName(zone)
+		if err != nil {
+			return nil, fmt.Errorf("endpoint %s: %w", s, err)
+		}
+		e.scope = uint32(i.Index)
+	}
+	return e, nil
 }
 
-// tooLarge says that a packet exceeds the interface's MTU; before Linux 6.14
-// UDP GSO calls that EINVAL.
-func tooLarge(err error) bool {
-	return errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.EINVAL)
+// endpoint is where a peer is, and which of our addresses it knows. It does
+// not change, except that the latter may be forgotten.
+type endpoint struct {
+	dst      netip.AddrPort
+	scope    uint32     // interface of a link-local dst
+	src      netip.Addr // zero: the kernel chooses
+	forgotten atomic.Bool
+}
+
+// source is the address to send from; zero: the kernel chooses.
+func (e *endpoint) source() netip.Addr {
+	if e.forgotten.Load() {
+		return netip.Addr{}
+	}
+	return e.src
+}
+
+func (e *endpoint) ClearSrc()           { e.forgotten.Store(true) }
+func (e *endpoint) SrcToString() string { return e.source().String() }
+func (e *endpoint) SrcIP() netip.Addr   { return e.source() }
+func (e *endpoint) DstToString() string { return e.dst.String() }
+func (e *endpoint) DstIP() netip.Addr   { return e.dst.Addr() }
+
+// DstToBytes is what cookies are bound to.
+func (e *endpoint) DstToBytes() []byte {
+	b, _ := e.dst.MarshalBinary() // never fails
+	return b
 }

@@ -116,6 +116,7 @@ func (w *Workload) attachTo(ctx context.Context, t target, q wish) (err error) {
 		}
 	}()
 
+	w.journal.view(func(s *state) { t = s.adopt(t) })
 	before, existed := w.journal.entry(t.key)
 	undo.push(func() error { return w.putBack(t.key, before, existed) })
 	var after entry
@@ -219,12 +220,15 @@ func (s *state) reserve(t target, q wish) (*entry, error) {
 	return e, nil
 }
 
-// refresh remembers how the container was found this time.
+// refresh remembers how the container was found this time. An engine's
+// container stays what it is, also when it was found by way of a process.
 func (e *entry) refresh(t target) {
-	e.Path, e.PID, e.Start = t.path, t.pid, t.start
 	if t.docker != nil {
 		e.ID, e.Name = t.docker.ID, t.docker.Name
+	} else if e.ID != "" {
+		return
 	}
+	e.Path, e.PID, e.Start = t.path, t.pid, t.start
 }
 
 // spec returns the desired state of the interface in ns: what all entries of

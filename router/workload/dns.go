@@ -61,6 +61,7 @@ func (w *Workload) addNames(t target, full string, addrs []netip.Addr) error {
 	if full == "" {
 		return usage("the container has no name of its own in the domain %s: give one with -h", w.domain)
 	}
+	w.journal.view(func(s *state) { t = s.adopt(t) })
 	before, existed := w.journal.entry(t.key)
 	var keys []string
 	w.journal.view(func(s *state) { keys = s.entriesOf(t) })

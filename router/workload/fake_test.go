@@ -306,6 +306,7 @@ func (w *world) see(d *Workload) string {
 		check(w.t, err)
 		fmt.Fprintf(&b, "ps %s\n", j)
 	}
+	w.checkKernel(d)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, key := range slices.Sorted(maps.Keys(w.names)) {
@@ -331,7 +332,6 @@ func (w *world) see(d *Workload) string {
 			w.t.Error("still exposing")
 		}
 	})
-	w.checkKernel(d)
 	return b.String()
 }
 

@@ -153,6 +153,16 @@ func (s *state) entriesOf(t target) []string {
 	return keys
 }
 
+// adopt lets pid: and netns: stand for the one container that is known to live
+// in the namespace, if it is one: it has one interface and should not be
+// listed twice.
+func (s *state) adopt(t target) target {
+	if here := s.in(t.ns); t.docker == nil && len(here) == 1 {
+		t.key = here[0].Key
+	}
+	return t
+}
+
 // lookup finds the entries that arg stands for: of what it names now, else of
 // what it named.
 func (w *Workload) lookup(ctx context.Context, arg string) (keys []string, err error) {

@@ -45,7 +45,7 @@ func TestTargetForms(t *testing.T) {
 		n.launch(target)
 		c.wait(n.Name()+" reaches "+target, c.goal(), func() error { return c.isMesh(h1, n) })
 		n.must("stop")
-		n.must("reset", "--force")
+		n.must("reset")
 		c.wait(h1.Name()+" notices", 40*c.goal(), func() error {
 			count, text, err := h1.connections()
 			if err == nil && count["established"] != 0 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -84,6 +85,9 @@ func (l *Lab) plug(h *Host) error {
 			return fmt.Errorf("host %s: %s on %s: %w", h.name, p.Guest, p.Network, err)
 		}
 	}
+	if err := h.awaitCarrier(); err != nil {
+		return err
+	}
 	for _, gw := range l.topology.gateways(h.spec) {
 		if err := h.nl.RouteAdd(&netlink.Route{Gw: gw.AsSlice(), Dst: nil}); err != nil {
 			return fmt.Errorf("host %s: default route via %s: %w", h.name, gw, err)
@@ -134,6 +138,29 @@ func (l *Lab) plugPort(h *Host, p port) error {
 		return err
 	}
 	return l.shapePort(p)
+}
+
+// awaitCarrier waits until every link of the host carries: the kernel finds that
+// out by itself, a little later.
+func (h *Host) awaitCarrier() error {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		links, err := h.nl.LinkList()
+		if err != nil {
+			return fmt.Errorf("host %s: %w", h.name, err)
+		}
+		down := ""
+		for _, l := range links {
+			if l.Type() == "veth" && l.Attrs().OperState != netlink.OperUp {
+				down = l.Attrs().Name
+			}
+		}
+		if down == "" {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("host %s: %s gets no carrier", h.name, down)
+		}
+	}
 }
 
 // unplugPort takes the cable out, so that nothing that dies afterwards can say

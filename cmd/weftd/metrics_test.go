@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/weftnet/weft/router/api"
+)
+
+type fixedStatus struct {
+	api.Status
+	err error
+}
+
+func (f fixedStatus) Status(context.Context) (api.Status, error) { return f.Status, f.err }
+
+func TestMetrics(t *testing.T) {
+	s := fixedStatus{Status: api.Status{
+		Datapath:    "userspace",
+		Connections: []api.Connection{{State: api.Established}, {State: api.Established}, {State: api.Retrying}},
+		DNS:         &api.DNS{Entries: make([]api.NameEntry, 3)},
+	}}
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(newMetrics(s, nil))
+	problems, err := testutil.GatherAndLint(registry)
+	if err != nil || len(problems) > 0 {
+		t.Errorf("promlint: %v, %v", problems, err)
+	}
+	want := `
+# HELP weft_connections Number of peer-to-peer connections.
+# TYPE weft_connections gauge
+weft_connections{encryption="true",state="connecting",type="userspace"} 0
+weft_connections{encryption="true",state="established",type="userspace"} 2
+weft_connections{encryption="true",state="failed",type="userspace"} 0
+weft_connections{encryption="true",state="pending",type="userspace"} 0
+weft_connections{encryption="true",state="relayed",type="userspace"} 0
+weft_connections{encryption="true",state="retrying",type="userspace"} 1
+# HELP weft_dns_entries Number of DNS entries known.
+# TYPE weft_dns_entries gauge
+weft_dns_entries 3
+`
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMetricsWithoutAnAnswer(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(newMetrics(fixedStatus{err: context.Canceled}, nil))
+	if _, err := registry.Gather(); err == nil {
+		t.Error("a scrape without a status has no error")
+	}
+}
+
+func TestStatusListenerIsForThisHost(t *testing.T) {
+	h := ownHostOnly(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	for _, tc := range []struct {
+		host, origin string
+		want         int
+	}{
+		{"127.0.0.1:6782", "", http.StatusNoContent},
+		{"localhost:6782", "", http.StatusNoContent},
+		{"[::1]:6782", "", http.StatusNoContent},
+		{"evil.example", "", http.StatusForbidden},
+		{"evil.example:6782", "", http.StatusForbidden},
+		{"127.0.0.1:6782", "https://evil.example", http.StatusForbidden},
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+		r.Host = tc.host
+		if tc.origin != "" {
+			r.Header.Set("Origin", tc.origin)
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != tc.want {
+			t.Errorf("host %q origin %q: %d, want %d", tc.host, tc.origin, w.Code, tc.want)
+		}
+	}
+}
