@@ -187,8 +187,7 @@ func (l *loader) readFile() error {
 	case errors.Is(err, fs.ErrPermission) && origin == "" && l.program == Client:
 		return nil // a member of the group need not be able to read it
 	default:
-		var pe *fs.PathError
-		if errors.As(err, &pe) {
+		if _, ok := errors.AsType[*fs.PathError](err); ok {
 			return invalid("read settings: %v", err)
 		}
 		return invalid("read settings: %s: %s", l.path, oneLine(err))

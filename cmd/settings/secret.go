@@ -115,7 +115,7 @@ func (l *loader) secret(weak bool) (Secret, error) {
 func (l *loader) fromDescriptor() (Secret, error) {
 	fd, err := l.src.Flags.GetInt(secretFD)
 	if err != nil || fd < 0 {
-		return Secret{}, nil //nolint:nilerr // a flag set without it has no descriptor
+		return Secret{}, nil // a flag set without it has no descriptor
 	}
 	f := os.NewFile(uintptr(fd), secretFD)
 	if f == nil {

@@ -18,6 +18,7 @@ import (
 type fakeBackend struct {
 	stopped func()        // constant; called by Stop
 	logFile func() []byte // constant
+	ready   func() bool   // constant; nil: at once
 
 	mu       sync.Mutex
 	changes  int // what was asked of it beyond looking
@@ -58,6 +59,9 @@ func (f *fakeBackend) Status(context.Context) (api.Status, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := f.status
+	if f.ready != nil && f.ready() {
+		s.Ready, s.Waiting, s.Warnings = true, "", []string{"the cluster secret was replaced"}
+	}
 	s.Connections = slices.Clone(s.Connections)
 	for i, t := range s.Targets {
 		c := api.Connection{

@@ -9,7 +9,6 @@ import (
 	"os/signal"
 	"strconv"
 	"syscall"
-	"time"
 
 	"github.com/spf13/pflag"
 
@@ -114,12 +113,7 @@ func serveFake(s settings.Settings) error {
 		os.Exit(1)
 	case "slow":
 		f.status.Ready, f.status.Waiting = false, "the name server"
-		time.AfterFunc(1500*time.Millisecond, func() {
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			f.status.Ready, f.status.Waiting = true, ""
-			f.status.Warnings = []string{"the cluster secret was replaced"}
-		})
+		f.ready = func() bool { _, err := os.Stat(s.StateDir + ".ready"); return err == nil }
 	case "never":
 		f.status.Ready, f.status.Waiting = false, "the name server"
 	}

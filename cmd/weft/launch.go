@@ -20,8 +20,6 @@ import (
 
 const (
 	pollInterval = 25 * time.Millisecond
-	// patience is how long a launch is silent, and then how often it speaks.
-	patience = time.Second
 	// launchLimit is for slow machines; a daemon that hangs is ended.
 	launchLimit = 2 * time.Minute
 	// killGrace is how long a daemon that was asked to end may take.
@@ -154,7 +152,8 @@ func (p *program) start(s settings.Settings, flags []string) (*child, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open its log: %w", err)
 	}
-	cmd := exec.Command(path, flags...)
+	// The daemon outlives this command.
+	cmd := exec.CommandContext(context.Background(), path, flags...)
 	cmd.Dir = "/"
 	cmd.Env = settings.ChildEnviron(p.environ)
 	cmd.Stderr = logFile
@@ -207,7 +206,7 @@ func (p *program) waitReady(ctx context.Context, d daemon, c *child) (api.Status
 	defer limit.Stop()
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
-	progress := time.NewTicker(patience)
+	progress := time.NewTicker(p.patience)
 	defer progress.Stop()
 	reason, said := "", ""
 	for {

@@ -12,11 +12,13 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
-func main() { os.Exit(run()) }
+func main() { os.Exit(run(time.Second)) }
 
-func run() int {
+// run is the program. It explains what takes longer than patience.
+func run(patience time.Duration) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	exe, err := os.Executable()
@@ -31,6 +33,7 @@ func run() int {
 		euid:       os.Geteuid(),
 		executable: exe,
 		dial:       dialSocket,
+		patience:   patience,
 	}
 	return p.run(ctx, os.Args[1:])
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/weftnet/weft/router/api"
 )
@@ -33,7 +34,7 @@ func execute(t *testing.T, b *fakeBackend, euid int, args ...string) result {
 	p := &program{
 		stdin: strings.NewReader(""), stdout: &out, stderr: &errs, euid: euid, executable: dir + "/weft",
 		environ: []string{"PATH=" + dir, "WEFT_CONFIG=" + dir + "/weft.yaml", "WEFT_SOCKET=" + dir + "/run/weft.sock", "WEFT_STATE_DIR=" + dir + "/state"},
-		dial:    dialSocket,
+		dial:    dialSocket, patience: time.Hour,
 	}
 	if err := os.WriteFile(dir+"/weft.yaml", nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -221,11 +222,11 @@ func TestAsNobody(t *testing.T) {
 		}
 		t.Skip("SKIPPED: needs root, to become nobody")
 	}
-	dir, err := os.MkdirTemp("", "weft-nobody")
+	dir, err := os.MkdirTemp("", "weft-nobody") //nolint:usetesting // t.TempDir lies where nobody may look
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer os.RemoveAll(dir)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -246,7 +247,7 @@ func TestAsNobody(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- api.NewServer(f, nil).Serve(ctx, ln) }()
-	defer func() { cancel(); <-done }()
+	defer func() { cancel(); _ = <-done }()
 
 	run := func(args ...string) result {
 		var out, errs bytes.Buffer

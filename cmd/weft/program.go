@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -33,6 +34,7 @@ type program struct {
 	euid       int
 	executable string // our own path
 	dial       func(socket string) daemon
+	patience   time.Duration // how long a command is silent, and then how often it speaks
 }
 
 // daemon is what a command needs of weftd.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -18,7 +19,17 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"weft": main, "weftd": fakeDaemon})
+	testscript.Main(m, map[string]func(){"weft": patientWeft, "weftd": fakeDaemon})
+}
+
+// patientWeft says nothing about waiting, however slow the machine is, unless
+// PATIENCE is set.
+func patientWeft() {
+	patience, err := time.ParseDuration(os.Getenv("PATIENCE"))
+	if err != nil {
+		patience = time.Hour
+	}
+	os.Exit(run(patience))
 }
 
 // TestScripts runs the scripts in testdata/script, one per command; they also
@@ -44,6 +55,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("WEFT_SOCKET", work+"/run/weft.sock")
 			env.Setenv("WEFT_STATE_DIR", work+"/state")
 			env.Setenv("LAUNCHER", launcher)
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // a second for each program otherwise
 			env.Defer(func() { endFake(work + "/state.pid") })
 			return nil
 		},
@@ -100,7 +112,7 @@ func startDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- api.NewServer(f, nil).Serve(ctx, ln) }()
-	ts.Defer(func() { cancel(); <-done })
+	ts.Defer(func() { cancel(); _ = <-done })
 }
 
 // exitsWith runs a program and checks its exit code.

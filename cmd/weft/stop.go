@@ -103,7 +103,7 @@ func (p *program) stop(ctx context.Context, d daemon) (bool, error) {
 	defer limit.Stop()
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
-	patient := time.NewTimer(patience)
+	patient := time.NewTimer(p.patience)
 	defer patient.Stop()
 	for {
 		if _, err := d.Pid(ctx); errors.Is(err, api.ErrUnreachable) && ended() {

@@ -14,14 +14,14 @@ import (
 )
 
 type fixedStatus struct {
-	api.Status
-	err error
+	status api.Status
+	err    error
 }
 
-func (f fixedStatus) Status(context.Context) (api.Status, error) { return f.Status, f.err }
+func (f fixedStatus) Status(context.Context) (api.Status, error) { return f.status, f.err }
 
 func TestMetrics(t *testing.T) {
-	s := fixedStatus{Status: api.Status{
+	s := fixedStatus{status: api.Status{
 		Datapath:    "userspace",
 		Connections: []api.Connection{{State: api.Established}, {State: api.Established}, {State: api.Retrying}},
 		DNS:         &api.DNS{Entries: make([]api.NameEntry, 3)},

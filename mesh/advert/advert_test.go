@@ -3,7 +3,6 @@ package advert
 import (
 	"bytes"
 	"encoding/hex"
-	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -376,7 +375,6 @@ func FuzzParse(f *testing.F) {
 		if err != nil || !bytes.Equal(again.Bytes(), b) {
 			t.Fatalf("Sign of a parsed advert: %v", err)
 		}
-		_ = fmt.Sprint(s.Endpoints)
 	})
 }
 

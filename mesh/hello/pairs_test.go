@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -194,6 +195,30 @@ func TestInitiatorAtTheEndOfTheWindow(t *testing.T) {
 	}
 }
 
+// Of two overlapping introductions in one direction only one is within the
+// window of an earlier one in the other, and the ends complete them in
+// different orders.
+func TestInitiatorOfOverlapping(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lo, hi := crypto.Sorted(key(1).Identity(), key(2).Identity())
+		a, b := newPairs(lo), newPairs(hi)
+		z, x, y := &meeting{d: a, l: b}, &meeting{d: b, l: a}, &meeting{d: b, l: a}
+		do := func(meetings ...*meeting) {
+			for _, m := range meetings {
+				m.next(7)
+			}
+		}
+		do(z, z, z, z, z, z)
+		time.Sleep(bothWindow)
+		do(y, y, x, x, x, x)
+		time.Sleep(time.Millisecond)
+		do(y, y, x, y, y, x)
+		if atA, atB := last(a, z, x, y), last(b, z, x, y); !atA || atB {
+			t.Errorf("smaller initiates %v, larger %v", atA, atB)
+		}
+	})
+}
+
 // A sole introduction, or two long apart, or of other boots: the dialler.
 func TestInitiatorIsTheDialler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -246,13 +271,19 @@ func TestBothDial(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(seed, 0))
 			network := newMemNet()
 			base := time.Duration(rnd.IntN(60)) * time.Millisecond
-			network.delay = func() time.Duration { return base + time.Duration(rnd.IntN(30))*time.Millisecond }
+			var mu sync.Mutex
+			upTo := func(ms int) time.Duration {
+				mu.Lock()
+				defer mu.Unlock()
+				return time.Duration(rnd.IntN(ms)) * time.Millisecond
+			}
+			network.delay = func() time.Duration { return base + upTo(30) }
 			a, b := newHost(t, network, hostConfig{n: 1}), newHost(t, network, hostConfig{n: 2})
 			stopA, stopB := a.serve(t, network.listen(a.addr)), b.serve(t, network.listen(b.addr))
 			var dialled [2]Result
 			ended := make(chan struct{})
 			for i, from := range []*host{a, b} {
-				wait := time.Duration(rnd.IntN(10)) * time.Millisecond
+				wait := upTo(10)
 				to := []*host{b, a}[i]
 				go func() {
 					defer func() { ended <- struct{}{} }()

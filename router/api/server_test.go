@@ -199,7 +199,7 @@ func TestClientOfSomethingElse(t *testing.T) {
 			panic(http.ErrAbortHandler)
 		}
 	})}
-	go h.Serve(ln)
+	go func() { _ = h.Serve(ln) }()
 	defer h.Close()
 	c := NewClient(socket)
 	_, err = c.Status(t.Context())

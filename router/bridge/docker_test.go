@@ -23,11 +23,11 @@ func TestDockerAccept(t *testing.T) {
 			kerneltest.NeedRoot(t)
 			path := t.TempDir()
 			for _, program := range []string{"iptables", "ip6tables"} {
-				real, err := exec.LookPath(program + "-" + kind)
+				binary, err := exec.LookPath(program + "-" + kind)
 				if err != nil {
 					t.Skip("SKIPPED:", err)
 				}
-				ok(t, os.Symlink(real, filepath.Join(path, program)))
+				ok(t, os.Symlink(binary, filepath.Join(path, program)))
 			}
 			t.Setenv("PATH", path+":"+os.Getenv("PATH"))
 			k := kerneltest.Fresh(t)

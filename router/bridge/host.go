@@ -31,9 +31,11 @@ const (
 // service of its host.
 func (b *Bridge) setLink(c Config) (repaired []string, err error) {
 	did := func(format string, args ...any) { repaired = append(repaired, fmt.Sprintf(format, args...)) }
+	made := false
 	l, err := b.kernel.Link(c.Name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		made = true
 		if err := b.kernel.AddBridge(c.Name, c.MAC, c.MTU); err != nil {
 			return nil, err
 		}
@@ -64,6 +66,9 @@ func (b *Bridge) setLink(c Config) (repaired []string, err error) {
 	repaired, errs = append(repaired, words...), append(errs, err)
 	if !l.Up {
 		try(b.kernel.SetUp(c.Name, true), "bridge %s was down", c.Name)
+	}
+	if made {
+		repaired = repaired[:1] // the rest follows from it
 	}
 	return repaired, errors.Join(errs...)
 }

@@ -157,7 +157,7 @@ func TestRepair(t *testing.T) {
 			ok(t, k.AddVeth("wv1", 1370, port, "weft0", kernel.MAC{}))
 			ok(t, k.SetSysctl("net/ipv6/conf/wv1/disable_ipv6", "1"))
 			plug()
-			before := comparable(t, k)
+			before := alike(t, k)
 			if out, err := shell(k, tt.command); err != nil {
 				t.Fatalf("%v\n%s", err, out)
 			}
@@ -183,16 +183,16 @@ func TestRepair(t *testing.T) {
 			if strings.Contains(tt.command, "FORWARD DROP") {
 				return // is as it was, and one accept
 			}
-			if diff := cmp.Diff(before, comparable(t, k)); diff != "" {
+			if diff := cmp.Diff(before, alike(t, k)); diff != "" {
 				t.Errorf("not as before (-before +after):\n%s", diff)
 			}
 		})
 	}
 }
 
-// comparable is the world without what differs between equal worlds: indices,
+// alike is the world without what differs between equal worlds: indices,
 // handles, the order in which addresses came, states that settle by themselves.
-func comparable(t *testing.T, k *kernel.Kernel) string {
+func alike(t *testing.T, k *kernel.Kernel) string {
 	t.Helper()
 	printed, err := kerneltest.Print(k)
 	ok(t, err)

@@ -26,8 +26,9 @@ func (f fault) Error() string        { return f.err.Error() }
 func (f fault) Unwrap() error        { return f.err }
 func (f fault) Is(target error) bool { return target == f.like }
 
-// absent and present are what the kernel says when something is not there, or
-// is there already. (ENOENT and EEXIST are translated by the standard library.)
+// translate makes an error of the kernel that means "there is none" an
+// [fs.ErrNotExist]. ENOENT and EEXIST, EPERM and EOPNOTSUPP already are what
+// their names say, by the standard library.
 func translate(err error) error {
 	var missing netlink.LinkNotFoundError
 	switch {

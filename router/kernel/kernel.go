@@ -89,32 +89,51 @@ func (k *Kernel) Do(f func() error) error {
 	go func() {
 		defer close(done)
 		runtime.LockOSThread()
-		before, err := netns.Get()
-		if err != nil {
-			runtime.UnlockOSThread()
-			done <- fmt.Errorf("enter network namespace: %w", err)
+		if unix.Gettid() != unix.Getpid() {
+			k.do(f, done)
 			return
 		}
-		defer func() { _ = before.Close() }()
-		if err := netns.Set(k.ns); err != nil {
-			runtime.UnlockOSThread()
-			done <- fmt.Errorf("enter network namespace: %w", err)
-			return
-		}
-		// A goroutine that ends while locked takes its thread with it: so a
-		// thread which cannot go back, or whose f never returned, serves
-		// nobody else.
-		err = f()
-		if netns.Set(before) == nil {
-			runtime.UnlockOSThread()
-		}
-		done <- err
+		// The first thread shows in /proc where the process is; whoever looks
+		// there must not see a container's namespace. It is ours now, so f
+		// gets another.
+		defer runtime.UnlockOSThread()
+		other := make(chan struct{})
+		go func() {
+			defer close(other)
+			runtime.LockOSThread()
+			k.do(f, done)
+		}()
+		<-other
 	}()
 	err, ok := <-done
 	if !ok {
 		return errors.New("the function did not return")
 	}
 	return err
+}
+
+// do is Do on a thread that the calling goroutine has locked, and that no
+// other goroutine gets unless it is back where it was.
+func (k *Kernel) do(f func() error, done chan<- error) {
+	before, err := netns.Get()
+	if err != nil {
+		runtime.UnlockOSThread()
+		done <- fmt.Errorf("enter network namespace: %w", err)
+		return
+	}
+	defer func() { _ = before.Close() }()
+	if err := netns.Set(k.ns); err != nil {
+		runtime.UnlockOSThread()
+		done <- fmt.Errorf("enter network namespace: %w", err)
+		return
+	}
+	// A goroutine that ends while locked takes its thread with it: so a thread
+	// which cannot go back, or whose f never returned, serves nobody else.
+	err = f()
+	if netns.Set(before) == nil {
+		runtime.UnlockOSThread()
+	}
+	done <- err
 }
 
 // Sysctl reads a setting of the namespace by its path below /proc/sys, such as

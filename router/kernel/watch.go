@@ -2,13 +2,13 @@ package kernel
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
 	"syscall"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -146,8 +146,8 @@ func classify(m syscall.NetlinkMessage) Event {
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		// What is learnt comes and goes with the traffic of containers, who
 		// must not be able to keep us busy.
-		n, err := netlink.NeighDeserialize(m.Data)
-		if err != nil || n.State&netlink.NUD_PERMANENT == 0 {
+		// The state is at offset 8 of struct ndmsg.
+		if len(m.Data) < 10 || binary.NativeEndian.Uint16(m.Data[8:])&unix.NUD_PERMANENT == 0 {
 			return 0
 		}
 		return NeighChanged

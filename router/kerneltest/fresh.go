@@ -32,9 +32,22 @@ func Fresh(t testing.TB) *kernel.Kernel {
 		k   *kernel.Kernel
 		err error
 	}
-	c := make(chan result)
-	go func() {
-		runtime.LockOSThread() // for ever: the thread dies with the goroutine
+	c := make(chan result, 1)
+	var unshare func()
+	unshare = func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The first thread cannot die, and would stay in the namespace.
+			defer runtime.UnlockOSThread()
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				unshare()
+			}()
+			<-done
+			return
+		}
+		// Locked for ever: the thread dies with the goroutine.
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			c <- result{nil, err}
 			return
@@ -44,7 +57,8 @@ func Fresh(t testing.TB) *kernel.Kernel {
 			err = k.SetUp("lo", true)
 		}
 		c <- result{k, err}
-	}()
+	}
+	go unshare()
 	r := <-c
 	if r.err != nil {
 		t.Fatalf("make a network namespace: %v", r.err)

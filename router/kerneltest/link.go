@@ -11,6 +11,9 @@ import (
 	"github.com/weftnet/weft/router/kernel"
 )
 
+// ErrElsewhere says that a guest is no namespace of the same imagined machine.
+var ErrElsewhere = errors.New("the guest is not of this machine")
+
 // Links is [kernel.Kernel.Links].
 func (f *Fake) Links() ([]kernel.Link, error) {
 	leave, err := f.call()
@@ -95,7 +98,7 @@ func (f *Fake) AddVeth(host string, mtu int, guest kernel.Guest, guestName strin
 	}
 	g, ok := guest.(*Fake)
 	if !ok || g.machine != f.machine {
-		return fmt.Errorf("add veth %s: not of this machine: %T", host, guest)
+		return wrap(ErrElsewhere, "add veth %s", host)
 	}
 	if _, err := f.find(host); err == nil {
 		return wrap(fs.ErrExist, "add veth %s", host)

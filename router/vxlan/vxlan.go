@@ -139,9 +139,11 @@ func (p *Port) Remove() error {
 // reconcile goes from what is to what c says, and names the differences.
 func (p *Port) reconcile(c Config) (repaired []string, err error) {
 	did := func(format string, args ...any) { repaired = append(repaired, fmt.Sprintf(format, args...)) }
+	made := false
 	l, err := p.kernel.Link(c.Name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		made = true
 		did("device %s was gone", c.Name)
 		if l, err = p.create(c); err != nil {
 			return nil, err
@@ -152,6 +154,7 @@ func (p *Port) reconcile(c Config) (repaired []string, err error) {
 		return nil, fmt.Errorf("switch port: an interface %s of another kind (%q) is in the way: rename or remove it", c.Name, l.Kind)
 	case !fits(l, c):
 		// None of these can be changed on an existing device.
+		made = true
 		did("device %s was another tunnel (vni %d, port %d, local %s)", c.Name, l.VNI, l.Port, l.Local)
 		if err := p.kernel.DelLink(c.Name); err != nil {
 			return nil, fmt.Errorf("switch port: %w", err)
@@ -191,7 +194,11 @@ func (p *Port) reconcile(c Config) (repaired []string, err error) {
 		try(p.kernel.SetUp(c.Name, true), "%s was down", c.Name)
 	}
 	words, err := p.reconcileFDB(c)
-	return append(repaired, words...), errors.Join(append(errs, err)...)
+	repaired, errs = append(repaired, words...), append(errs, err)
+	if made {
+		repaired = repaired[:1] // the rest follows from it
+	}
+	return repaired, errors.Join(errs...)
 }
 
 func (p *Port) create(c Config) (kernel.Link, error) {
@@ -234,16 +241,19 @@ func (p *Port) reconcileFDB(c Config) (repaired []string, err error) {
 		}
 	}
 	var errs []error
+	var missing, stale int
 	for r := range want {
 		if !have[r] {
 			if err := p.kernel.AddFDB(c.Name, kernel.FDB{Dst: r, Permanent: true}); err != nil {
 				errs = append(errs, fmt.Errorf("switch port: %w", err))
 				continue
 			}
-			repaired = append(repaired, fmt.Sprintf("remote %s was missing from %s", r, c.Name))
+			missing++
 		}
 	}
-	var stale int
+	if missing > 0 {
+		repaired = append(repaired, fmt.Sprintf("%d remotes were missing from %s", missing, c.Name))
+	}
 	for _, e := range entries {
 		if !want[e.Dst] {
 			if err := p.kernel.DelFDB(c.Name, e); err != nil {

@@ -156,15 +156,12 @@ func TestRepair(t *testing.T) {
 		do   func(h host) error
 		want []string
 	}{
-		{"deleted", func(h host) error { return h.DelLink("weft-vx") }, []string{
-			"device weft-vx was gone", "IPv6 was on at weft-vx", "weft-vx was no port of weft", "weft-vx was down",
-			"remote fd77:6566:7400::2 was missing from weft-vx",
-		}},
+		{"deleted", func(h host) error { return h.DelLink("weft-vx") }, []string{"device weft-vx was gone"}},
 		{"down", func(h host) error { return h.SetUp("weft-vx", false) }, []string{"weft-vx was down"}},
 		{"unplugged", func(h host) error { return h.SetMaster("weft-vx", "") }, []string{"weft-vx was no port of weft"}},
 		{"mtu", func(h host) error { return h.SetMTU("weft-vx", 1300) }, []string{"mtu of weft-vx was 1300"}},
 		{"ipv6", func(h host) error { return h.SetSysctl("net/ipv6/conf/weft-vx/disable_ipv6", "0") }, []string{"IPv6 was on at weft-vx"}},
-		{"remote", func(h host) error { return h.DelFDB("weft-vx", kernel.FDB{Dst: remote(2)}) }, []string{"remote fd77:6566:7400::2 was missing from weft-vx"}},
+		{"remote", func(h host) error { return h.DelFDB("weft-vx", kernel.FDB{Dst: remote(2)}) }, []string{"1 remotes were missing from weft-vx"}},
 		{"bridge", func(h host) error {
 			return errors.Join(h.DelLink("weft"), h.AddBridge("weft", bridgeMAC, 1370))
 		}, []string{"weft-vx was no port of weft"}},

@@ -119,8 +119,7 @@ func (b *bind) SetMark(mark uint32) error {
 // BatchSize is [conn.Bind.BatchSize].
 func (b *bind) BatchSize() int { return conn.IdealBatchSize }
 
-// Send is [conn.Bind.Send]. What it could not send it leaves out, and goes on
-// with the rest; the error is the last one.
+// Send is [conn.Bind.Send].
 func (b *bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	e, ok := ep.(*endpoint)
 	if !ok {
@@ -158,9 +157,9 @@ func (b *bind) ParseEndpoint(s string) (conn.Endpoint, error) {
 // endpoint is where a peer is, and which of our addresses it knows. It does
 // not change, except that the latter may be forgotten.
 type endpoint struct {
-	dst      netip.AddrPort
-	scope    uint32     // interface of a link-local dst
-	src      netip.Addr // zero: the kernel chooses
+	dst       netip.AddrPort
+	scope     uint32     // interface of a link-local dst
+	src       netip.Addr // zero: the kernel chooses
 	forgotten atomic.Bool
 }
 

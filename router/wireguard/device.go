@@ -104,6 +104,9 @@ type Device struct {
 	// open makes the in-process device, again if it ended because somebody
 	// deleted its interface. Nil in kernel mode.
 	open func(mtu int) (inProcess, error)
+	// usable waits until an address just added can be bound to; nil in tests
+	// without a kernel.
+	usable func(netip.Addr) error
 
 	mu     sync.Mutex // guards what follows
 	local  inProcess  // nil in kernel mode
@@ -119,6 +122,7 @@ type Device struct {
 // device has no keys, peers or address before Set.
 func Open(o Options) (*Device, error) {
 	d := newDevice(o)
+	d.usable = waitUsable
 	var err error
 	switch o.Mode {
 	case Kernel:

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -110,7 +111,8 @@ func (d *Device) setLink(c Config) error {
 		return err
 	}
 	own := netip.PrefixFrom(c.Address, 128)
-	if !slices.Contains(addrs, own) {
+	there := slices.Contains(addrs, own)
+	if !there {
 		if err := d.links.AddAddr(d.name, own, true); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
@@ -120,7 +122,26 @@ func (d *Device) setLink(c Config) error {
 			return busy(err, c.ListenPort)
 		}
 	}
-	return nil
+	if there && l.Up || d.usable == nil {
+		return nil
+	}
+	return d.usable(c.Address)
+}
+
+// waitUsable waits until sockets can be bound to an address: also without
+// duplicate detection the kernel makes it so only a moment after it was added
+// to an interface that is up.
+func waitUsable(a netip.Addr) error {
+	for tries := 0; ; tries++ {
+		c, err := net.ListenUDP("udp6", &net.UDPAddr{IP: a.AsSlice()})
+		if err == nil {
+			return c.Close()
+		}
+		if !errors.Is(err, unix.EADDRNOTAVAIL) || tries == 1000 {
+			return fmt.Errorf("address %s is not usable: %w", a, err)
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // setSysctls turns IPv6 on for this interface alone, where it is off. The

@@ -117,18 +117,21 @@ type outgoing struct {
 	name     [nameSize]byte
 }
 
-// send sends packets to e, coalesced where they can be.
+// send sends packets to e, coalesced where they can be. One that exceeds the
+// interface's MTU does not take others with it.
 func (s *socket) send(bufs [][]byte, e *endpoint) error {
 	o := s.out.Get().(*outgoing)
-	defer s.out.Put(o)
+	defer func() {
+		clear(o.pieces[:min(len(bufs), len(o.pieces))]) // they keep no packet alive
+		s.out.Put(o)
+	}()
 	src, gso := e.source(), s.gso.Load()
 	var last error
-	for len(bufs) > 0 {
-		batch := bufs[:min(len(bufs), len(o.pieces))]
-		groups := o.fill(batch, e, src, gso)
+	for left := bufs; len(left) > 0; {
+		groups := o.fill(left[:min(len(left), len(o.pieces))], e, src, gso)
 		sent, err := s.write(o.messages[:groups])
-		for i := range sent {
-			bufs = bufs[o.messages[i].Iovlen:]
+		for _, m := range o.messages[:sent] {
+			left = left[m.Iovlen:]
 		}
 		if err == nil {
 			continue
@@ -143,9 +146,11 @@ func (s *socket) send(bufs [][]byte, e *endpoint) error {
 			gso = false
 		case coalesced && tooLarge(err):
 			gso = false
-		default:
+		case tooLarge(err):
 			last = err
-			bufs = bufs[o.messages[sent].Iovlen:]
+			left = left[1:]
+		default:
+			return err
 		}
 	}
 	return last

@@ -105,23 +105,11 @@ func (w *Workload) attachTo(ctx context.Context, t target, q wish) (err error) {
 		return err
 	}
 	defer unlock()
-	var undo undo
-	defer func() {
-		if err == nil {
-			return
-		}
-		if uerr := undo.run(); uerr != nil {
-			w.log.Error("an attach failed and is not undone; the next sweep tries again",
-				"container", t.label, "err", uerr)
-		}
-	}()
-
 	w.journal.view(func(s *state) { t = s.adopt(t) })
-	before, existed := w.journal.entry(t.key)
-	undo.push(func() error { return w.putBack(t.key, before, existed) })
+	before, _ := w.journal.entry(t.key)
 	var after entry
 	var spec attach.Spec
-	err = w.journal.update(func(s *state) error {
+	version, err := w.journal.change(func(s *state) error {
 		e, err := s.reserve(t, q)
 		if err != nil {
 			return err
@@ -132,14 +120,22 @@ func (w *Workload) attachTo(ctx context.Context, t target, q wish) (err error) {
 	if err != nil {
 		return err
 	}
+	var undo undo
+	undo.push(func() error { return w.retract(t.key, before, after.Adding) })
+	defer func() {
+		if err != nil {
+			err = w.failed("attach "+t.label, err, undo.run())
+		}
+	}()
+	if err := w.journal.save(version); err != nil {
+		return err
+	}
 	st, err := w.attacher.Set(t.path, t.ns, spec)
 	if err != nil {
 		return err
 	}
-	undo.push(func() error { return w.withdraw(t, before, existed, after.Adding) })
 	if !q.withoutDNS {
 		after.Names = withNames(after.Names, w.autoNames(t.docker, q.addresses))
-		undo.push(func() error { return w.setNames(t.key, before.container(), before.Names) })
 		if err := w.setNames(t.key, after.container(), after.Names); err != nil {
 			return err
 		}
@@ -250,37 +246,18 @@ func (s *state) spec(ns attach.Namespace) attach.Spec {
 	return spec
 }
 
-// putBack makes the entry what it was: the namespace's lock is held, so nobody
-// else has changed it.
-func (w *Workload) putBack(key string, before entry, existed bool) error {
-	return w.journal.update(func(s *state) error {
-		s.putBack(key, before, existed)
+// retract takes an intent back, as a detach would: what cannot be done now is
+// left to the next sweep.
+func (w *Workload) retract(key string, before entry, added []netip.Prefix) error {
+	err := w.journal.update(func(s *state) error {
+		if e := s.find(key); e != nil {
+			e.release(added)
+			e.Multicast, e.Names = before.Multicast, before.Names
+		}
 		return nil
 	})
-}
-
-func (s *state) putBack(key string, before entry, existed bool) {
-	e := s.find(key)
-	switch {
-	case e == nil:
-	case existed:
-		*e = before.clone()
-	default:
-		s.drop(key)
-	}
-}
-
-// withdraw takes from the interface what was added in vain, unless another
-// container has it too.
-func (w *Workload) withdraw(t target, before entry, existed bool, added []netip.Prefix) error {
-	var spec attach.Spec
-	w.journal.view(func(s *state) {
-		old := s.clone()
-		old.putBack(t.key, before, existed)
-		spec = old.spec(t.ns)
-	})
-	spec.Remove = union(spec.Remove, without(added, spec.Addresses))
-	return w.set(t.path, t.ns, spec)
+	_, cerr := w.complete(key)
+	return errors.Join(err, cerr)
 }
 
 // set is Attacher.Set for when addresses go: an interface without any is

@@ -75,7 +75,7 @@ func (w *Workload) addNames(t target, full string, addrs []netip.Addr) error {
 	if len(addrs) == 0 {
 		return errors.New("it has no address on the switch: attach it, or name an address")
 	}
-	var after entry
+	after := entry{Label: t.label}
 	err := w.journal.update(func(s *state) error {
 		e := s.find(t.key)
 		if e == nil {
@@ -94,9 +94,25 @@ func (w *Workload) addNames(t target, full string, addrs []netip.Addr) error {
 		err = w.setNames(t.key, after.container(), after.Names)
 	}
 	if err != nil {
-		return errors.Join(err, w.putBack(t.key, before, existed))
+		return w.failed("dns-add", err, errors.Join(
+			w.putBack(t.key, before, existed), w.setNames(t.key, after.container(), before.Names)))
 	}
 	return nil
+}
+
+// putBack makes an entry, whose lock is held, what it was.
+func (w *Workload) putBack(key string, before entry, existed bool) error {
+	return w.journal.update(func(s *state) error {
+		e := s.find(key)
+		switch {
+		case e == nil:
+		case existed:
+			*e = before.clone()
+		default:
+			s.drop(key)
+		}
+		return nil
+	})
 }
 
 // DNSRemove removes names: those given by hand and a container's own. See
@@ -179,10 +195,11 @@ func (w *Workload) changeExtern(ctx context.Context, change func([]name) []name)
 		err = w.setNames(externKey, externKey, after)
 	}
 	if err != nil {
-		return errors.Join(err, w.journal.update(func(s *state) error {
+		back := func(s *state) error {
 			s.Extern = before
 			return nil
-		}))
+		}
+		return w.failed("names", err, errors.Join(w.journal.update(back), w.setNames(externKey, externKey, before)))
 	}
 	return nil
 }

@@ -51,9 +51,9 @@ func (w *Workload) expose(ctx context.Context, addresses []netip.Prefix, names [
 		return err
 	}
 	defer unlock()
-	// Nobody else may take the addresses meanwhile; if the daemon dies before
-	// the end, nothing of this was ever asked for.
-	err = w.journal.update(func(s *state) error {
+	// Nobody else may take the addresses meanwhile. If the daemon dies before
+	// the end, this was never asked for: so it is not written down.
+	_, err = w.journal.change(func(s *state) error {
 		if err := s.reserveHost(addresses); err != nil {
 			return err
 		}
@@ -118,37 +118,33 @@ func (w *Workload) Hide(ctx context.Context, r api.HideRequest) (api.Addresses, 
 // journal. It is whole state, so if the daemon dies in between, [Workload.Restore]
 // puts back what the journal says. The lock of exposeKey is held.
 func (w *Workload) changeHost(ctx context.Context, change func(s *state)) (err error) {
-	defer func() {
-		clear := func(s *state) error {
-			s.exposing = nil
-			return nil
-		}
-		err = errors.Join(err, w.journal.update(clear))
-	}()
 	var before, after state
-	w.journal.view(func(s *state) {
-		before, after = s.clone(), s.clone()
-	})
-	after.exposing = nil
+	w.journal.view(func(s *state) { before = s.clone() })
+	before.exposing = nil
+	after = before.clone()
 	change(&after)
+	put := func(to state) error {
+		return w.journal.update(func(s *state) error {
+			s.Exposed, s.ExposeName, s.exposing = to.Exposed, to.ExposeName, nil
+			return nil
+		})
+	}
 	var undo undo
+	undo.push(func() error { return put(before) })
+	undo.push(func() error { return w.setNames(exposeKey, exposeKey, before.ExposeName) })
+	undo.push(func() error { return w.setExposed(context.WithoutCancel(ctx), before.Exposed) })
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, undo.run())
+			err = w.failed("expose or hide", err, undo.run())
 		}
 	}()
-	undo.push(func() error { return w.setExposed(ctx, before.Exposed) })
 	if err := w.setExposed(ctx, after.Exposed); err != nil {
 		return err
 	}
-	undo.push(func() error { return w.setNames(exposeKey, exposeKey, before.ExposeName) })
 	if err := w.setNames(exposeKey, exposeKey, after.ExposeName); err != nil {
 		return err
 	}
-	return w.journal.update(func(s *state) error {
-		s.Exposed, s.ExposeName, s.exposing = after.Exposed, after.ExposeName, nil
-		return nil
-	})
+	return put(after)
 }
 
 func (w *Workload) applyExposed(ctx context.Context) error {

@@ -226,32 +226,43 @@ func (j *journal) entry(key string) (entry, bool) {
 }
 
 // update changes the state and returns when that is on disk. An error of f
-// changes nothing, and what changes nothing writes nothing. If the file cannot be written the change stands in memory
-// only, and the caller takes it back. f must not call the journal.
-//
-// Callers that come while the file is written share the next write.
+// changes nothing, and what changes nothing writes nothing. If the file cannot
+// be written the change stands in memory only, and the caller takes it back. f
+// must not call the journal.
 func (j *journal) update(f func(s *state) error) error {
+	version, err := j.change(f)
+	if err != nil {
+		return err
+	}
+	return j.save(version)
+}
+
+// change is update without the disk. It returns what to save.
+func (j *journal) change(f func(s *state) error) (version uint64, err error) {
 	j.mu.Lock()
+	defer j.mu.Unlock()
 	next := j.state.clone()
 	if err := f(&next); err != nil {
-		j.mu.Unlock()
-		return err
+		return 0, err
 	}
 	if !reflect.DeepEqual(next, j.state) {
 		j.state = next
 		j.version++
 	}
-	mine := j.version
-	j.mu.Unlock()
+	return j.version, nil
+}
 
+// save returns when the state of a version, or a later one, is on disk. Callers
+// that come while the file is written share the next write.
+func (j *journal) save(version uint64) error {
 	j.saving.Lock()
 	defer j.saving.Unlock()
-	if j.saved >= mine {
+	if j.saved >= version {
 		return nil
 	}
 	j.mu.Lock()
 	b, err := j.state.bytes()
-	version := j.version
+	version = j.version
 	j.mu.Unlock()
 	if err == nil {
 		err = j.write(j.path, b)

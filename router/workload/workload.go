@@ -147,6 +147,15 @@ func (w *Workload) setNames(key, container string, names []name) error {
 	return nil
 }
 
+// failed returns err; that it could not be undone is for the log.
+func (w *Workload) failed(what string, err, undone error) error {
+	if undone != nil {
+		w.log.Error("something failed and is not undone; the next sweep or start tries again",
+			"what", what, "err", undone)
+	}
+	return err
+}
+
 // undo is a stack of what must be done if the rest fails.
 type undo []func() error
 

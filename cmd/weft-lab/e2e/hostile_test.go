@@ -1,0 +1,283 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/weftnet/weft/crypto"
+)
+
+// siege is what an attack needs: two joined hosts with a container each, and a
+// stranger without a daemon on the network of the hosts.
+type siege struct {
+	*cluster
+	host, peer, stranger *node
+
+	// target is the container on host that must see nothing forged; friend, on
+	// peer, may talk to it.
+	target, friend *box
+	vni            uint32
+
+	frames    *ear // frames that came to target
+	datagrams *ear // IPv4 datagrams that came to host's VXLAN port
+	shots     int  // numbers the texts
+	control   *wire
+}
+
+// newSiege makes all of it, with the ears open.
+func newSiege(t *testing.T) *siege {
+	t.Helper()
+	c := newCluster(t, 3)
+	s := &siege{cluster: c, host: c.nodes[0], peer: c.nodes[1], stranger: c.nodes[2]}
+	s.host.launch()
+	s.peer.launch(s.host.Addr().String())
+	c.waitMesh(s.host, s.peer)
+	s.target = s.host.attach("target", "10.32.0.1")
+	s.friend = s.peer.attach("friend", "10.32.0.2")
+	port, err := s.host.Netlink().LinkByName("weft-vx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	vx, ok := port.(*netlink.Vxlan)
+	if !ok {
+		t.Fatalf("weft-vx is a %s: its network identifier is not known", port.Type())
+	}
+	s.vni = uint32(vx.VxlanId)
+	s.frames = hearFrames(t, s.target.Place, "weft0")
+	s.datagrams = hearDatagrams(t, s.host.Place, netip.AddrPortFrom(netip.IPv4Unspecified(), vxlanPort))
+	s.control = openWire(t, s.friend.Place, "weft0")
+	s.hearFriend(t)
+	return s
+}
+
+// overlay returns a host's address inside the tunnels.
+func (n *node) overlay() netip.Addr {
+	n.c.t.Helper()
+	addrs, err := n.Addrs("weft-wg")
+	if err != nil {
+		n.c.t.Fatal(err)
+	}
+	for _, a := range addrs {
+		if crypto.OverlayPrefix.Contains(a.Addr()) {
+			return a.Addr()
+		}
+	}
+	n.c.t.Fatalf("%s has no overlay address on weft-wg: %v", n.Name(), addrs)
+	return netip.Addr{}
+}
+
+// attack is one way to bring a frame to the target.
+type attack struct {
+	name string
+	// shoot sends one forged frame that carries the text. That it cannot be
+	// sent is a fine way to fail.
+	shoot func(text string) error
+	ear   *ear // where it would arrive; nil: at the target
+	// walls are the rules in its way: without all of them it must arrive, or
+	// the attack shows nothing.
+	walls []wall
+	// holds says what stops the attack when weft has no rule against it.
+	holds string
+}
+
+// wall is a set of rules of one host, named by their comments. Rules of one
+// comment are taken down together.
+type wall struct {
+	n     *node
+	rules []string
+	// ipv6 says that IPv6 is off at the bridge for the same reason as the
+	// rules are there.
+	ipv6 bool
+}
+
+func (w wall) String() string { return fmt.Sprintf("%q of %s", w.rules, w.n.Name()) }
+
+func (s *siege) fend(t *testing.T, attacks []attack) {
+	for _, a := range attacks {
+		if a.ear == nil {
+			a.ear = s.frames
+		}
+		t.Run(a.name, func(t *testing.T) { s.try(t, a) })
+	}
+}
+
+// try shows that the attack fails, that it succeeds without the walls, and that
+// it fails again once the daemon has put them up again.
+func (s *siege) try(t *testing.T, a attack) {
+	s.mustMiss(t, a, 20)
+	if len(a.walls) == 0 {
+		if a.holds == "" {
+			t.Error("this attack names no wall and no reason")
+		}
+		return
+	}
+	for _, w := range a.walls {
+		if missing := w.missing(); len(missing) > 0 {
+			t.Fatalf("%s has no rules %q: it lists\n%s", w.n.Name(), missing, w.n.sh("nft list table inet weft"))
+		}
+	}
+	text := s.text(a.name)
+	ctx, stop := tries(t, 5*time.Second)
+	defer stop()
+	last := make(chan error, 1)
+	go func() {
+		// Without a pause between the fall of a wall and the next shot: the
+		// daemon needs no longer than 50 ms to repair it.
+		var err error
+		for ctx.Err() == nil {
+			err = a.shoot(text)
+			time.Sleep(2 * time.Millisecond)
+		}
+		last <- err
+	}()
+	for falls := 1; a.ear.count(text) == 0; falls++ {
+		if ctx.Err() != nil {
+			t.Errorf("it did not arrive without %v either, so it shows nothing; last error: %v", a.walls, <-last)
+			return
+		}
+		for _, w := range a.walls {
+			w.takeDown(ctx)
+		}
+		a.ear.wait(text, 40*time.Millisecond)
+	}
+	stop()
+	<-last
+	for _, w := range a.walls {
+		wait(t, w.n.Name()+" repairs its walls", 2*time.Second, w.isUp)
+	}
+	s.mustMiss(t, a, 5)
+}
+
+// mustMiss shoots and fails the test when anything arrives.
+func (s *siege) mustMiss(t *testing.T, a attack, shots int) {
+	t.Helper()
+	text := s.text(a.name)
+	for range shots {
+		_ = a.shoot(text)
+	}
+	// What the friend sends afterwards does arrive.
+	s.hearFriend(t)
+	a.ear.wait(text, 50*time.Millisecond)
+	if n := a.ear.count(text); n > 0 {
+		t.Errorf("%d of %d forged frames arrived", n, shots)
+	}
+}
+
+// hearFriend waits until a frame from the friend has come to the target: the
+// ear hears, and what was sent before would have come, too.
+func (s *siege) hearFriend(t testing.TB) {
+	t.Helper()
+	text := s.text("friend")
+	frame := markedFrame(text)
+	wait(t, "the target hears its friend", 2*time.Second, func() error {
+		if err := s.control.send(frame); err != nil {
+			return err
+		}
+		if !s.frames.wait(text, 50*time.Millisecond) {
+			return fmt.Errorf("nothing came")
+		}
+		return nil
+	})
+}
+
+// text makes a text that no other shot has.
+func (s *siege) text(name string) string {
+	s.shots++
+	return fmt.Sprintf("%d %s", s.shots, name)
+}
+
+// missing lists the rules that are not there.
+func (w wall) missing() []string {
+	list := w.n.Run(w.n.c.t.Context(), "nft", "list", "table", "inet", "weft").Stdout
+	return slices.DeleteFunc(slices.Clone(w.rules), func(r string) bool {
+		return strings.Contains(list, fmt.Sprintf("comment %q", r))
+	})
+}
+
+func (w wall) isUp() error {
+	if missing := w.missing(); len(missing) > 0 {
+		return fmt.Errorf("%s has no rules %q", w.n.Name(), missing)
+	}
+	if w.ipv6 && strings.TrimSpace(w.n.sh("cat "+bridgeIPv6)) != "1" {
+		return fmt.Errorf("IPv6 is on at the bridge of %s", w.n.Name())
+	}
+	return nil
+}
+
+const bridgeIPv6 = "/proc/sys/net/ipv6/conf/weft/disable_ipv6"
+
+// takeDown removes what is there of the wall. The daemon may be faster at any
+// point; then it is the next call that works.
+func (w wall) takeDown(ctx context.Context) {
+	if w.ipv6 {
+		_ = w.n.Run(ctx, "sh", "-c", "echo 0 > "+bridgeIPv6)
+	}
+	var script strings.Builder
+	chain := ""
+	chainLine, ruleLine := regexp.MustCompile(`^\tchain (\S+) \{`), regexp.MustCompile(` comment "([^"]+)" # handle (\d+)$`)
+	for line := range strings.Lines(w.n.Run(ctx, "nft", "-a", "list", "table", "inet", "weft").Stdout) {
+		line = strings.TrimRight(line, "\n")
+		if m := chainLine.FindStringSubmatch(line); m != nil {
+			chain = m[1]
+		}
+		if m := ruleLine.FindStringSubmatch(line); m != nil && slices.Contains(w.rules, m[1]) {
+			fmt.Fprintf(&script, "delete rule inet weft %s handle %s\n", chain, m[2])
+		}
+	}
+	if script.Len() > 0 {
+		_ = w.n.RunInput(ctx, script.String(), "nft", "-f", "-")
+	}
+}
+
+// ear remembers what it heard, by text. It is safe for concurrent use.
+type ear struct {
+	mu    sync.Mutex
+	heard map[string]int
+	news  chan struct{} // closed at the next text
+}
+
+func newEar() *ear { return &ear{heard: map[string]int{}, news: make(chan struct{})} }
+
+func (e *ear) hear(text string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.heard[text]++
+	close(e.news)
+	e.news = make(chan struct{})
+}
+
+func (e *ear) count(text string) int {
+	n, _ := e.listen(text)
+	return n
+}
+
+func (e *ear) listen(text string) (int, <-chan struct{}) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.heard[text], e.news
+}
+
+// wait waits for the text, at most for d, and says whether it came.
+func (e *ear) wait(text string, d time.Duration) bool {
+	timeout := time.After(d)
+	for {
+		n, news := e.listen(text)
+		if n > 0 {
+			return true
+		}
+		select {
+		case <-news:
+		case <-timeout:
+			return false
+		}
+	}
+}
