@@ -99,6 +99,7 @@ type Static struct {
 	Nickname                             string
 	Name                                 crypto.Name
 	Discovery                            bool
+	Warnings                             []string // for people
 }
 
 // Router runs one host. Make it with [New], give it its containers with

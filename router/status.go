@@ -69,7 +69,7 @@ func (r *Router) status() api.Status {
 		Targets:     c.Mesh.Targets(),
 		Connections: connections(s.tunnels, m.Targets, c.Host.MTU, c.Status.Datapath, time.Now()),
 		DNS:         c.Names.status(),
-		Warnings:    m.Warnings,
+		Warnings:    slices.Concat(c.Status.Warnings, m.Warnings),
 	}
 	out.Peers = peers(self, c.Status, s, out.Connections)
 	out.Waiting = r.waiting()

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -235,7 +236,8 @@ func TestAsNobody(t *testing.T) {
 	if out, err := exec.Command("cp", self, weft).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if err := os.Chmod(dir, 0o755); err != nil {
+	cover := filepath.Join(dir, "cover") // where a run with -cover wants to write
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(cover, 0o755), os.Chmod(cover, 0o777)); err != nil {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(dir, "run", "weft.sock")
@@ -247,13 +249,18 @@ func TestAsNobody(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- api.NewServer(f, nil).Serve(ctx, ln) }()
-	defer func() { cancel(); _ = <-done }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
 
 	run := func(args ...string) result {
 		var out, errs bytes.Buffer
 		c := exec.Command(weft, args...)
 		c.Dir = "/"
-		c.Env = []string{"WEFT_SOCKET=" + socket, "WEFT_STATE_DIR=" + dir + "/state", "PATH=/bin"}
+		c.Env = []string{"WEFT_SOCKET=" + socket, "WEFT_STATE_DIR=" + dir + "/state", "PATH=/bin", "GOCOVERDIR=" + cover}
 		c.Stdout, c.Stderr = &out, &errs
 		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 		if err := c.Run(); c.ProcessState == nil {
@@ -269,7 +276,7 @@ func TestAsNobody(t *testing.T) {
 	if f.asked() != 0 {
 		t.Error("somebody without permission reached the daemon")
 	}
-	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 3 {
 		t.Errorf("left behind: %v, %v", entries, err)
 	}
 }

@@ -112,7 +112,12 @@ func startDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- api.NewServer(f, nil).Serve(ctx, ln) }()
-	ts.Defer(func() { cancel(); _ = <-done })
+	ts.Defer(func() {
+		cancel()
+		if err := <-done; err != nil {
+			ts.Logf("serve: %v", err)
+		}
+	})
 }
 
 // exitsWith runs a program and checks its exit code.

@@ -45,6 +45,7 @@ type daemon struct {
 	state  *crypto.State
 	keys   crypto.Keys
 	token  api.Token
+	notes  []string // for people, shown by launch and status
 	kernel *kernel.Kernel
 	device *wireguard.Device
 	mesh   *mesh.Mesh
@@ -113,7 +114,6 @@ func (d *daemon) identify() error {
 		d.log.Info("peer name set by hand", "name", s.Name)
 	}
 	var secret crypto.Secret
-	var issuer crypto.Identity
 	if s.Secret.IsZero() {
 		made, err := s.CheckSecret()
 		if err != nil {
@@ -127,11 +127,11 @@ func (d *daemon) identify() error {
 				return err
 			}
 			d.log.Info("made a cluster secret; 'weft token' prints it", "cluster", s.Cluster)
-		} else if secret, err = crypto.LoadSecret(s.StateDir); err != nil {
+		} else if secret, err = d.keptSecret(); err != nil {
 			return err
 		}
 	} else {
-		if secret, issuer, err = s.Secret.Derive(s.Cluster, s.WeakPassword); err != nil {
+		if secret, _, err = s.Secret.Derive(s.Cluster, s.WeakPassword); err != nil {
 			return err
 		}
 		replaced, err := crypto.SaveSecret(s.StateDir, secret, s.Cluster)
@@ -140,13 +140,28 @@ func (d *daemon) identify() error {
 		}
 		if replaced {
 			d.log.Warn("the cluster secret was replaced by the one given", "cluster", s.Cluster)
+			d.notes = append(d.notes, "the cluster secret that was kept here was replaced by the one given")
 		}
 	}
-	_ = issuer
 	d.keys = secret.Keys(s.Cluster)
 	token := crypto.Token{Secret: secret, Issuer: d.state.Key.Identity()}.String()
 	d.token = api.Token{Token: token}
 	return nil
+}
+
+// keptSecret loads the secret of a former launch. One that came from a
+// password belongs to the cluster that it was given for.
+func (d *daemon) keptSecret() (crypto.Secret, error) {
+	dir, want := d.settings.StateDir, d.settings.Cluster
+	secret, err := crypto.LoadSecret(dir)
+	if err != nil {
+		return secret, err
+	}
+	if kept, err := crypto.LoadCluster(dir); err == nil && kept != want {
+		d.log.Warn("the kept secret was given for another cluster", "kept", kept, "cluster", want)
+		d.notes = append(d.notes, fmt.Sprintf("the kept secret was given for cluster %s: if it was a password, give it again for %s", kept, want))
+	}
+	return secret, nil
 }
 
 // wire makes everything and starts nothing.
@@ -215,7 +230,7 @@ func (d *daemon) wire(ctx context.Context) error {
 		Status: router.Static{
 			Version: settings.Version, Protocol: settings.Protocol, Cluster: s.Cluster,
 			Datapath: d.device.Mode().String(), Nickname: s.Nickname, Name: d.state.Name,
-			Discovery: !s.NoDiscovery,
+			Discovery: !s.NoDiscovery, Warnings: d.notes,
 		},
 		Logs: d.logFile, Stop: d.stop, Log: d.log.With("part", "router"),
 	})

@@ -108,7 +108,7 @@ func (l *lab) settle() {
 		s := l.sniff(way[1].container, "weft0")
 		for i := 0; ; i++ {
 			l.inject(way[0].container, "weft0", append([]byte{
-				0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 7, 7, 7, 7, byte(way[0].cfg.MAC[5]), 0x88, 0xb5,
+				0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 7, 7, 7, 7, way[0].cfg.MAC[5], 0x88, 0xb5,
 			}, hello...))
 			if s.waitFor(hello, 50*time.Millisecond) {
 				break

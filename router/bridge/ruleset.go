@@ -234,9 +234,9 @@ func (r ruleset) write(tx *knftables.Transaction) {
 	for _, c := range r.chains {
 		k := &knftables.Chain{Family: c.family, Table: tableName, Name: c.name}
 		if c.hook != "" {
-			k.Type = knftables.PtrTo(c.kind)
-			k.Hook = knftables.PtrTo(c.hook)
-			k.Priority = knftables.PtrTo(knftables.BaseChainPriority(c.priority))
+			k.Type = new(c.kind)
+			k.Hook = new(c.hook)
+			k.Priority = new(knftables.BaseChainPriority(c.priority))
 		}
 		tx.Add(k)
 	}
@@ -244,7 +244,7 @@ func (r ruleset) write(tx *knftables.Transaction) {
 		for _, l := range c.rules {
 			tx.Add(&knftables.Rule{
 				Family: c.family, Table: tableName, Chain: c.name,
-				Rule: l.text, Comment: knftables.PtrTo(l.comment),
+				Rule: l.text, Comment: new(l.comment),
 			})
 		}
 	}

@@ -90,7 +90,7 @@ func TestTranslate(t *testing.T) {
 			t.Errorf("%T: the original is lost", tt.in)
 		}
 		for _, like := range []error{fs.ErrNotExist, fs.ErrExist, fs.ErrPermission, errors.ErrUnsupported} {
-			if errors.Is(got, like) != (like == tt.want) {
+			if errors.Is(got, like) != errors.Is(tt.want, like) {
 				t.Errorf("%v: is %v: %v", tt.in, like, errors.Is(got, like))
 			}
 		}

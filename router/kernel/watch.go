@@ -34,10 +34,7 @@ var errLost = errors.New("notifications lost")
 func (k *Kernel) Watch(ctx context.Context, f func(Event)) error {
 	for {
 		err := k.watch(ctx, f)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case !errors.Is(err, errLost):
+		if ctx.Err() == nil && !errors.Is(err, errLost) {
 			return fmt.Errorf("watch the kernel: %w", err)
 		}
 		select {

@@ -148,7 +148,7 @@ func (f *Fake) DelLink(name string) error {
 	}
 	l, err := f.find(name)
 	if err != nil {
-		return nil //nolint:nilerr // what is gone is gone
+		return nil // what is gone is gone
 	}
 	f.remove(l)
 	return nil

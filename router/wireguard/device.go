@@ -104,7 +104,7 @@ type Device struct {
 	// open makes the in-process device, again if it ended because somebody
 	// deleted its interface. Nil in kernel mode.
 	open func(mtu int) (inProcess, error)
-	// usable waits until an address just added can be bound to; nil in tests
+	// usable waits until packets reach an address just added; nil in tests
 	// without a kernel.
 	usable func(netip.Addr) error
 

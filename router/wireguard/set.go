@@ -128,20 +128,28 @@ func (d *Device) setLink(c Config) error {
 	return d.usable(c.Address)
 }
 
-// waitUsable waits until sockets can be bound to an address: also without
-// duplicate detection the kernel makes it so only a moment after it was added
-// to an interface that is up.
+// waitUsable waits until packets reach an address of this host: also without
+// duplicate detection the kernel adds the route that takes them only a moment
+// after the address, and what comes before is lost. It sends itself one, and
+// does not insist, since a firewall may forbid that.
 func waitUsable(a netip.Addr) error {
-	for tries := 0; ; tries++ {
-		c, err := net.ListenUDP("udp6", &net.UDPAddr{IP: a.AsSlice()})
+	c, err := net.ListenUDP("udp6", &net.UDPAddr{IP: a.AsSlice()})
+	if err != nil {
+		return fmt.Errorf("address %s is not usable: %w", a, err)
+	}
+	for range 100 {
+		var b [1]byte
+		_, err := c.WriteTo(b[:], c.LocalAddr())
 		if err == nil {
-			return c.Close()
+			_ = c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+			_, err = c.Read(b[:])
 		}
-		if !errors.Is(err, unix.EADDRNOTAVAIL) || tries == 1000 {
-			return fmt.Errorf("address %s is not usable: %w", a, err)
+		if err == nil {
+			break
 		}
 		time.Sleep(time.Millisecond)
 	}
+	return c.Close()
 }
 
 // setSysctls turns IPv6 on for this interface alone, where it is off. The

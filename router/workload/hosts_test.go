@@ -137,9 +137,10 @@ func TestRewriteHosts(t *testing.T) {
 	check(t, os.Symlink(secret, file))
 	refused("a link that leads out", "escapes")
 	check(t, os.Remove(file))
-	check(t, os.Link("/etc/hosts", file))
-	refused("the host's file", "shares the host's file")
-	check(t, os.Remove(file))
+	if os.Link("/etc/hosts", file) == nil { // on one file system only
+		refused("the host's file", "shares the host's file")
+		check(t, os.Remove(file))
+	}
 	check(t, os.Mkdir(file, 0o755))
 	refused("a directory", "hosts")
 	check(t, os.Remove(file))

@@ -178,7 +178,7 @@ func TestNames(t *testing.T) {
 
 func TestParseStartTime(t *testing.T) {
 	const fields = " S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 123456 20 21\n"
-	for _, comm := range []string{"(sleep)", "(a b)", "(a) S 1 2 (", "())"} {
+	for _, comm := range []string{"(sleep)", "(a b)", "(a) S 1 2 ()", "())"} {
 		got, err := parseStartTime("4711 " + comm + fields)
 		if err != nil || got != 123456 {
 			t.Errorf("%s: %d, %v", comm, got, err)

@@ -208,10 +208,14 @@ func hearFrames(t testing.TB, p *lab.Place, link string) *ear {
 	return e
 }
 
-// hearDatagrams listens for VXLAN datagrams at an address.
-func hearDatagrams(t testing.TB, p *lab.Place, at netip.AddrPort) *ear {
+// hearDatagrams listens for VXLAN datagrams over IPv4, at all addresses.
+func hearDatagrams(t testing.TB, p *lab.Place) *ear {
 	t.Helper()
-	u, err := p.ListenUDP(t.Context(), at)
+	var u *net.UDPConn
+	err := p.Do(func() (err error) {
+		u, err = net.ListenUDP("udp4", &net.UDPAddr{Port: vxlanPort})
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

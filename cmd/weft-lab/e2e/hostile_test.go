@@ -53,7 +53,7 @@ func newSiege(t *testing.T) *siege {
 	}
 	s.vni = uint32(vx.VxlanId)
 	s.frames = hearFrames(t, s.target.Place, "weft0")
-	s.datagrams = hearDatagrams(t, s.host.Place, netip.AddrPortFrom(netip.IPv4Unspecified(), vxlanPort))
+	s.datagrams = hearDatagrams(t, s.host.Place)
 	s.control = openWire(t, s.friend.Place, "weft0")
 	s.hearFriend(t)
 	return s
