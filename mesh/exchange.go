@@ -19,8 +19,9 @@ const (
 	maxSends  = 64  // peers to whom we send at once
 	maxHeard  = 4096
 
-	castDelay   = 10 * time.Millisecond
-	directCasts = 32
+	castDelay         = 10 * time.Millisecond
+	directCasts       = 64
+	maxReliableGreets = 64
 )
 
 // outbox holds reliable messages to one peer. One goroutine sends them.
@@ -108,13 +109,18 @@ func (m *Mesh) heard(id replica.ID) {
 }
 
 // greet tells a new member what we have of it and of ourselves, so that
-// neither waits for the next push/pull.
+// neither waits for the next push/pull. In a large cluster a packet has to do.
 func (m *Mesh) greet(id crypto.Identity) {
 	msg := replica.Message{Kind: replica.KindDigest, Answer: true}
 	for _, owner := range sorted(m.self, id) {
 		for _, ch := range []uint8{replica.Adverts, entries} {
 			msg.Digest = append(msg.Digest, m.store.Summary(replica.ID{Owner: owner, Channel: ch}))
 		}
+	}
+	if m.counts.members.Load() > maxReliableGreets && m.ml != nil {
+		msg.From = m.self
+		m.sendDirect([]crypto.Identity{id}, [][]byte{msg.Marshal()})
+		return
 	}
 	m.send(id, msg)
 }
@@ -226,14 +232,13 @@ func (m *Mesh) stepCasts(now time.Time) {
 	}
 	clear(m.casting)
 	if len(direct) > 0 && m.ml != nil {
-		m.sendDirect(direct)
+		m.sendDirect(m.someMembers(directCasts), direct)
 	}
 }
 
-// sendDirect sends packets to a few members; those that get lost come by
-// gossip.
-func (m *Mesh) sendDirect(packets [][]byte) {
-	to := m.someMembers(directCasts)
+// sendDirect sends packets to members at once. What gets lost comes by gossip,
+// or shows in the next digest.
+func (m *Mesh) sendDirect(to []crypto.Identity, packets [][]byte) {
 	ml := m.ml
 	m.workers.Go(func() {
 		for _, id := range to {

@@ -110,7 +110,8 @@ type Router struct {
 	containers Containers
 	log        *slog.Logger
 	changes    chan struct{} // the kernel changed something; capacity 1
-	links      chan struct{} // the same of a link, for the containers' task
+	links      chan struct{} // a link changed, for the containers' task; capacity 1
+	sweeps     chan struct{} // it is time for a sweep, for the same; capacity 1
 	exposures  chan exposeRequest
 	built      chan struct{} // closed when the first plan stands
 	complete   chan struct{} // closed by Complete
@@ -147,6 +148,7 @@ func New(c Config) *Router {
 		log:       c.Log,
 		changes:   make(chan struct{}, 1),
 		links:     make(chan struct{}, 1),
+		sweeps:    make(chan struct{}, 1),
 		exposures: make(chan exposeRequest),
 		built:     make(chan struct{}),
 		complete:  make(chan struct{}),
@@ -251,9 +253,14 @@ func (r *Router) Run(ctx context.Context) error {
 				tick.Reset(tickBusy)
 			}
 		case <-r.changes:
-			r.check(ctx, "notified", kernel.Event(r.changed.Swap(0)))
+			e := kernel.Event(r.changed.Swap(0))
+			r.check(ctx, "notified", e)
+			if e&kernel.LinkChanged != 0 {
+				nudge(r.links)
+			}
 		case <-sweep.C:
 			r.check(ctx, "swept", kernel.AllChanged)
+			nudge(r.sweeps)
 		}
 	}
 }

@@ -31,9 +31,6 @@ func (r *Router) collect(ctx context.Context, burst <-chan struct{}) {
 		case <-ctx.Done():
 			return
 		case <-time.After(settle):
-			if kernel.Event(r.changed.Load())&kernel.LinkChanged != 0 {
-				nudge(r.links)
-			}
 			nudge(r.changes)
 		}
 	}
@@ -47,12 +44,11 @@ func nudge(ch chan<- struct{}) {
 	}
 }
 
-// Tend keeps the containers as they should be until ctx ends: at once when a
-// link changed, and with every sweep. It is a task of its own because work on
-// a container may wait for the run loop and for an engine.
+// Tend keeps the containers as they should be until ctx ends: whenever the run
+// loop has looked at the switch that they are attached to, after a change of a
+// link and with every sweep. It is a task of its own because work on a
+// container may wait for the run loop and for an engine.
 func (r *Router) Tend(ctx context.Context) error {
-	sweep := time.NewTicker(sweepTime)
-	defer sweep.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -60,7 +56,7 @@ func (r *Router) Tend(ctx context.Context) error {
 		case <-r.links:
 			repaired, err := r.containers.LinksChanged(ctx)
 			r.report(ctx, "containers", "notified", repaired, err)
-		case <-sweep.C:
+		case <-r.sweeps:
 			repaired, err := r.containers.Sweep(ctx)
 			r.report(ctx, "containers", "swept", repaired, err)
 		}

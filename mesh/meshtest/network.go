@@ -273,8 +273,8 @@ func (t *Transport) Shutdown() error {
 	n.breakLocked(func(d direction) bool { return d.from == a || d.to == a })
 	for {
 		select {
-		case c := <-t.conns:
-			_ = c.Close()
+		case c := <-t.conns: // broken above, but not yet taken
+			_ = c.(*stream).Conn.Close()
 		default:
 			return nil
 		}

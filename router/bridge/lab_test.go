@@ -67,7 +67,7 @@ func containerIP(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, 32, 0, b
 // newLab builds it; omitA and omitB are the rules left out on each host.
 func newLab(t *testing.T, omitA, omitB []string) *lab {
 	t.Helper()
-	l := &lab{t: t, stranger: kerneltest.Fresh(t)}
+	l := &lab{t: t, stranger: freshIn(t)}
 	l.a, l.b = newHost(t, 1, omitA), newHost(t, 2, omitB)
 	ok(t, l.stranger.AddBridge("lan", kernel.MAC{0x02, 9, 9, 9, 9, 9}, 1500))
 	ok(t, l.stranger.SetUp("lan", true))
@@ -99,22 +99,34 @@ func newLab(t *testing.T, omitA, omitB []string) *lab {
 	return l
 }
 
-// settle waits until frames pass between the containers: a port forwards a
-// moment after its link came up.
+// settle waits until frames pass everywhere: a port forwards a moment after its
+// link came up.
 func (l *lab) settle() {
 	l.t.Helper()
 	hello := []byte("are you there? are you there? are you there?")
-	for _, way := range [][2]*host{{l.a, l.b}, {l.b, l.a}} {
-		s := l.sniff(way[1].container, "weft0")
+	for n, way := range []struct {
+		from     *kernel.Kernel
+		fromLink string
+		to       *kernel.Kernel
+		toLink   string
+	}{
+		{l.a.container, "weft0", l.b.container, "weft0"},
+		{l.b.container, "weft0", l.a.container, "weft0"},
+		{l.a.neighbour, "eth0", l.a.Kernel, "other"},
+		{l.b.neighbour, "eth0", l.b.Kernel, "other"},
+		{l.a.Kernel, "eth0", l.stranger, "lan"},
+		{l.b.Kernel, "eth0", l.stranger, "lan"},
+	} {
+		s := l.sniff(way.to, way.toLink)
 		for i := 0; ; i++ {
-			l.inject(way[0].container, "weft0", append([]byte{
-				0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 7, 7, 7, 7, way[0].cfg.MAC[5], 0x88, 0xb5,
+			l.inject(way.from, way.fromLink, append([]byte{
+				0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 7, 7, 7, 7, byte(n), 0x88, 0xb5,
 			}, hello...))
 			if s.waitFor(hello, 50*time.Millisecond) {
 				break
 			}
 			if i == 100 {
-				l.t.Fatal("no frames between the containers of the lab")
+				l.t.Fatal("no frames pass in the lab")
 			}
 		}
 	}
@@ -130,7 +142,7 @@ func (l *lab) other(h *host) *host {
 func newHost(t *testing.T, n int, omit []string) *host {
 	t.Helper()
 	h := &host{
-		Kernel: kerneltest.Fresh(t), container: kerneltest.Fresh(t), neighbour: kerneltest.Fresh(t),
+		Kernel: freshIn(t), container: freshIn(t), neighbour: freshIn(t),
 		cfg: testConfig(n), underlay: netip.AddrFrom4([4]byte{192, 0, 2, byte(n)}),
 	}
 	// The strictest host and the most talkative: forwarding for Docker, and
@@ -189,7 +201,15 @@ type local struct{}
 
 func (local) Do(f func() error) error { return f() }
 
-func freshIn(t *testing.T) *kernel.Kernel { t.Helper(); return kerneltest.Fresh(t) }
+// freshIn is a namespace whose IPv6 addresses work at once.
+func freshIn(t *testing.T) *kernel.Kernel {
+	t.Helper()
+	k := kerneltest.Fresh(t)
+	for _, which := range []string{"all", "default"} {
+		ok(t, k.SetSysctl("net/ipv6/conf/"+which+"/accept_dad", "0"))
+	}
+	return k
+}
 
 // listen opens a UDP socket on all addresses of a namespace.
 func (l *lab) listen(k *kernel.Kernel, port int) *net.UDPConn {

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
@@ -22,7 +23,7 @@ import (
 )
 
 // ErrUnavailable says that no engine answered.
-var ErrUnavailable = errors.New("Docker does not answer")
+var ErrUnavailable = errors.New("the Docker engine does not answer")
 
 // Defaults of [Config].
 const (
@@ -150,10 +151,7 @@ func fromInspect(r container.InspectResponse) Container {
 
 // translate sorts the engine's errors.
 func translate(err error) error {
-	if _, ok := errors.AsType[interface {
-		error
-		NotFound()
-	}](err); ok {
+	if errdefs.IsNotFound(err) {
 		return notFound(err)
 	}
 	// The engine has no error class for this that all its versions share.
@@ -161,7 +159,7 @@ func translate(err error) error {
 		return notFound(err)
 	}
 	if client.IsErrConnectionFailed(err) || errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return fmt.Errorf("%w: %w; without it, name the container pid:N or netns:PATH", ErrUnavailable, err)
 	}
 	return fmt.Errorf("docker: %w", err)
 }

@@ -168,10 +168,10 @@ func openPair(t *testing.T, n *network, r *rand.Rand) (ends [2]*end, stop func()
 	}
 	return ends, func() {
 		for _, e := range ends {
-			if p := e.go_.LookupPeer(device.NoisePublicKey(e.other.peer().PublicKey)); p != nil {
+			if p := e.wgo.LookupPeer(device.NoisePublicKey(e.other.peer().PublicKey)); p != nil {
 				held.add(p)
 			}
-			held.add(e.go_)
+			held.add(e.wgo)
 			must(t, e.Close())
 		}
 		synctest.Wait()

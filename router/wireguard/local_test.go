@@ -60,7 +60,7 @@ func TestSetUserspace(t *testing.T) {
 		if len(list) != 1 || list[0].Endpoint != a.addr || list[0].RxBytes == 0 || list[0].LastHandshake.IsZero() {
 			t.Errorf("the other end sees %+v", list)
 		}
-		held.add(a.go_.LookupPeer(device.NoisePublicKey(p.PublicKey)))
+		held.add(a.wgo.LookupPeer(device.NoisePublicKey(p.PublicKey)))
 		must(t, a.Set(a.config()))
 		if list, err = a.Peers(); err != nil || len(list) != 0 {
 			t.Errorf("removed, and still there: %+v, %v", list, err)
@@ -154,7 +154,7 @@ func TestInitiateUserspace(t *testing.T) {
 		initiations("again", 1, func() error { return a.Initiate(p.PublicKey) })
 		time.Sleep(initiationGap)
 		p.Endpoint = b.addr
-		held.add(a.go_.LookupPeer(device.NoisePublicKey(p.PublicKey)))
+		held.add(a.wgo.LookupPeer(device.NoisePublicKey(p.PublicKey)))
 		initiations("re-add", 1, func() error { return a.Readd(p) })
 		time.Sleep(time.Second)
 		if a.tun.got.Load() == 0 || b.tun.got.Load() == 0 {

@@ -302,7 +302,7 @@ func (c *ipc) Device(string) (*wgtypes.Device, error) {
 type memoryHost struct {
 	*Device
 	tun     *memoryTUN
-	go_     *device.Device
+	wgo     *device.Device
 	addr    netip.AddrPort
 	private wgtypes.Key
 	overlay netip.Addr
@@ -318,7 +318,7 @@ func openMemory(t testing.TB, n *network, b byte) *memoryHost {
 		private: clamp(key(b)), overlay: overlay(b),
 	}
 	local := startLocal(h.tun, n.bind(h.addr), newDevice(Options{}).log)
-	h.go_ = local.dev
+	h.wgo = local.dev
 	h.Device = newDevice(Options{Name: name, Links: links})
 	h.mode, h.local, h.wg = Userspace, local, &ipc{dev: local.dev}
 	return h

@@ -316,9 +316,9 @@ func TestUserspaceLife(t *testing.T) {
 
 	run(t, "ip", "link", "set", name, "down") // closes the sockets
 	set(t, d, config(peer(2)))
-	if mtus := pathMTUDiscovery(t, 6784); len(mtus) != 2 || mtus[0] != unix.IP_PMTUDISC_INTERFACE {
-		t.Errorf("after down and up: %v", mtus)
-	}
+	waitFor(t, "the sockets to be open again", func() bool {
+		return slices.Equal(pathMTUDiscovery(t, 6784), []int{unix.IP_PMTUDISC_INTERFACE, unix.IPV6_PMTUDISC_INTERFACE})
+	})
 	run(t, "ip", "link", "del", name) // ends wireguard-go
 	waitFor(t, "the device to end", func() bool {
 		select {

@@ -3,6 +3,7 @@ package wireguard
 import (
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"strings"
 	"testing"
@@ -111,9 +112,9 @@ func TestSocketInUse(t *testing.T) {
 		return
 	}
 	log := newDevice(Options{}).log
-	u, err := listenUAPI(name, nil, log)
+	u, err := listenUAPI(name, hangUp, log)
 	must(t, err)
-	if _, err := listenUAPI(name, nil, log); err == nil || !strings.Contains(err.Error(), "another process") {
+	if _, err := listenUAPI(name, hangUp, log); err == nil || !strings.Contains(err.Error(), "another process") {
 		t.Errorf("a second one: %v", err)
 	}
 	must(t, removeStale(u.path))
@@ -126,7 +127,9 @@ func TestSocketInUse(t *testing.T) {
 	if !fileExists(u.path) {
 		t.Error("a file was removed")
 	}
-	if _, err := listenUAPI(name, nil, log); err == nil {
+	if _, err := listenUAPI(name, hangUp, log); err == nil {
 		t.Error("a file was replaced")
 	}
 }
+
+func hangUp(c net.Conn) { _ = c.Close() }

@@ -84,7 +84,9 @@ type namespace struct {
 	power *power
 }
 
-func (n *namespace) Do(f func() error) error { return n.power.use(func() error { return n.Fake.Do(f) }) }
+func (n *namespace) Do(f func() error) error {
+	return n.power.use(func() error { return n.Fake.Do(f) })
+}
 
 func (n *namespace) Links() ([]kernel.Link, error) { return get(n.power, n.Fake.Links) }
 

@@ -170,7 +170,7 @@ func (w *Workload) openHosts(t target) (*os.File, error) {
 	var err error
 	if t.docker != nil {
 		if t.docker.HostsPath == "" {
-			return nil, errors.New("Docker manages none for this container")
+			return nil, errors.New("the engine manages none for this container")
 		}
 		f, err = os.OpenFile(t.docker.HostsPath, flags, 0)
 	} else {

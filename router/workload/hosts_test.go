@@ -21,10 +21,14 @@ func TestRenderHosts(t *testing.T) {
 	const block = "# weft: begin\n10.32.0.1\tweb.weft.internal web\n10.0.0.5\tdb\n# weft: end\n"
 	tests := []struct{ name, old, want string }{
 		{"empty", "", block},
-		{"as Docker makes it", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n172.17.0.2\tWeb\n",
-			"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n" + block},
-		{"our block is replaced", "127.0.0.1 localhost\n# weft: begin\n10.9.9.9 web\n# weft: end\n1.2.3.4 x\n",
-			"127.0.0.1 localhost\n1.2.3.4 x\n" + block},
+		{
+			"as Docker makes it", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n172.17.0.2\tWeb\n",
+			"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n" + block,
+		},
+		{
+			"our block is replaced", "127.0.0.1 localhost\n# weft: begin\n10.9.9.9 web\n# weft: end\n1.2.3.4 x\n",
+			"127.0.0.1 localhost\n1.2.3.4 x\n" + block,
+		},
 		{"one name of several", "172.17.0.2 web other # a comment\n", "172.17.0.2\tother # a comment\n" + block},
 		{"comments stay", "# web is here\n#1.2.3.4 web\n\n", "# web is here\n#1.2.3.4 web\n\n" + block},
 		{"no newline at the end", "1.2.3.4 x", "1.2.3.4 x\n" + block},

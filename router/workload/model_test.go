@@ -200,53 +200,57 @@ func TestManyAtOnceOnFakes(t *testing.T) {
 // TestJournalSharesWrites wants callers that come during a write to share the
 // next one.
 func TestJournalSharesWrites(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		writes, hold := 0, make(chan struct{})
-		var last []byte
-		j := &journal{path: "x", state: state{Format: journalFormat}, write: func(_ string, b []byte) error {
-			writes++
-			last = b
-			<-hold
+	var last []byte
+	writes, begun, hold := 0, make(chan struct{}, 2), make(chan struct{})
+	j := &journal{path: "x", state: state{Format: journalFormat}, write: func(_ string, b []byte) error {
+		writes++
+		last = b
+		begun <- struct{}{}
+		<-hold
+		return nil
+	}}
+	var wg sync.WaitGroup
+	add := func(i int) {
+		version, err := j.change(func(s *state) error {
+			s.Exposed = append(s.Exposed, exposure{Address: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 24)})
 			return nil
-		}}
-		var wg sync.WaitGroup
-		add := func(i int) {
-			wg.Go(func() {
-				check(t, j.update(func(s *state) error {
-					s.Exposed = append(s.Exposed, exposure{Address: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 24)})
-					return nil
-				}))
-			})
-		}
-		add(1)
-		synctest.Wait()
-		for i := 2; i < 20; i++ {
-			add(i)
-		}
-		synctest.Wait()
-		close(hold)
-		wg.Wait()
-		if writes != 2 {
-			t.Errorf("%d writes, want 2", writes)
-		}
-		s, err := parseState(last)
+		})
 		check(t, err)
-		if len(s.Exposed) != 19 {
-			t.Errorf("%d of 19 changes are on disk", len(s.Exposed))
-		}
-		check(t, j.update(func(*state) error { return nil }))
-		if writes != 2 {
-			t.Error("nothing was written")
-		}
-	})
+		wg.Go(func() {
+			if err := j.save(version); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	add(1)
+	<-begun
+	for i := 2; i < 20; i++ {
+		add(i)
+	}
+	close(hold)
+	wg.Wait()
+	if writes != 2 {
+		t.Errorf("%d writes, want 2", writes)
+	}
+	s, err := parseState(last)
+	check(t, err)
+	if len(s.Exposed) != 19 {
+		t.Errorf("%d of 19 changes are on disk", len(s.Exposed))
+	}
+	check(t, j.update(func(*state) error { return nil }))
+	if writes != 2 {
+		t.Error("nothing was written")
+	}
 }
 
 func TestJournalFile(t *testing.T) {
 	w := newWorld(t)
 	path := w.dir + "/workloads.json"
-	for _, bad := range []string{"", "{", `{"format":2}`, `{"format":1,"new":1}`, `{"format":1,"containers":[{"key":"a"}]}`,
+	for _, bad := range []string{
+		"", "{", `{"format":2}`, `{"format":1,"new":1}`, `{"format":1,"containers":[{"key":"a"}]}`,
 		`{"format":1,"containers":[{"key":"a","ns":{"id":"1"},"addresses":[""]}]}`,
-		`{"format":1,"containers":[{"key":"a","ns":{"id":"1"}},{"key":"a","ns":{"id":"2"}}]}`} {
+		`{"format":1,"containers":[{"key":"a","ns":{"id":"1"}},{"key":"a","ns":{"id":"2"}}]}`,
+	} {
 		check(t, os.WriteFile(path, []byte(bad), 0o600))
 		_, err := New(Config{StateDir: w.dir})
 		if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "move the file away") {

@@ -122,7 +122,7 @@ func (s *siege) try(t *testing.T, a attack) {
 	}
 	for _, w := range a.walls {
 		if missing := w.missing(); len(missing) > 0 {
-			t.Fatalf("%s has no rules %q: it lists\n%s", w.n.Name(), missing, w.n.sh("nft list table inet weft"))
+			t.Fatalf("%s has no rules %q before they are taken down", w.n.Name(), missing)
 		}
 	}
 	text := s.text(a.name)
@@ -178,15 +178,17 @@ func (s *siege) hearFriend(t testing.TB) {
 	t.Helper()
 	text := s.text("friend")
 	frame := markedFrame(text)
-	wait(t, "the target hears its friend", 2*time.Second, func() error {
+	ctx, cancel := tries(t, 10*time.Second)
+	defer cancel()
+	for ctx.Err() == nil {
 		if err := s.control.send(frame); err != nil {
-			return err
+			t.Fatal(err)
 		}
-		if !s.frames.wait(text, 50*time.Millisecond) {
-			return fmt.Errorf("nothing came")
+		if s.frames.wait(text, 100*time.Millisecond) {
+			return
 		}
-		return nil
-	})
+	}
+	t.Fatal("the target does not hear its friend any more: what it does not hear proves nothing")
 }
 
 // text makes a text that no other shot has.
@@ -197,7 +199,7 @@ func (s *siege) text(name string) string {
 
 // missing lists the rules that are not there.
 func (w wall) missing() []string {
-	list := w.n.Run(w.n.c.t.Context(), "nft", "list", "table", "inet", "weft").Stdout
+	list := w.n.Run(w.n.c.t.Context(), "nft", "list", "ruleset").Stdout
 	return slices.DeleteFunc(slices.Clone(w.rules), func(r string) bool {
 		return strings.Contains(list, fmt.Sprintf("comment %q", r))
 	})
@@ -222,21 +224,28 @@ func (w wall) takeDown(ctx context.Context) {
 		_ = w.n.Run(ctx, "sh", "-c", "echo 0 > "+bridgeIPv6)
 	}
 	var script strings.Builder
-	chain := ""
-	chainLine, ruleLine := regexp.MustCompile(`^\tchain (\S+) \{`), regexp.MustCompile(` comment "([^"]+)" # handle (\d+)$`)
-	for line := range strings.Lines(w.n.Run(ctx, "nft", "-a", "list", "table", "inet", "weft").Stdout) {
-		line = strings.TrimRight(line, "\n")
-		if m := chainLine.FindStringSubmatch(line); m != nil {
-			chain = m[1]
-		}
-		if m := ruleLine.FindStringSubmatch(line); m != nil && slices.Contains(w.rules, m[1]) {
-			fmt.Fprintf(&script, "delete rule inet weft %s handle %s\n", chain, m[2])
+	var table, chain string
+	for line := range strings.Lines(w.n.Run(ctx, "nft", "-a", "list", "ruleset").Stdout) {
+		f := strings.Fields(line)
+		switch {
+		case len(f) > 2 && f[0] == "table":
+			table = f[1] + " " + f[2]
+		case len(f) > 1 && f[0] == "chain":
+			chain = f[1]
+		case strings.HasSuffix(table, " weft"):
+			m := commented.FindStringSubmatch(line)
+			if m != nil && slices.Contains(w.rules, m[1]) {
+				fmt.Fprintf(&script, "delete rule %s %s handle %s\n", table, chain, m[2])
+			}
 		}
 	}
 	if script.Len() > 0 {
 		_ = w.n.RunInput(ctx, script.String(), "nft", "-f", "-")
 	}
 }
+
+// commented is a rule as nft lists it.
+var commented = regexp.MustCompile(` comment "([^"]+)" # handle (\d+)\n$`)
 
 // ear remembers what it heard, by text. It is safe for concurrent use.
 type ear struct {

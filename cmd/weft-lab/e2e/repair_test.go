@@ -1,0 +1,195 @@
+package e2e
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// harm is a way in which somebody else breaks what weft made on a host.
+type harm struct {
+	name string
+	do   string // a script; $end is the host's end of a container, $peer the other host
+	log  string // in the one line that says what was repaired
+}
+
+// harms is every kind of it that the kernel tells of.
+func harms() []harm {
+	return []harm{
+		{"ruleset flushed", "nft flush ruleset", "nftables rules of weft were changed or gone"},
+		{"chain flushed", "nft flush chain inet weft weft-raw", "nftables rules of weft were changed or gone"},
+		{"rule added", "nft insert rule inet weft weft-input accept", "nftables rules of weft were changed or gone"},
+		{"switch port taken out", "ip link set weft-vx nomaster", "weft-vx was no port of weft"},
+		{"switch port down", "ip link set weft-vx down", "weft-vx was down"},
+		{"switch port deleted", "ip link del weft-vx", "device weft-vx was gone"},
+		{"remote deleted", "bridge fdb del 00:00:00:00:00:00 dev weft-vx dst $peer", "1 remotes were missing from weft-vx"},
+		{"container's port taken out", "ip link set $end nomaster", "ip link set $end master weft"},
+		{"container's port down", "ip link set $end down", "ip link set $end up"},
+		{"container's port deleted", "ip link del $end", "ip link add weft0 type veth peer $end"},
+		{"bridge down", "ip link set weft down", "bridge weft was down"},
+		{"bridge deleted", "ip link del weft", "bridge weft was gone"},
+		{"bridge's address changed", "ip link set weft address 02:00:00:00:00:01", "address of bridge weft was 02:00:00:00:00:01"},
+		{"IPv6 on at the bridge", "echo 0 >/proc/sys/net/ipv6/conf/weft/disable_ipv6", "IPv6 was on at weft"},
+		{"strange address on the bridge", "ip addr add 10.32.0.99/12 dev weft", "address 10.32.0.99/12 was left on bridge weft"},
+		{"name server's address deleted", "ip addr flush dev weft", "address 169.254.67.83/32 was missing from bridge weft"},
+		{"name server's rules deleted", "ip rule del pref 783; ip rule del pref 784", "routing rule 784 was missing"},
+		{"name server's route deleted", "ip route flush table 6783", "the route of the name server's answers was missing"},
+	}
+}
+
+// patient is a host to be harmed, with what it needs to be well.
+type patient struct {
+	*node
+	boxes []*box
+	env   string // for scripts
+	well  []string
+}
+
+// newPatient is the first of two hosts, with two containers of its own and one
+// on the other host.
+func newPatient(t *testing.T) *patient {
+	c := joined(t, 2)
+	p := &patient{node: c.nodes[0], boxes: append(c.attachEach(), c.nodes[0].attach("c3", "10.32.0.3"))}
+	whole(c, p.boxes)
+	p.sh("iptables -S >/dev/null; ip6tables -S >/dev/null")
+	p.env = "end=" + p.end(p.boxes[0]) + " peer=" + strings.TrimSpace(c.nodes[1].sh(
+		`ip -o -6 addr show dev weft-wg scope global | sed -n 's!.*inet6 \([^/]*\)/.*!\1!p'`)) + "\n"
+	p.well = p.health()
+	return p
+}
+
+// end returns the name of the host's end of a container's interface.
+func (n *node) end(b *box) string {
+	n.c.t.Helper()
+	link, err := b.Netlink().LinkByName("weft0")
+	if err != nil {
+		n.c.t.Fatal(err)
+	}
+	peer, err := n.Netlink().LinkByIndex(link.Attrs().ParentIndex)
+	if err != nil {
+		n.c.t.Fatal(err)
+	}
+	return peer.Attrs().Name
+}
+
+// expand replaces the words of a script as its shell would.
+func (p *patient) expand(s string) string {
+	for word := range strings.FieldsSeq(p.env) {
+		name, value, _ := strings.Cut(word, "=")
+		s = strings.ReplaceAll(s, "$"+name, value)
+	}
+	return s
+}
+
+// health is everything that weft made and should keep, without what differs
+// between two devices of one name.
+func (p *patient) health() []string {
+	p.c.t.Helper()
+	volatile := regexp.MustCompile(`^\d+: |@if\d+|(_timer|port_id|port_no|designated_port|link-netnsid) +\S+`)
+	var out []string
+	s := p.takeSnapshot()
+	for _, kind := range []string{"links", "addresses", "routes", "rules", "nft", "iptables", "sysctls", "sockets"} {
+		for _, line := range s[kind] {
+			line = volatile.ReplaceAllString(line, "")
+			if kind == "links" && !strings.HasPrefix(line, "weft:") {
+				line = regexp.MustCompile(`link/ether \S+`).ReplaceAllString(line, "")
+			}
+			out = append(out, kind+": "+line)
+		}
+	}
+	for line := range strings.Lines(p.sh("bridge fdb show dev weft-vx")) {
+		if strings.HasPrefix(line, "00:00:00:00:00:00") {
+			out = append(out, "remotes: "+strings.TrimSpace(line))
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// isWell says what is not as it was.
+func (p *patient) isWell() error {
+	if diff := cmp.Diff(p.well, p.health()); diff != "" {
+		return fmt.Errorf("not as before (-before +now):\n%s", diff)
+	}
+	return p.flows()
+}
+
+// flows says which container does not reach which.
+func (p *patient) flows() error {
+	for _, a := range p.boxes {
+		for _, b := range p.boxes {
+			if a != b {
+				if err := a.reaches(b); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// repairs returns the lines of a log that are about repairing.
+func repairs(log string) []string {
+	var out []string
+	for line := range strings.Lines(log) {
+		if strings.Contains(line, "msg=repaired") || strings.Contains(line, "cannot repair") || strings.Contains(line, "is not what it should be") {
+			out = append(out, strings.ReplaceAll(strings.TrimSpace(line), `\"`, ``))
+		}
+	}
+	return out
+}
+
+// saysOnce says what is wrong unless exactly one line says that a repair of
+// that kind was made, in that way, and none that one could not be.
+func saysOnce(lines []string, what, how string) error {
+	var n int
+	for _, l := range lines {
+		if strings.Contains(l, what) && strings.Contains(l, "how="+how) {
+			n++
+		}
+		if !strings.Contains(l, "msg=repaired") {
+			return fmt.Errorf("it says: %s", l)
+		}
+	}
+	if n != 1 {
+		return fmt.Errorf("%d lines say %q, how=%s:\n%s", n, what, how, strings.Join(lines, "\n"))
+	}
+	return nil
+}
+
+// Whatever others break of what weft made is repaired when the kernel says that
+// it changed, and said once; afterwards it is quiet.
+func TestRepair(t *testing.T) {
+	p := newPatient(t)
+	for _, h := range harms() {
+		t.Run(strings.ReplaceAll(h.name, " ", "-"), func(t *testing.T) {
+			before := len(p.log())
+			p.sh(p.env + h.do)
+			want := p.expand(h.log)
+			wait(t, h.name+": repaired", time.Second, func() error { return saysOnce(repairs(p.log()[before:]), want, "notified") })
+			wait(t, h.name+": as before", time.Second, p.isWell)
+			if err := saysOnce(repairs(p.log()[before:]), want, "notified"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	p.staysQuiet(t)
+}
+
+// staysQuiet fails when anything is repaired though nothing is broken.
+func (p *patient) staysQuiet(t *testing.T) {
+	t.Helper()
+	before := len(p.log())
+	time.Sleep(2 * time.Second)
+	if lines := repairs(p.log()[before:]); len(lines) > 0 {
+		t.Errorf("repaired again, though nobody broke anything:\n%s", strings.Join(lines, "\n"))
+	}
+	if err := p.isWell(); err != nil {
+		t.Error(err)
+	}
+}
