@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -52,8 +53,9 @@ type node struct {
 	resume    bool
 	resolve   func(context.Context, string) ([]netip.Addr, error)
 
-	mesh *Mesh
-	stop func()
+	mesh  *Mesh // other goroutines than the test's use current
+	stop  func()
+	dials atomic.Int64
 
 	mu      sync.Mutex // guards the fields below
 	up      bool
@@ -61,7 +63,6 @@ type node struct {
 	view    View
 	since   map[crypto.Identity]time.Time // when a peer was added to WireGuard
 	eps     []netip.AddrPort
-	dials   int
 	ordered uint64
 }
 
@@ -95,6 +96,12 @@ func newCluster(t *testing.T, n int) *cluster {
 		time.Sleep(5 * time.Minute) // what memberlist left behind ends by its timeouts
 	})
 	return c
+}
+
+func (n *node) current() *Mesh {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.mesh
 }
 
 func (n *node) id() crypto.Identity { return n.key.Identity() }
@@ -157,13 +164,14 @@ func (n *node) endpoints() []netip.AddrPort {
 
 // route is the model of router and WireGuard.
 func (n *node) route(ctx context.Context) {
+	m := n.current()
 	poll := time.NewTicker(250 * time.Millisecond)
 	defer poll.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case v := <-n.mesh.Views():
+		case v := <-m.Views():
 			n.mu.Lock()
 			n.view = v
 			for _, p := range v.Peers {
@@ -224,8 +232,8 @@ func (n *node) handshake(p Peer) {
 	n.c.sessions[key] = s
 	n.c.mu.Unlock()
 	if fresh {
-		n.mesh.Reachable(o.id(), netip.AddrPortFrom(o.addr.Addr(), o.addr.Port()+1))
-		o.mesh.Reachable(n.id(), netip.AddrPortFrom(n.addr.Addr(), n.addr.Port()+1))
+		n.current().Reachable(o.id(), netip.AddrPortFrom(o.addr.Addr(), o.addr.Port()+1))
+		o.current().Reachable(n.id(), netip.AddrPortFrom(n.addr.Addr(), n.addr.Port()+1))
 	}
 }
 
@@ -349,9 +357,7 @@ func (h *fakeHello) Serve(ctx context.Context, _ net.Listener, _ func(hello.Resu
 
 func (h *fakeHello) Dial(ctx context.Context, addr netip.AddrPort, pin *crypto.Identity) (hello.Result, error) {
 	n := (*node)(h)
-	n.mu.Lock()
-	n.dials++
-	n.mu.Unlock()
+	n.dials.Add(1)
 	fail := func(err error) (hello.Result, error) {
 		return hello.Result{}, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(addr), Err: err}
 	}
@@ -371,7 +377,7 @@ func (h *fakeHello) Dial(ctx context.Context, addr netip.AddrPort, pin *crypto.I
 	}
 	time.Sleep(20 * time.Millisecond)
 	o.mu.Lock()
-	up, boot := o.up, o.boot
+	up := o.up
 	o.mu.Unlock()
 	switch {
 	case !up:
@@ -383,15 +389,16 @@ func (h *fakeHello) Dial(ctx context.Context, addr netip.AddrPort, pin *crypto.I
 	case pin != nil && *pin != o.id():
 		return hello.Result{}, hello.ErrIdentity
 	}
-	ours, theirs := n.mesh.Adverts(), o.mesh.Adverts()
-	if err := errors.Join(o.mesh.Check(ours[0]), n.mesh.Check(theirs[0])); err != nil {
+	here, there := n.current(), o.current()
+	ours, theirs := here.Adverts(), there.Adverts()
+	if err := errors.Join(there.Check(ours[0]), here.Check(theirs[0])); err != nil {
 		return hello.Result{}, fmt.Errorf("%w: %w", hello.ErrRefused, err)
 	}
-	o.mesh.desk.introduce(hello.Result{
-		Peer: n.id(), Boot: n.boot, Adverts: ours, Order: o.order(), Remote: netip.AddrPortFrom(n.addr.Addr(), 40000),
+	there.desk.introduce(hello.Result{
+		Peer: n.id(), Boot: here.cfg.Boot, Adverts: ours, Order: o.order(), Remote: netip.AddrPortFrom(n.addr.Addr(), 40000),
 	})
 	return hello.Result{
-		Peer: o.id(), Boot: boot, Adverts: theirs, Dialled: true, Initiator: true, Order: n.order(), Remote: addr,
+		Peer: o.id(), Boot: there.cfg.Boot, Adverts: theirs, Dialled: true, Initiator: true, Order: n.order(), Remote: addr,
 	}, nil
 }
 

@@ -95,8 +95,7 @@ func (d *desk) take() inbox {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	in := inbox{
-		retargeted: d.retargeted, joined: d.joined, reached: d.reached,
-		intros: d.intros, lost: d.lost, overlay: d.overlay, endpoints: d.endpoints,
+		retargeted: d.retargeted, intros: d.intros, lost: d.lost, overlay: d.overlay, endpoints: d.endpoints,
 	}
 	if d.retargeted {
 		in.targets = slices.Clone(d.targets)
@@ -109,9 +108,11 @@ func (d *desk) take() inbox {
 		clear(d.changed)
 	}
 	if len(d.joined) > 0 {
+		in.joined = d.joined
 		d.joined = make(map[crypto.Identity]bool)
 	}
 	if len(d.reached) > 0 {
+		in.reached = d.reached
 		d.reached = make(map[crypto.Identity]netip.AddrPort)
 	}
 	d.intros, d.lost, d.retargeted, d.endpoints = nil, 0, false, false

@@ -158,12 +158,10 @@ func TestVanishAndReturn(t *testing.T) {
 		gone.kill()
 		t.Logf("killed: gone after %v", c.until(time.Minute, "gone", allSee(rest, gone, "")))
 		time.Sleep(20 * time.Minute)
-		dials := func() int {
-			sum := 0
+		dials := func() int64 {
+			sum := int64(0)
 			for _, n := range c.nodes {
-				n.mu.Lock()
-				sum += n.dials
-				n.mu.Unlock()
+				sum += n.dials.Load()
 			}
 			return sum
 		}
@@ -220,7 +218,7 @@ func TestAllRestart(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		for _, n := range c.nodes {
-			n.dials = 0
+			n.dials.Store(0)
 		}
 		for _, i := range rand.Perm(len(c.nodes)) {
 			c.nodes[i].start()
@@ -232,8 +230,8 @@ func TestAllRestart(t *testing.T) {
 			c.until(time.Minute, "one cluster", func() bool { return whole(c.nodes) }))
 		for _, n := range c.nodes {
 			c.until(5*time.Second, "entries", allSee(c.nodes, n, "n/a= "))
-			if n.dials > 0 {
-				t.Errorf("host %d introduced itself %d times", n.i+1, n.dials)
+			if d := n.dials.Load(); d > 0 {
+				t.Errorf("host %d introduced itself %d times", n.i+1, d)
 			}
 		}
 	})

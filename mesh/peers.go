@@ -29,8 +29,9 @@ type peer struct {
 	target string // as typed
 
 	introduced uint64
+	decided    bool // by an introduction in this run of both daemons:
 	initiator  bool
-	order      uint64         // of the result that decided initiator
+	order      uint64         // of the result that decided it
 	met        netip.AddrPort // WireGuard at the address of the last introduction
 	good       netip.AddrPort // where a handshake completed last
 
@@ -176,6 +177,9 @@ func (m *Mesh) setAdvert(now time.Time, a advert.Signed) {
 			"two hosts have the identity of peer %s (%s), a copied state directory or a cloned disk; run 'weft reset' on one of them",
 			a.Name, a.Nickname))
 	}
+	if p.advert.Boot != a.Boot {
+		p.decided = false // the peer has forgotten it
+	}
 	p.advert = a
 	m.namesChanged = true
 	m.viewChanged()
@@ -194,8 +198,8 @@ func (m *Mesh) introduced(now time.Time, r hello.Result) {
 		return // refused: learn said why
 	}
 	p.introduced++
-	if p.introduced == 1 || r.Order >= p.order {
-		p.initiator, p.order = r.Initiator, r.Order
+	if !p.decided || r.Order >= p.order {
+		p.decided, p.initiator, p.order = true, r.Initiator, r.Order
 	}
 	if r.Remote.IsValid() {
 		port := p.advert.HelloPort

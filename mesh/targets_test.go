@@ -133,9 +133,9 @@ func TestTargetStates(t *testing.T) {
 			t.Errorf("address %s", got)
 		}
 		// What can heal is tried again, ever more slowly.
-		before := n.dials
+		before := n.dials.Load()
 		time.Sleep(10 * time.Minute)
-		if tries := n.dials - before; tries < 25 || tries > 45 {
+		if tries := n.dials.Load() - before; tries < 25 || tries > 45 {
 			t.Errorf("%d attempts at three targets in ten minutes", tries)
 		}
 		c.nodes[2].start()
@@ -147,9 +147,9 @@ func TestTargetStates(t *testing.T) {
 		t.Logf("a host with the wrong password is a member %v after it got the right one",
 			c.until(80*time.Second, "right password", func() bool { return n.state(1) == "established " }))
 		// A member is not dialled; one that is lost is.
-		before = n.dials
+		before = n.dials.Load()
 		time.Sleep(5 * time.Minute)
-		if tries := n.dials - before; tries > 12 { // of the fourth
+		if tries := n.dials.Load() - before; tries > 12 { // of the fourth
 			t.Errorf("%d attempts while two of three are members", tries)
 		}
 		c.nodes[2].kill()
@@ -226,10 +226,10 @@ func TestConnectForget(t *testing.T) {
 		n.resume = true
 		n.start()
 		check("resumed", nil, "192.0.2.3")
-		before := n.dials
+		before := n.dials.Load()
 		time.Sleep(time.Minute)
-		if n.dials != before {
-			t.Errorf("a known peer was introduced %d times", n.dials-before)
+		if d := n.dials.Load(); d != before {
+			t.Errorf("a known peer was introduced %d times", d-before)
 		}
 		n.kill()
 		n.resume = false

@@ -28,8 +28,8 @@ type Peer struct {
 	// changes, the WireGuard peer is to be added again.
 	Introduced uint64
 	// Initiator says that we initiate the WireGuard handshake: as the last
-	// introduction decided, without one when our identity is smaller. It is
-	// false for a peer that is not to be dialled.
+	// introduction since the start of both daemons decided, without one when
+	// our identity is smaller. It is false for a peer that is not to be dialled.
 	Initiator bool
 	// Candidates are endpoints of its WireGuard port, best first: where it
 	// was last reached, where it was introduced, what it says. There are none
@@ -118,7 +118,7 @@ func (m *Mesh) view() View {
 		if p.dial {
 			vp.Candidates = p.candidates()
 			vp.Initiator = m.self.Compare(id) < 0
-			if p.introduced > 0 {
+			if p.decided {
 				vp.Initiator = p.initiator
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -123,6 +124,7 @@ type Router struct {
 	// Owned by the run loop.
 	view     mesh.View
 	applied  plan
+	stands   bool // applied is what the last apply reached, whole
 	exposure exposure
 	tunnels  map[crypto.Identity]*tunnel
 	told     map[string]string // what we publish of our connections
@@ -288,11 +290,16 @@ func (r *Router) report(ctx context.Context, what, how string, repaired []string
 }
 
 // apply brings the host from what was applied to what is planned. A peer's
-// tunnel is there before frames are sent to it, and the other way round.
+// tunnel is there before frames are sent to it, and the other way round. What
+// the plan does not change is left to check, which says what it repairs.
 func (r *Router) apply(ctx context.Context) error {
 	p := makePlan(r.cfg.Host, r.view, r.exposure, r.up)
-	if err := r.cfg.Bridge.Set(ctx, p.bridge); err != nil {
-		return fmt.Errorf("set up bridge %s: %w", BridgeName, err)
+	all := !r.stands
+	r.stands = false
+	if all || !reflect.DeepEqual(p.bridge, r.applied.bridge) {
+		if err := r.cfg.Bridge.Set(ctx, p.bridge); err != nil {
+			return fmt.Errorf("set up bridge %s: %w", BridgeName, err)
+		}
 	}
 	fewer := p.vxlan
 	fewer.Remotes = both(r.applied.vxlan.Remotes, p.vxlan.Remotes)
@@ -301,13 +308,17 @@ func (r *Router) apply(ctx context.Context) error {
 			return fmt.Errorf("set up switch port %s: %w", VXLANName, err)
 		}
 	}
-	if err := r.cfg.Device.Set(p.wireguard); err != nil {
-		return fmt.Errorf("set up %s: %w", WireGuardName, err)
+	if all || !reflect.DeepEqual(p.wireguard, r.applied.wireguard) {
+		if err := r.cfg.Device.Set(p.wireguard); err != nil {
+			return fmt.Errorf("set up %s: %w", WireGuardName, err)
+		}
 	}
-	if err := r.cfg.VXLAN.Set(p.vxlan); err != nil {
-		return fmt.Errorf("set up switch port %s: %w", VXLANName, err)
+	if all || !reflect.DeepEqual(p.vxlan, r.applied.vxlan) {
+		if err := r.cfg.VXLAN.Set(p.vxlan); err != nil {
+			return fmt.Errorf("set up switch port %s: %w", VXLANName, err)
+		}
 	}
-	r.applied = p
+	r.applied, r.stands = p, true
 	return nil
 }
 

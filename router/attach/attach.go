@@ -50,6 +50,7 @@ type Guest interface {
 // [kernel.Kernel] satisfies it.
 type Host interface {
 	ID() string
+	Do(f func() error) error
 	Links() ([]kernel.Link, error)
 	Link(name string) (kernel.Link, error)
 	AddVeth(host string, mtu int, guest kernel.Guest, guestName string, guestMAC kernel.MAC) error

@@ -6,6 +6,9 @@ import (
 	"io/fs"
 	"strconv"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/router/kernel"
 )
@@ -22,7 +25,8 @@ type run struct {
 	end   string
 	spec  Spec
 
-	undos []func() error // newest last
+	undos  []func() error // newest last
+	waited bool           // for the end to forward
 }
 
 // converge does what must be done until nothing is left to do.
@@ -158,9 +162,62 @@ func (r *run) do(p step, w want, s seen) error {
 		}
 		return err
 	case announce:
+		r.waitForwarding()
 		return r.guest.Announce(s.name, p.prefix.Addr())
 	}
 	return fmt.Errorf("unknown step %d", p.op)
+}
+
+// How long an announcement waits for the host's end, and how often it looks.
+// The wait is over at once unless the machine is busy; a second is what the
+// kernel may take at worst.
+const (
+	forwardTime = 1500 * time.Millisecond
+	forwardPoll = 5 * time.Millisecond
+)
+
+// waitForwarding waits, once a run, until the kernel has noticed that both ends
+// are up. It does so in a queue of its own, and until then the bridge drops
+// what comes from the container: an announcement would be lost, and nobody
+// would find a container that took an address over. If it does not come to
+// that, the announcement is made all the same.
+func (r *run) waitForwarding() {
+	if r.waited {
+		return
+	}
+	r.waited = true
+	for range forwardTime / forwardPoll {
+		// Asking for a link makes a newer kernel (6.8) work its queue off.
+		if _, err := r.host.Link(r.end); err != nil {
+			return
+		}
+		if running, err := isRunning(r.host, r.end); running || err != nil {
+			return
+		}
+		time.Sleep(forwardPoll)
+	}
+}
+
+// isRunning reports whether an interface is up in earnest (RFC 2863), which
+// for a port of a bridge is when it forwards.
+func isRunning(h Host, name string) (running bool, err error) {
+	err = h.Do(func() error {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		ifr, err := unix.NewIfreq(name)
+		if err != nil {
+			return err
+		}
+		if err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, ifr); err != nil {
+			return err
+		}
+		running = ifr.Uint16()&unix.IFF_RUNNING != 0
+		return nil
+	})
+	return running, err
 }
 
 func (r *run) push(f func() error) { r.undos = append(r.undos, f) }

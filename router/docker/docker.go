@@ -11,11 +11,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"regexp"
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
@@ -66,7 +66,7 @@ type engine interface {
 // New prepares a client and connects to nothing. It fails only when the
 // configuration or the environment makes no sense.
 func New(c Config) (*Client, error) {
-	opts := []client.Opt{client.FromEnv}
+	opts := []client.Opt{client.FromEnv, client.WithHTTPResponseHook(noteStatus)}
 	if c.Host != "" {
 		opts = append(opts, client.WithHost(c.Host))
 	}
@@ -127,9 +127,10 @@ func (c *Client) Inspect(ctx context.Context, nameOrID string) (Container, error
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	r, err := c.api.ContainerInspect(ctx, nameOrID, client.ContainerInspectOptions{})
+	var status int
+	r, err := c.api.ContainerInspect(withStatus(ctx, &status), nameOrID, client.ContainerInspectOptions{})
 	if err != nil {
-		return Container{}, translate(err)
+		return Container{}, translate(err, status)
 	}
 	return fromInspect(r.Container), nil
 }
@@ -149,9 +150,24 @@ func fromInspect(r container.InspectResponse) Container {
 	return c
 }
 
-// translate sorts the engine's errors.
-func translate(err error) error {
-	if errdefs.IsNotFound(err) {
+// statusKey is where the context of a request carries a place for the status
+// of its answer: the client's errors tell it only through a module of others.
+type statusKey struct{}
+
+func withStatus(ctx context.Context, status *int) context.Context {
+	return context.WithValue(ctx, statusKey{}, status)
+}
+
+// noteStatus is called with every answer before its request returns.
+func noteStatus(r *http.Response) {
+	if status, ok := r.Request.Context().Value(statusKey{}).(*int); ok {
+		*status = r.StatusCode
+	}
+}
+
+// translate sorts the engine's errors. status is zero when it is not known.
+func translate(err error, status int) error {
+	if status == http.StatusNotFound {
 		return notFound(err)
 	}
 	// The engine has no error class for this that all its versions share.

@@ -146,7 +146,7 @@ func TestInspect(t *testing.T) {
 			t.Errorf("Inspect(%q): %v, want one line with %q", tt.name, err, tt.text)
 		}
 		for _, class := range []error{api.ErrNotFound, ErrUnavailable} {
-			if errors.Is(err, class) != (class == tt.class) {
+			if errors.Is(err, class) != errors.Is(tt.class, class) {
 				t.Errorf("Inspect(%q): %v, want class %v", tt.name, err, tt.class)
 			}
 		}

@@ -72,7 +72,7 @@ func (c *Client) Run(ctx context.Context, f func(Event)) error {
 		pause(ctx, wait)
 		wait = min(2*wait, c.retryMax)
 	}
-	return nil
+	return nil //nolint:nilerr // that ctx ended is no error of ours
 }
 
 func pause(ctx context.Context, d time.Duration) {
@@ -120,7 +120,7 @@ func (c *Client) follow(ctx context.Context, known map[string]string, f func(Eve
 			if err == nil {
 				err = errors.New("the engine closed the stream")
 			}
-			return true, translate(err)
+			return true, translate(err, 0)
 		case <-ctx.Done():
 			return true, ctx.Err()
 		}
@@ -133,7 +133,7 @@ func (c *Client) list(ctx context.Context) (map[string]string, error) {
 	defer cancel()
 	r, err := c.api.ContainerList(ctx, client.ContainerListOptions{})
 	if err != nil {
-		return nil, translate(fmt.Errorf("list containers: %w", err))
+		return nil, translate(fmt.Errorf("list containers: %w", err), 0)
 	}
 	running := make(map[string]string, len(r.Items))
 	for _, s := range r.Items {

@@ -189,7 +189,7 @@ func TestOneFailure(t *testing.T) {
 					switch {
 					case err == nil && got != after:
 						t.Fatalf("%s: told done, and is not:\n%s", at, cmp.Diff(after, got))
-					case got != before && !op.forward:
+					case err != nil && got != before && !op.forward:
 						t.Fatalf("%s: something is left (-before +got):\n%s", at, cmp.Diff(before, got))
 					case got != before && got != after:
 						t.Fatalf("%s: neither before nor after (-after +got):\n%s", at, cmp.Diff(after, got))

@@ -42,21 +42,21 @@ func process(t *testing.T) (pid int, stop func()) {
 	return cmd.Process.Pid, stop
 }
 
-// real is a fresh namespace with a switch, and the daemon's life on it.
-type real struct {
+// machine is a fresh namespace with a switch, and the daemon's life on it.
+type machine struct {
 	*world // for names and exposure only
 	kernel *kernel.Kernel
 }
 
-func newReal(t *testing.T) *real {
+func newMachine(t *testing.T) *machine {
 	t.Helper()
-	r := &real{world: newWorld(t), kernel: kerneltest.Fresh(t)}
+	r := &machine{world: newWorld(t), kernel: kerneltest.Fresh(t)}
 	check(t, r.kernel.AddBridge("weft", r.MAC(), 1370))
 	check(t, r.kernel.SetUp("weft", true))
 	return r
 }
 
-func (r *real) restart() *Workload {
+func (r *machine) restart() *Workload {
 	r.t.Helper()
 	d, err := New(Config{
 		StateDir: r.dir, BootID: r.boot, Domain: testDomain, Names: r.world, Host: r.world,
@@ -79,7 +79,7 @@ func inside(t *testing.T, pid int, args ...string) string {
 
 func TestNamespaces(t *testing.T) {
 	ctx := context.Background()
-	r := newReal(t)
+	r := newMachine(t)
 	d := r.restart()
 	one, stop := process(t)
 	two, _ := process(t)
@@ -140,7 +140,7 @@ func waitFor(t *testing.T, f func() bool) {
 // TestDeathIsNoticed kills a container and wants its names gone because of the
 // kernel's notification alone.
 func TestDeathIsNoticed(t *testing.T) {
-	r := newReal(t)
+	r := newMachine(t)
 	d := r.restart()
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -195,7 +195,7 @@ func TestDeathIsNoticed(t *testing.T) {
 // TestManyAtOnce is 200 attachments, attached and detached by eight callers.
 func TestManyAtOnce(t *testing.T) {
 	ctx := context.Background()
-	r := newReal(t)
+	r := newMachine(t)
 	d := r.restart()
 	const containers, callers = 200, 8
 	var cs []string
@@ -270,7 +270,7 @@ func TestManyAtOnce(t *testing.T) {
 // as far as the kernel lets us, and wants the two not to be confused.
 func TestNumbersComeAgain(t *testing.T) {
 	ctx := context.Background()
-	r := newReal(t)
+	r := newMachine(t)
 	d := r.restart()
 	pid, stop := process(t)
 	mustAttach(t, d, fmt.Sprintf("pid:%d", pid), "10.32.0.1/12")

@@ -262,7 +262,7 @@ func TestRefused(t *testing.T) {
 				t.Fatal("no error")
 			}
 			for _, class := range []error{api.ErrUsage, api.ErrNotFound, api.ErrConflict} {
-				if got, want := errors.Is(err, class), tt.class == class; got != want {
+				if got, want := errors.Is(err, class), errors.Is(tt.class, class); got != want {
 					t.Errorf("is %v: %v, want %v (%v)", class, got, want, err)
 				}
 			}

@@ -60,18 +60,11 @@ func (d datagram) packets(payload []byte) [][]byte {
 	u = binary.BigEndian.AppendUint16(u, uint16(8+len(payload)))
 	u = append(append(u, 0, 0), payload...)
 	src, dst := d.src.Addr().WithZone(""), d.dst.Addr().WithZone("")
-	if !d.noChecksum {
-		pseudo := append(src.AsSlice(), dst.AsSlice()...)
-		pseudo = binary.BigEndian.AppendUint32(pseudo, uint32(len(u)))
-		pseudo = append(pseudo, 0, 0, 0, udp)
-		binary.BigEndian.PutUint16(u[6:], internetChecksum(append(pseudo, u...)))
-	}
 	if dst.Is4() {
-		h := []byte{0x45, 0, 0, 0, 0, 0, 0, 0, 64, udp, 0, 0}
-		binary.BigEndian.PutUint16(h[2:], uint16(20+len(u)))
-		h = append(append(h, src.AsSlice()...), dst.AsSlice()...)
-		binary.BigEndian.PutUint16(h[10:], internetChecksum(h))
-		return [][]byte{append(h, u...)}
+		return [][]byte{ip4Packet(udp, src, dst, u, 6)}
+	}
+	if !d.noChecksum {
+		sumSegment(udp, src, dst, u, 6)
 	}
 	next := byte(udp)
 	if d.options {
@@ -85,6 +78,33 @@ func (d datagram) packets(payload []byte) [][]byte {
 	first := append([]byte{next, 0, 0, 1, 0, 0, 0x57, 0x46}, u[:cut]...)
 	rest := append([]byte{next, 0, 0, cut, 0, 0, 0x57, 0x46}, u[cut:]...)
 	return [][]byte{ip6Packet(src, dst, 44, first), ip6Packet(src, dst, 44, rest)}
+}
+
+// sumSegment puts the checksum of a segment where it belongs.
+func sumSegment(proto byte, src, dst netip.Addr, segment []byte, at int) {
+	pseudo := append(src.AsSlice(), dst.AsSlice()...)
+	pseudo = binary.BigEndian.AppendUint32(pseudo, uint32(len(segment)))
+	pseudo = append(pseudo, 0, 0, 0, proto)
+	binary.BigEndian.PutUint16(segment[at:], internetChecksum(append(pseudo, segment...)))
+}
+
+// ip4Packet makes a packet of a segment whose checksum is at that offset.
+func ip4Packet(proto byte, src, dst netip.Addr, segment []byte, at int) []byte {
+	sumSegment(proto, src, dst, segment, at)
+	h := []byte{0x45, 0, 0, 0, 0, 0, 0, 0, 64, proto, 0, 0}
+	binary.BigEndian.PutUint16(h[2:], uint16(20+len(segment)))
+	h = append(append(h, src.AsSlice()...), dst.AsSlice()...)
+	binary.BigEndian.PutUint16(h[10:], internetChecksum(h))
+	return append(h, segment...)
+}
+
+// ethernet makes the frame of an IP packet.
+func ethernet(to, from net.HardwareAddr, packet []byte) []byte {
+	ethertype := []byte{0x86, 0xdd}
+	if packet[0]>>4 == 4 {
+		ethertype = []byte{0x08, 0x00}
+	}
+	return bytes.Join([][]byte{to, from, ethertype, packet}, nil)
 }
 
 func ip6Packet(src, dst netip.Addr, next byte, body []byte) []byte {
@@ -139,15 +159,10 @@ func (w *wire) send(frame []byte) error {
 // forge returns a shot that forges frames in datagrams on this wire, to the
 // machine with that hardware address.
 func (s *siege) forge(w *wire, mac net.HardwareAddr, d datagram) func(string) error {
-	ethertype := []byte{0x86, 0xdd}
-	if d.dst.Addr().Is4() {
-		ethertype = []byte{0x08, 0x00}
-	}
-	header := bytes.Join([][]byte{mac, w.mac, ethertype}, nil)
 	return func(text string) error {
 		var errs []error
 		for _, p := range d.packets(s.vxlan(text)) {
-			errs = append(errs, w.send(append(bytes.Clone(header), p...)))
+			errs = append(errs, w.send(ethernet(mac, w.mac, p)))
 		}
 		return errors.Join(errs...)
 	}
@@ -208,19 +223,19 @@ func hearFrames(t testing.TB, p *lab.Place, link string) *ear {
 	return e
 }
 
-// hearDatagrams listens for VXLAN datagrams over IPv4, at all addresses.
-func hearDatagrams(t testing.TB, p *lab.Place) *ear {
+// hearDatagrams listens for VXLAN datagrams at a port of a place, over "udp4" or
+// "udp6" or, as "udp", both.
+func (e *ear) hearDatagrams(t testing.TB, p *lab.Place, network string, port int) {
 	t.Helper()
 	var u *net.UDPConn
 	err := p.Do(func() (err error) {
-		u, err = net.ListenUDP("udp4", &net.UDPAddr{Port: vxlanPort})
+		u, err = net.ListenUDP(network, &net.UDPAddr{Port: port})
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = u.Close() })
-	e := newEar()
 	go func() {
 		buf := make([]byte, 1<<16)
 		for {
@@ -233,5 +248,4 @@ func hearDatagrams(t testing.TB, p *lab.Place) *ear {
 			}
 		}
 	}()
-	return e
 }

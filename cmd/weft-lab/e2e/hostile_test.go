@@ -53,7 +53,8 @@ func newSiege(t *testing.T) *siege {
 	}
 	s.vni = uint32(vx.VxlanId)
 	s.frames = hearFrames(t, s.target.Place, "weft0")
-	s.datagrams = hearDatagrams(t, s.host.Place)
+	s.datagrams = newEar()
+	s.datagrams.hearDatagrams(t, s.host.Place, "udp4", vxlanPort)
 	s.control = openWire(t, s.friend.Place, "weft0")
 	s.hearFriend(t)
 	return s
@@ -75,13 +76,13 @@ func (n *node) overlay() netip.Addr {
 	return netip.Addr{}
 }
 
-// attack is one way to bring a frame to the target.
+// attack is one way to bring something where it must not come.
 type attack struct {
 	name string
-	// shoot sends one forged frame that carries the text. That it cannot be
-	// sent is a fine way to fail.
+	// shoot tries once, with something that carries the text. That it cannot
+	// be sent is a fine way to fail.
 	shoot func(text string) error
-	ear   *ear // where it would arrive; nil: at the target
+	ear   *ear // where it would arrive; nil: frames, at the target
 	// walls are the rules in its way: without all of them it must arrive, or
 	// the attack shows nothing.
 	walls []wall
@@ -139,20 +140,18 @@ func (s *siege) try(t *testing.T, a attack) {
 		}
 		last <- err
 	}()
-	for falls := 1; a.ear.count(text) == 0; falls++ {
-		if ctx.Err() != nil {
-			t.Errorf("it did not arrive without %v either, so it shows nothing; last error: %v", a.walls, <-last)
-			return
-		}
+	for a.ear.count(text) == 0 && ctx.Err() == nil {
 		for _, w := range a.walls {
 			w.takeDown(ctx)
 		}
 		a.ear.wait(text, 40*time.Millisecond)
 	}
 	stop()
-	<-last
+	if err := <-last; a.ear.count(text) == 0 {
+		t.Errorf("it did not arrive without %v either, so it shows nothing; last error: %v", a.walls, err)
+	}
 	for _, w := range a.walls {
-		wait(t, w.n.Name()+" repairs its walls", 2*time.Second, w.isUp)
+		s.standing(t, w)
 	}
 	s.mustMiss(t, a, 5)
 }
@@ -168,7 +167,7 @@ func (s *siege) mustMiss(t *testing.T, a attack, shots int) {
 	s.hearFriend(t)
 	a.ear.wait(text, 50*time.Millisecond)
 	if n := a.ear.count(text); n > 0 {
-		t.Errorf("%d of %d forged frames arrived", n, shots)
+		t.Errorf("%d of %d attempts arrived", n, shots)
 	}
 }
 
@@ -197,6 +196,29 @@ func (s *siege) text(name string) string {
 	return fmt.Sprintf("%d %s", s.shots, name)
 }
 
+// standing waits until the daemon has put the wall up again, as it does when
+// the kernel tells it.
+func (s *siege) standing(t testing.TB, w wall) {
+	t.Helper()
+	ctx, cancel := tries(t, 5*time.Second)
+	defer cancel()
+	for {
+		missing := w.missing()
+		if w.ipv6 && readProc(w.n.Place, bridgeIPv6) != "1" {
+			missing = append(missing, "no IPv6 at the bridge")
+		}
+		if len(missing) == 0 {
+			return
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("%s did not repair %q", w.n.Name(), missing)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+const bridgeIPv6 = "sys/net/ipv6/conf/weft/disable_ipv6"
+
 // missing lists the rules that are not there.
 func (w wall) missing() []string {
 	list := w.n.Run(w.n.c.t.Context(), "nft", "list", "ruleset").Stdout
@@ -205,24 +227,13 @@ func (w wall) missing() []string {
 	})
 }
 
-func (w wall) isUp() error {
-	if missing := w.missing(); len(missing) > 0 {
-		return fmt.Errorf("%s has no rules %q", w.n.Name(), missing)
-	}
-	if w.ipv6 && strings.TrimSpace(w.n.sh("cat "+bridgeIPv6)) != "1" {
-		return fmt.Errorf("IPv6 is on at the bridge of %s", w.n.Name())
-	}
-	return nil
-}
-
-const bridgeIPv6 = "/proc/sys/net/ipv6/conf/weft/disable_ipv6"
-
 // takeDown removes what is there of the wall. The daemon may be faster at any
 // point; then it is the next call that works.
 func (w wall) takeDown(ctx context.Context) {
 	if w.ipv6 {
-		_ = w.n.Run(ctx, "sh", "-c", "echo 0 > "+bridgeIPv6)
+		_ = w.n.Run(ctx, "sh", "-c", "echo 0 > /proc/"+bridgeIPv6)
 	}
+	commented := regexp.MustCompile(` comment "([^"]+)" # handle (\d+)\n$`)
 	var script strings.Builder
 	var table, chain string
 	for line := range strings.Lines(w.n.Run(ctx, "nft", "-a", "list", "ruleset").Stdout) {
@@ -243,9 +254,6 @@ func (w wall) takeDown(ctx context.Context) {
 		_ = w.n.RunInput(ctx, script.String(), "nft", "-f", "-")
 	}
 }
-
-// commented is a rule as nft lists it.
-var commented = regexp.MustCompile(` comment "([^"]+)" # handle (\d+)\n$`)
 
 // ear remembers what it heard, by text. It is safe for concurrent use.
 type ear struct {

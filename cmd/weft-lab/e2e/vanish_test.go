@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 )
@@ -62,7 +63,7 @@ func TestOutageOfTenSeconds(t *testing.T) {
 	}
 	whole(c, boxes)
 	for _, n := range c.nodes {
-		if text := n.must("logs"); contains(text, "peer lost") {
+		if text := n.must("logs"); strings.Contains(text, "peer lost") {
 			t.Errorf("%s declared a peer dead:\n%s", n.Name(), text)
 		}
 	}
@@ -142,7 +143,7 @@ func TestContainerDies(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.wait("the name of a dead container is gone", time.Second, func() error { return boxes[0].finds("c2") })
-	if out := c.nodes[1].must("ps"); contains(out, "10.32.0.2") {
+	if out := c.nodes[1].must("ps"); strings.Contains(out, "10.32.0.2") {
 		t.Errorf("ps still lists the dead container:\n%s", out)
 	}
 	next := c.nodes[1].attach("next", "10.32.0.2")

@@ -151,7 +151,7 @@ func (h *Host) end() error {
 	for _, c := range h.containers {
 		c.close()
 	}
-	h.containers = nil
+	h.containers, h.docker = nil, nil
 	h.close()
 	h.Place = &Place{name: h.name, pid: -1, pidfd: -1}
 	return err

@@ -227,8 +227,7 @@ func (l *Lab) Down() error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	name := l.topology.Name
-	return errors.Join(removeTree(filepath.Join(diskRoot, name)), removeTree(filepath.Join(stateRoot, name)))
+	return remove(l.topology.Name)
 }
 
 // Close lets go of a kept lab without ending it.

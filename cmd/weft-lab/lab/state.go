@@ -169,7 +169,16 @@ func Down(name string) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("take lab %s down: %w", name, err) // the state stays for another try
 	}
-	return errors.Join(removeTree(filepath.Join(diskRoot, name)), removeTree(filepath.Join(stateRoot, name)))
+	return remove(name)
+}
+
+// remove removes what is left of a lab without processes; the state last, so
+// that a failure can be tried again.
+func remove(name string) error {
+	if err := errors.Join(removeCgroups(name), removeTree(filepath.Join(diskRoot, name))); err != nil {
+		return fmt.Errorf("remove what lab %s left: %w", name, err)
+	}
+	return removeTree(filepath.Join(stateRoot, name))
 }
 
 // removeTree removes a directory of the lab's, and the directory above when

@@ -1,0 +1,138 @@
+package e2e
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// deafen keeps the kernel's notifications from the host's daemon, and returns
+// how many sockets it had for them. Nothing in the daemon is for this: the test
+// borrows those sockets and puts a filter on them that lets nothing pass.
+func (n *node) deafen() int {
+	n.c.t.Helper()
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		n.c.t.Fatal(err)
+	}
+	mine, err := os.Readlink(filepath.Join(n.Root(), "../ns/net"))
+	if err != nil {
+		n.c.t.Fatal(err)
+	}
+	var done int
+	for _, d := range dirs {
+		comm, _ := os.ReadFile(d + "/comm")
+		if ns, _ := os.Readlink(d + "/ns/net"); strings.TrimSpace(string(comm)) != "weftd" || ns != mine {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(d))
+		if err != nil {
+			n.c.t.Fatal(err)
+		}
+		deaf, err := deafen(pid)
+		if err != nil {
+			n.c.t.Fatal(err)
+		}
+		done += deaf
+	}
+	return done
+}
+
+func deafen(pid int) (done int, err error) {
+	process, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = unix.Close(process) }()
+	fds, err := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/fd")
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range fds {
+		theirs, err := strconv.Atoi(f.Name())
+		if err != nil {
+			return done, err
+		}
+		fd, err := unix.PidfdGetfd(process, theirs, 0)
+		if errors.Is(err, unix.EBADF) {
+			continue // closed since
+		}
+		if err != nil {
+			return done, err
+		}
+		deaf, err := deafenSocket(fd)
+		_ = unix.Close(fd)
+		if err != nil {
+			return done, err
+		}
+		if deaf {
+			done++
+		}
+	}
+	return done, nil
+}
+
+// deafenSocket filters a socket that has joined groups of netlink.
+func deafenSocket(fd int) (bool, error) {
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		return false, nil //nolint:nilerr // not a socket
+	}
+	if nl, ok := name.(*unix.SockaddrNetlink); !ok || nl.Groups == 0 {
+		return false, nil
+	}
+	nothing := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
+	return true, unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &nothing[0]})
+}
+
+// With the kernel's notifications blocked the sweep finds the same.
+func TestRepairWithoutNotifications(t *testing.T) {
+	p := newPatient(t)
+	if n := p.deafen(); n < 2 {
+		t.Fatalf("the daemon has %d sockets for notifications, want one of routing and one of nftables", n)
+	}
+	before := len(p.log())
+	var broken []harm
+	for _, h := range harms() {
+		// One of those that concern the same device, and not those that other hosts notice first.
+		switch h.name {
+		case "chain flushed", "rule added", "switch port down", "switch port deleted", "remote deleted",
+			"container's port down", "container's port deleted", "bridge deleted", "name server's route deleted",
+			"tunnel's address deleted", "tunnel's route deleted", "tunnel down":
+			continue
+		}
+		p.sh(p.env + h.do)
+		broken = append(broken, h)
+	}
+	p.sh("iptables -P FORWARD DROP")
+	broken = append(broken, harm{name: "policy DROP", log: "the accept in chain FORWARD of iptables was missing"})
+	time.Sleep(2 * time.Second)
+	if lines := repairs(p.log()[before:]); len(lines) > 0 {
+		// The sweep may just have come, but not those who are told.
+		for _, l := range lines {
+			if strings.Contains(l, "how=notified") {
+				t.Fatalf("notifications are not blocked: %s", l)
+			}
+		}
+	}
+	p.well = append(p.well, "iptables: -A FORWARD -m mark --mark 0x57000000/0xff000000 -m comment --comment weft -j ACCEPT")
+	wait(t, "everything is repaired by the sweep", 30*time.Second, func() error {
+		lines := repairs(p.log()[before:])
+		for _, h := range broken {
+			if h.log == "" {
+				continue
+			}
+			if err := saysOnce(lines, p.expand(h.log), "swept"); err != nil {
+				return err
+			}
+		}
+		return p.flows()
+	})
+	p.sh("iptables -F FORWARD; iptables -P FORWARD ACCEPT")
+}
