@@ -258,7 +258,10 @@ func TestTwenty(t *testing.T) {
 			worst = max(worst, c.until(time.Minute, "entry is everywhere", allSee(c.nodes, o, "n/a=172.16.0.1 n/b= ")))
 			time.Sleep(time.Second)
 		}
-		t.Logf("with 20 %% of the packets lost after %v at worst", worst)
+		if n := c.net.Largest(); n > 1150 {
+			t.Errorf("a packet of %d bytes", n)
+		}
+		t.Logf("with 20 %% of the packets lost after %v at worst; largest packet %d bytes", worst, c.net.Largest())
 	})
 }
 

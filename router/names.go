@@ -136,8 +136,9 @@ func (r *Router) feedZone() {
 		return
 	}
 	names, bad := owned(r.view.Entries)
-	if bad > 0 {
+	if bad > r.badNames {
 		r.log.Warn("entries of other hosts are no names", "count", bad)
 	}
+	r.badNames = bad
 	r.cfg.Names.Zone.Set(names)
 }

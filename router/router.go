@@ -116,6 +116,7 @@ type Router struct {
 	exposures  chan exposeRequest
 	built      chan struct{} // closed when the first plan stands
 	complete   chan struct{} // closed by Complete
+	ended      chan struct{} // closed when Run returns
 
 	// Safe by itself: what the kernel changed and nobody looked at yet, the
 	// bits of a kernel.Event.
@@ -125,9 +126,12 @@ type Router struct {
 	view     mesh.View
 	applied  plan
 	stands   bool // applied is what the last apply reached, whole
+	retry    *time.Timer
 	exposure exposure
 	tunnels  map[crypto.Identity]*tunnel
 	told     map[string]string // what we publish of our connections
+	unread   string            // why the device could not be read last
+	badNames int               // entries of the last view that are no names
 
 	mu sync.Mutex // guards what follows
 	// shown is the run loop's state as status sees it; its contents are
@@ -145,6 +149,8 @@ func New(c Config) *Router {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	retry := time.NewTimer(time.Hour)
+	retry.Stop()
 	return &Router{
 		cfg:       c,
 		log:       c.Log,
@@ -154,6 +160,8 @@ func New(c Config) *Router {
 		exposures: make(chan exposeRequest),
 		built:     make(chan struct{}),
 		complete:  make(chan struct{}),
+		ended:     make(chan struct{}),
+		retry:     retry,
 		tunnels:   make(map[crypto.Identity]*tunnel),
 		told:      make(map[string]string),
 	}
@@ -175,11 +183,13 @@ func (r *Router) Complete() { close(r.complete) }
 func (r *Router) MAC() kernel.MAC { return bridgeMAC(r.self()) }
 
 // SetExposed gives the host exactly these addresses on the switch and
-// masquerades the subnets named. It blocks until that is so.
+// masquerades the subnets named. It blocks until that is so or Run has ended.
 func (r *Router) SetExposed(ctx context.Context, addresses, masquerade []netip.Prefix) error {
 	req := exposeRequest{exposure{addresses, masquerade}, make(chan error, 1)}
 	select {
 	case r.exposures <- req:
+	case <-r.ended:
+		return errors.New("weftd is stopping")
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -203,8 +213,8 @@ const (
 // Run makes the host what the view says until ctx ends. It leaves everything
 // standing. The error says what could not be set up at all.
 func (r *Router) Run(ctx context.Context) error {
-	r.view = mesh.View{}
-	if err := r.apply(ctx); err != nil {
+	defer close(r.ended)
+	if err := r.begin(ctx); err != nil {
 		return err
 	}
 	r.cfg.Mesh.OverlayReady()
@@ -214,24 +224,14 @@ func (r *Router) Run(ctx context.Context) error {
 	defer tick.Stop()
 	sweep := time.NewTicker(sweepTime)
 	defer sweep.Stop()
-	retry := time.NewTimer(time.Hour)
-	retry.Stop()
-	defer retry.Stop()
-	reapply := func() error {
-		err := r.apply(ctx)
-		if err != nil && ctx.Err() == nil {
-			r.log.Warn("the host is not what it should be; trying again", "err", err)
-			retry.Reset(retryTime)
-		}
-		return err
-	}
+	defer r.retry.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case r.view = <-r.cfg.Mesh.Views():
 			r.feedZone()
-			if reapply() == nil {
+			if r.reapply(ctx) == nil {
 				r.meet(ctx, time.Now())
 			}
 			tick.Reset(0)
@@ -241,11 +241,11 @@ func (r *Router) Run(ctx context.Context) error {
 			err := r.apply(ctx)
 			if err != nil {
 				r.exposure = before
-				err = errors.Join(err, r.apply(ctx))
+				err = errors.Join(err, r.reapply(ctx))
 			}
 			req.answer <- err
-		case <-retry.C:
-			if reapply() == nil {
+		case <-r.retry.C:
+			if r.reapply(ctx) == nil {
 				r.meet(ctx, time.Now())
 			}
 		case <-tick.C:
@@ -287,6 +287,36 @@ func (r *Router) report(ctx context.Context, what, how string, repaired []string
 	if err != nil && ctx.Err() == nil {
 		r.log.Error("cannot repair", "what", what, "how", how, "err", err)
 	}
+}
+
+// begin sets the host up for the first time. The mesh knows the peers of the
+// former run already, and what a predecessor left is adopted: its tunnels stay,
+// and frames go on to whoever the device says is reached.
+func (r *Router) begin(ctx context.Context) error {
+	select {
+	case r.view = <-r.cfg.Mesh.Views():
+		r.feedZone()
+	default:
+	}
+	p := makePlan(r.cfg.Host, r.view, r.exposure, r.up)
+	if err := r.cfg.Bridge.Set(ctx, p.bridge); err != nil {
+		return fmt.Errorf("set up bridge %s: %w", BridgeName, err)
+	}
+	if err := r.cfg.Device.Set(p.wireguard); err != nil {
+		return fmt.Errorf("set up %s: %w", WireGuardName, err)
+	}
+	r.meet(ctx, time.Now())
+	return r.apply(ctx)
+}
+
+// reapply is apply; what fails is logged and tried again after a while.
+func (r *Router) reapply(ctx context.Context) error {
+	err := r.apply(ctx)
+	if err != nil && ctx.Err() == nil {
+		r.log.Warn("the host is not what it should be; trying again", "err", err)
+		r.retry.Reset(retryTime)
+	}
+	return err
 }
 
 // apply brings the host from what was applied to what is planned. A peer's

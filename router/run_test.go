@@ -54,6 +54,27 @@ func (w *world) take() string {
 	return s
 }
 
+// frames returns how many hosts frames go to.
+func (w *world) frames() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.remotes
+}
+
+// told returns how often the mesh was told that a peer is reached.
+func (w *world) told(id crypto.Identity) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.reached[id]
+}
+
+// published returns what the other hosts see of the connection to a peer.
+func (w *world) published(id crypto.Identity) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.entries[linkKeys+id.String()]
+}
+
 type fakeMesh struct {
 	*world
 	views chan mesh.View
@@ -183,8 +204,13 @@ func (f fakeBridge) CheckAfter(context.Context, kernel.Event) ([]string, error) 
 // start runs a router on a fake world until the test ends.
 func start(t *testing.T) (*Router, *world, chan mesh.View) {
 	t.Helper()
-	w := newWorld()
-	views := make(chan mesh.View, 1)
+	w, views := newWorld(), make(chan mesh.View, 1)
+	return startOn(t, w, views), w, views
+}
+
+// startOn does the same on a world that a predecessor left.
+func startOn(t *testing.T, w *world, views chan mesh.View) *Router {
+	t.Helper()
 	r := New(Config{Host: host(1), Mesh: fakeMesh{w, views}, Device: fakeDevice{w}, VXLAN: fakePort{w}, Bridge: fakeBridge{w}})
 	ctx, stop := context.WithCancel(t.Context())
 	end := make(chan error, 1)
@@ -196,7 +222,7 @@ func start(t *testing.T) (*Router, *world, chan mesh.View) {
 		}
 	})
 	<-r.Built()
-	return r, w, views
+	return r
 }
 
 func TestTunnelBeforeFramesAndTheOtherWayRound(t *testing.T) {
@@ -226,19 +252,19 @@ func TestHandshakeIsToldAndPublished(t *testing.T) {
 		peer.Alive = false
 		views <- mesh.View{Peers: []mesh.Peer{peer}}
 		synctest.Wait()
-		if w.remotes != 0 {
+		if w.frames() != 0 {
 			t.Error("frames go to a host that is neither member nor reached")
 		}
 		w.shake(time.Now())
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		if w.reached[peer.Identity] != 1 {
-			t.Errorf("the mesh was told %d times of one handshake", w.reached[peer.Identity])
+		if n := w.told(peer.Identity); n != 1 {
+			t.Errorf("the mesh was told %d times of one handshake", n)
 		}
-		if w.remotes != 1 {
+		if w.frames() != 1 {
 			t.Error("no frames to a host whose tunnel stands")
 		}
-		if v := w.entries[linkKeys+peer.Identity.String()]; !strings.HasPrefix(v, "pending ") {
+		if v := w.published(peer.Identity); !strings.HasPrefix(v, "pending ") {
 			t.Errorf("published: %q", v)
 		}
 		r.Complete()
@@ -248,8 +274,8 @@ func TestHandshakeIsToldAndPublished(t *testing.T) {
 		}
 		time.Sleep(5 * time.Minute) // no new handshake: the tunnel is lost
 		synctest.Wait()
-		if w.remotes != 0 || len(w.entries) != 0 {
-			t.Errorf("after the tunnel was lost: %d remotes, entries %v", w.remotes, w.entries)
+		if v := w.published(peer.Identity); w.frames() != 0 || v != "" {
+			t.Errorf("after the tunnel was lost: %d remotes, published %q", w.frames(), v)
 		}
 	})
 }
@@ -262,12 +288,12 @@ func TestPlanThatCannotBeAppliedIsTriedAgain(t *testing.T) {
 		w.mu.Unlock()
 		views <- mesh.View{Peers: []mesh.Peer{peerOf(t, 2, "host2")}}
 		synctest.Wait()
-		if w.remotes != 0 {
+		if w.frames() != 0 {
 			t.Error("frames go to a host without a tunnel")
 		}
 		time.Sleep(2 * retryTime)
 		synctest.Wait()
-		if w.remotes != 1 {
+		if w.frames() != 1 {
 			t.Errorf("not tried again: %s", w.take())
 		}
 	})
@@ -288,6 +314,39 @@ func TestExposeThatFailsChangesNothing(t *testing.T) {
 		}
 		if got := w.take(); !strings.HasSuffix(got, "expose "+good.String()) {
 			t.Errorf("not put back: %s", got)
+		}
+	})
+}
+
+// A daemon that was killed is started again: tunnels that stand on the kernel's
+// device and the way of frames through them are left alone.
+func TestStartAdoptsWhatStands(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, views := newWorld(), make(chan mesh.View, 1)
+		peer := peerOf(t, 2, "host2")
+		peer.Alive = false // no gossip yet
+		w.peers[peer.WireGuard] = wireguard.PeerStatus{PublicKey: peer.WireGuard, LastHandshake: time.Now().Add(-time.Minute)}
+		w.remotes = 1
+		views <- mesh.View{Peers: []mesh.Peer{peer}}
+		startOn(t, w, views)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if got := w.take(); got != "gossip" {
+			t.Errorf("done: %s", got)
+		}
+		if w.told(peer.Identity) != 1 {
+			t.Error("the mesh does not know that the tunnel stands")
+		}
+	})
+}
+
+// Whoever undoes something while the daemon stops is not kept waiting.
+func TestExposeEndsWithTheRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := New(Config{})
+		close(r.ended)
+		if err := r.SetExposed(context.WithoutCancel(t.Context()), nil, nil); err == nil {
+			t.Error("no error")
 		}
 	})
 }

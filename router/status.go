@@ -32,6 +32,7 @@ type shownTunnel struct {
 	endpoint  netip.AddrPort
 	handshake time.Time
 	rx, tx    uint64
+	stood     bool // it was established once
 	decider   bool // our identity is the smaller one
 }
 
@@ -43,7 +44,7 @@ func (r *Router) show() {
 		s.tunnels = append(s.tunnels, shownTunnel{
 			peer: t.peer, state: m.State, since: m.Since, endpoint: t.endpoint(),
 			handshake: t.device.LastHandshake, rx: t.device.RxBytes, tx: t.device.TxBytes,
-			decider: r.self().Compare(t.peer.Identity) < 0,
+			stood: t.stood, decider: r.self().Compare(t.peer.Identity) < 0,
 		})
 	}
 	r.mu.Lock()
@@ -105,13 +106,16 @@ func connections(tunnels []shownTunnel, targets []mesh.Target, mtu int, datapath
 	for _, t := range tunnels {
 		target, targeted := byPeer[t.peer.Identity]
 		c := api.Connection{
-			Address: t.endpoint.String(), Outbound: t.outbound(),
+			Address: "-", Outbound: t.outbound(),
 			State: state(t), Name: t.peer.Name.String(), Nickname: t.peer.Nickname,
 			Overlay: t.peer.Identity.Overlay(), Encrypted: true, Datapath: datapath,
 			MTU: mtu, Handshake: t.handshake, RxBytes: t.rx, TxBytes: t.tx,
 		}
-		if targeted && target.Address.IsValid() {
+		switch {
+		case targeted && target.Address.IsValid():
 			c.Address = target.Address.String()
+		case t.endpoint.IsValid():
+			c.Address = t.endpoint.String()
 		}
 		if c.State != api.Established {
 			c.Info = waitsFor(t, target, now)
@@ -139,14 +143,15 @@ func connections(tunnels []shownTunnel, targets []mesh.Target, mtu int, datapath
 func (t shownTunnel) outbound() bool { return t.peer.Target != "" || t.decider }
 
 // state is established for a member whose tunnel stands; a tunnel that stands
-// without membership is pending, a lost member is being retried.
+// without membership is pending, one that was lost is being retried. A re-added
+// peer has no handshake, so that alone does not tell.
 func state(t shownTunnel) api.State {
 	switch {
 	case t.state == path.Established && t.peer.Alive:
 		return api.Established
 	case t.state == path.Established || t.peer.Alive:
 		return api.Pending
-	case t.state == path.Connecting && t.handshake.IsZero():
+	case t.state == path.Connecting && t.handshake.IsZero() && !t.stood:
 		return api.Connecting
 	}
 	return api.Retrying
@@ -222,7 +227,7 @@ func peers(self crypto.Identity, static Static, s shown, own []api.Connection) [
 func (r *Router) publishLinks() {
 	want := make(map[string]string)
 	for _, t := range r.shown.tunnels {
-		if s := state(t); s == api.Established || s == api.Pending {
+		if s := state(t); (s == api.Established || s == api.Pending) && t.endpoint.IsValid() {
 			want[linkKeys+t.peer.Identity.String()] = linkValue(s, t.outbound(), t.endpoint)
 		}
 	}

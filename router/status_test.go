@@ -56,6 +56,16 @@ func TestConnections(t *testing.T) {
 			want:    []string{"<- 192.0.2.2:6784 retrying no answer to WireGuard handshakes for 1m0s"},
 		},
 		{
+			name:    "lost, and added to the device again",
+			tunnels: []shownTunnel{{peer: dead, state: path.Connecting, endpoint: ep, stood: true, since: now}},
+			want:    []string{"<- 192.0.2.2:6784 retrying no answer to WireGuard handshakes for 0s"},
+		},
+		{
+			name:    "it has to call us",
+			tunnels: []shownTunnel{{peer: dead, state: path.Pending}},
+			want:    []string{"<- - retrying no address known; waiting for it to call"},
+		},
+		{
 			name:    "refused target that was a peer",
 			tunnels: []shownTunnel{{peer: targetedDead, state: path.Pending, endpoint: ep, handshake: now, since: now}},
 			targets: []mesh.Target{{Name: "host2", Address: at, State: mesh.Failed, Err: "wrong password", Never: true, Peer: peer.Identity}},

@@ -20,6 +20,7 @@ type tunnel struct {
 	device  wireguard.PeerStatus // as last read
 	state   path.State           // as last told
 	begun   time.Time            // of the bring-up under way
+	stood   bool                 // it was established once
 }
 
 // busyTime is how long a bring-up is watched closely.
@@ -28,7 +29,7 @@ const busyTime = 15 * time.Second
 // up reports whether the tunnel to a peer stands.
 func (r *Router) up(id crypto.Identity) bool {
 	t := r.tunnels[id]
-	return t != nil && t.state == path.Established
+	return t != nil && t.machine.Status().State == path.Established
 }
 
 // meet brings the tunnels in line with the view. The device must have the
@@ -103,9 +104,7 @@ func (r *Router) drive(ctx context.Context, now time.Time) (busy bool) {
 		busy = busy || s.State != path.Established && now.Sub(t.begun) < busyTime
 	}
 	if changed {
-		if err := r.apply(ctx); err != nil && ctx.Err() == nil {
-			r.log.Warn("cannot apply", "err", err)
-		}
+		_ = r.reapply(ctx) // it is logged and tried again
 	}
 	r.show()
 	r.publishLinks()
@@ -118,6 +117,7 @@ func (r *Router) tell(t *tunnel, s path.Status, now time.Time) {
 	log := r.log.With("peer", t.peer.Name, "nickname", t.peer.Nickname)
 	switch {
 	case s.State == path.Established:
+		t.stood = true
 		log.Info("tunnel established", "endpoint", t.device.Endpoint, "took", now.Sub(t.begun).Round(time.Millisecond))
 	case t.state == path.Established:
 		t.begun = now
@@ -151,12 +151,17 @@ func (r *Router) do(ctx context.Context, t *tunnel, actions []path.Action) {
 }
 
 // readDevice returns the device's peers by public key; none when it cannot be
-// read, which is logged.
+// read, which is logged once.
 func (r *Router) readDevice() map[[32]byte]wireguard.PeerStatus {
 	list, err := r.cfg.Device.Peers()
+	var why string
 	if err != nil {
+		why = err.Error()
+	}
+	if why != r.unread && why != "" {
 		r.log.Error("cannot read the WireGuard device", "err", err)
 	}
+	r.unread = why
 	m := make(map[[32]byte]wireguard.PeerStatus, len(list))
 	for _, s := range list {
 		m[s.PublicKey] = s

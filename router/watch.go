@@ -56,6 +56,12 @@ func (r *Router) Tend(ctx context.Context) error {
 		case <-r.links:
 			repaired, err := r.containers.LinksChanged(ctx)
 			r.report(ctx, "containers", "notified", repaired, err)
+			if err != nil { // what was tried and undone changed links, too
+				select {
+				case <-ctx.Done():
+				case <-time.After(retryTime):
+				}
+			}
 		case <-r.sweeps:
 			repaired, err := r.containers.Sweep(ctx)
 			r.report(ctx, "containers", "swept", repaired, err)

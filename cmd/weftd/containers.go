@@ -23,8 +23,7 @@ func (e engine) Inspect(ctx context.Context, nameOrID string) (workload.Containe
 func openGuest(path string) (attach.Guest, error) { return kernel.Open(path) }
 
 // follow tells the containers what their engine says.
-func (d *daemon) follow(e docker.Event) {
-	ctx := context.Background()
+func (d *daemon) follow(ctx context.Context, e docker.Event) {
 	var err error
 	switch e.Kind {
 	case docker.Died, docker.Destroyed:

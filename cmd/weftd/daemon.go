@@ -166,8 +166,13 @@ func (d *daemon) keptSecret() (crypto.Secret, error) {
 
 // wire makes everything and starts nothing.
 func (d *daemon) wire(ctx context.Context) error {
-	var err error
 	s := d.settings
+	// First: who has the port may be another weftd, and what follows takes its
+	// device over.
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", ":"+strconv.Itoa(int(s.Port)))
+	if err != nil {
+		return fmt.Errorf("listen for other hosts: %w; another program has the port: stop it, or choose one with --port", err)
+	}
 	if d.kernel, err = kernel.New(); err != nil {
 		return err
 	}
@@ -191,10 +196,6 @@ func (d *daemon) wire(ctx context.Context) error {
 	datapath := advert.Userspace
 	if d.device.Mode() == wireguard.Kernel {
 		datapath = advert.Kernel
-	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", ":"+strconv.Itoa(int(s.Port)))
-	if err != nil {
-		return fmt.Errorf("listen for other hosts: %w; another program has the port: stop it, or choose one with --port", err)
 	}
 	greeter := hello.New(hello.Config{
 		Key: d.state.Key, Keys: d.keys, Boot: boot, Log: d.log.With("part", "hello"),
@@ -307,7 +308,7 @@ func (d *daemon) run(asked context.Context, socket net.Listener) error {
 		return nil
 	})
 	if d.logFile != nil {
-		group.Go(func() error { return d.logFile.Run(ctx) })
+		group.Go(func() error { d.logFile.Run(ctx, d.log); return nil })
 	}
 	group.Go(func() error { return api.NewServer(d.router, d.log.With("part", "api")).Serve(ctx, socket) })
 	group.Go(func() error { return d.mesh.Run(ctx) })
@@ -329,7 +330,7 @@ func (d *daemon) run(asked context.Context, socket net.Listener) error {
 		d.router.Complete()
 		d.log.Info("ready", "name", d.state.Name, "nickname", d.settings.Nickname,
 			"overlay", d.state.Key.Identity().Overlay(), "datapath", d.device.Mode())
-		return d.docker.Run(ctx, d.follow)
+		return d.docker.Run(ctx, func(e docker.Event) { d.follow(ctx, e) })
 	})
 	if d.server != nil {
 		group.Go(func() error { return d.server.Run(ctx) })

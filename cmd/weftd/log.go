@@ -57,17 +57,21 @@ func openLogFile() *logFile {
 	return &logFile{path: path}
 }
 
-// Run keeps the file below its limit until ctx ends.
-func (l *logFile) Run(ctx context.Context) error {
+// Run keeps the file below its limit until ctx ends. A failure is logged once,
+// and no reason to end: the disk may be full.
+func (l *logFile) Run(ctx context.Context, log *slog.Logger) {
 	tick := time.NewTicker(10 * time.Second)
 	defer tick.Stop()
+	failed := false
 	for {
-		if err := cutLog(l.path, logMax, logKeep); err != nil {
-			return fmt.Errorf("cut the log: %w", err)
+		err := cutLog(l.path, logMax, logKeep)
+		if err != nil && !failed {
+			log.Warn("cannot cut the log", "file", l.path, "err", err)
 		}
+		failed = err != nil
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-tick.C:
 		}
 	}

@@ -30,6 +30,7 @@ type Network struct {
 	filter  func(from, to netip.Addr) bool
 	packets int
 	bytes   int
+	largest int
 }
 
 type direction struct{ from, to netip.Addr }
@@ -115,6 +116,13 @@ func (n *Network) Traffic() (packets, bytes int) {
 	return n.packets, n.bytes
 }
 
+// Largest returns the size of the largest packet that was sent so far.
+func (n *Network) Largest() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.largest
+}
+
 // Transport returns a host's end at addr, in place of an earlier one there.
 func (n *Network) Transport(addr netip.AddrPort) *Transport {
 	t := &Transport{
@@ -178,6 +186,7 @@ func (t *Transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, e
 	defer n.mu.Unlock()
 	n.packets++
 	n.bytes += len(b)
+	n.largest = max(n.largest, len(b))
 	if n.hosts[t.addr.Addr()] != t || !n.openLocked(t.addr.Addr(), to.Addr()) || rand.Float64() < n.loss {
 		return p.Timestamp, nil
 	}

@@ -100,75 +100,111 @@ type wall struct {
 	ipv6 bool
 }
 
-func (w wall) String() string { return fmt.Sprintf("%q of %s", w.rules, w.n.Name()) }
+func (w wall) String() string {
+	s := fmt.Sprintf("%s of %s", strings.Join(w.rules, " "), w.n.Name())
+	if w.ipv6 {
+		s += " and no IPv6"
+	}
+	return s
+}
 
+// fend shows that no attack gets through, that each does without the walls in
+// its way, and that none does once the daemon has put them up again. Attacks
+// with the same walls are tried together: repairs take time.
 func (s *siege) fend(t *testing.T, attacks []attack) {
-	for _, a := range attacks {
-		if a.ear == nil {
-			a.ear = s.frames
-		}
-		t.Run(a.name, func(t *testing.T) { s.try(t, a) })
-	}
-}
-
-// try shows that the attack fails, that it succeeds without the walls, and that
-// it fails again once the daemon has put them up again.
-func (s *siege) try(t *testing.T, a attack) {
-	s.mustMiss(t, a, 20)
-	if len(a.walls) == 0 {
-		if a.holds == "" {
-			t.Error("this attack names no wall and no reason")
-		}
-		return
-	}
-	for _, w := range a.walls {
-		if missing := w.missing(); len(missing) > 0 {
-			t.Fatalf("%s has no rules %q before they are taken down", w.n.Name(), missing)
-		}
-	}
-	text := s.text(a.name)
-	ctx, stop := tries(t, 5*time.Second)
-	defer stop()
-	last := make(chan error, 1)
-	go func() {
-		// Without a pause between the fall of a wall and the next shot: the
-		// daemon needs no longer than 50 ms to repair it.
-		var err error
-		for ctx.Err() == nil {
-			err = a.shoot(text)
-			time.Sleep(2 * time.Millisecond)
-		}
-		last <- err
-	}()
-	for a.ear.count(text) == 0 && ctx.Err() == nil {
-		for _, w := range a.walls {
-			w.takeDown(ctx)
-		}
-		a.ear.wait(text, 40*time.Millisecond)
-	}
-	stop()
-	if err := <-last; a.ear.count(text) == 0 {
-		t.Errorf("it did not arrive without %v either, so it shows nothing; last error: %v", a.walls, err)
-	}
-	for _, w := range a.walls {
-		s.standing(t, w)
-	}
-	s.mustMiss(t, a, 5)
-}
-
-// mustMiss shoots and fails the test when anything arrives.
-func (s *siege) mustMiss(t *testing.T, a attack, shots int) {
 	t.Helper()
-	text := s.text(a.name)
-	for range shots {
-		_ = a.shoot(text)
+	var order []string
+	groups := map[string][]attack{}
+	for i, a := range attacks {
+		if a.ear == nil {
+			attacks[i].ear = s.frames
+		}
+		if len(a.walls) == 0 {
+			if a.holds == "" {
+				t.Errorf("%s: names no wall and no reason", a.name)
+			}
+			continue
+		}
+		key := fmt.Sprint(a.walls)
+		if groups[key] == nil {
+			order = append(order, key)
+		}
+		groups[key] = append(groups[key], attacks[i])
+	}
+	t.Run("with all walls", func(t *testing.T) { s.mustMiss(t, attacks) })
+	for _, key := range order {
+		t.Run("without "+strings.Trim(key, "[]"), func(t *testing.T) { s.mustHit(t, groups[key]) })
+	}
+	t.Run("after the repair", func(t *testing.T) { s.mustMiss(t, attacks) })
+}
+
+// mustMiss tries each attack some times and fails the test when anything
+// arrives.
+func (s *siege) mustMiss(t *testing.T, attacks []attack) {
+	t.Helper()
+	const shots = 20
+	var texts []string
+	for _, a := range attacks {
+		texts = append(texts, s.text(a.name))
+		for range shots {
+			_ = a.shoot(texts[len(texts)-1])
+		}
 	}
 	// What the friend sends afterwards does arrive.
 	s.hearFriend(t)
-	a.ear.wait(text, 50*time.Millisecond)
-	if n := a.ear.count(text); n > 0 {
-		t.Errorf("%d of %d attempts arrived", n, shots)
+	time.Sleep(50 * time.Millisecond)
+	for i, a := range attacks {
+		if n := a.ear.count(texts[i]); n > 0 {
+			t.Errorf("%s: %d of %d arrived", a.name, n, shots)
+		}
 	}
+}
+
+// mustHit takes down the walls of attacks, which all have the same, and fails
+// the test when one does not arrive then. It returns when they stand again.
+func (s *siege) mustHit(t *testing.T, attacks []attack) {
+	t.Helper()
+	walls := attacks[0].walls
+	s.standing(t, walls)
+	ctx, stop := tries(t, 5*time.Second)
+	defer stop()
+	texts, last := make([]string, len(attacks)), make([]error, len(attacks))
+	var shooting sync.WaitGroup
+	for i, a := range attacks {
+		texts[i] = s.text(a.name)
+		shooting.Go(func() {
+			// All the time, and so also right after the fall of a wall: the
+			// daemon needs no longer than 50 ms to repair it.
+			for ctx.Err() == nil && a.ear.count(texts[i]) == 0 {
+				last[i] = a.shoot(texts[i])
+				time.Sleep(2 * time.Millisecond)
+			}
+		})
+	}
+	hit := func() bool {
+		for i, a := range attacks {
+			if !a.ear.wait(texts[i], 40*time.Millisecond) {
+				return false
+			}
+		}
+		return true
+	}
+	for ctx.Err() == nil {
+		for _, w := range walls {
+			w.takeDown(ctx)
+		}
+		if hit() {
+			break
+		}
+	}
+	stop()
+	shooting.Wait()
+	for i, a := range attacks {
+		if a.ear.count(texts[i]) == 0 {
+			t.Errorf("%s: it does not arrive without these walls either, so it shows nothing; last error: %v", a.name, last[i])
+		}
+	}
+	s.standing(t, walls)
 }
 
 // hearFriend waits until a frame from the friend has come to the target: the
@@ -196,35 +232,38 @@ func (s *siege) text(name string) string {
 	return fmt.Sprintf("%d %s", s.shots, name)
 }
 
-// standing waits until the daemon has put the wall up again, as it does when
+// standing waits until the walls are there; the daemon puts them up again when
 // the kernel tells it.
-func (s *siege) standing(t testing.TB, w wall) {
+func (s *siege) standing(t testing.TB, walls []wall) {
 	t.Helper()
 	ctx, cancel := tries(t, 5*time.Second)
 	defer cancel()
-	for {
-		missing := w.missing()
-		if w.ipv6 && readProc(w.n.Place, bridgeIPv6) != "1" {
-			missing = append(missing, "no IPv6 at the bridge")
+	for _, w := range walls {
+		for {
+			missing := w.missing(ctx)
+			if len(missing) == 0 {
+				break
+			}
+			if ctx.Err() != nil {
+				t.Fatalf("%s has no rules %q, and does not repair that", w.n.Name(), missing)
+			}
+			time.Sleep(20 * time.Millisecond * run.slow())
 		}
-		if len(missing) == 0 {
-			return
-		}
-		if ctx.Err() != nil {
-			t.Fatalf("%s did not repair %q", w.n.Name(), missing)
-		}
-		time.Sleep(10 * time.Millisecond)
 	}
 }
 
 const bridgeIPv6 = "sys/net/ipv6/conf/weft/disable_ipv6"
 
-// missing lists the rules that are not there.
-func (w wall) missing() []string {
-	list := w.n.Run(w.n.c.t.Context(), "nft", "list", "ruleset").Stdout
-	return slices.DeleteFunc(slices.Clone(w.rules), func(r string) bool {
+// missing lists what is not there.
+func (w wall) missing(ctx context.Context) []string {
+	list := w.n.Run(ctx, "nft", "list", "ruleset").Stdout
+	missing := slices.DeleteFunc(slices.Clone(w.rules), func(r string) bool {
 		return strings.Contains(list, fmt.Sprintf("comment %q", r))
 	})
+	if w.ipv6 && readProc(w.n.Place, bridgeIPv6) != "1" {
+		missing = append(missing, "no IPv6 at the bridge")
+	}
+	return missing
 }
 
 // takeDown removes what is there of the wall. The daemon may be faster at any
