@@ -98,7 +98,7 @@ func TestNothingSecretIsPrinted(t *testing.T) {
 	keys := s.Keys("weft")
 	var leaks []string
 	for _, b := range [][]byte{seed[:], k.sign[:32], keys.Gossip[:], keys.Introduction[:], keys.pair[:]} {
-		leaks = append(leaks, string(b[:8]), hex.EncodeToString(b[:8]), strings.Trim(fmt.Sprint(b[:8]), "[]"),
+		leaks = append(leaks, string(b[:8]), hex.EncodeToString(b[:8]), strings.Trim(fmt.Sprint(b[:8]), "[]"), //nolint:staticcheck // the numbers, as a careless print shows them
 			strings.Trim(strings.TrimPrefix(fmt.Sprintf("%#v", b[:8]), "[]byte"), "{}"))
 	}
 	leaks = append(leaks, Token{Secret: s}.String()[:20])

@@ -198,13 +198,13 @@ func TestBrokenState(t *testing.T) {
 
 // A pipe in place of the file must not hang the daemon, a link not be followed.
 func TestStateFileKinds(t *testing.T) {
-	for name, make := range map[string]func(path string) error{
+	for name, build := range map[string]func(path string) error{
 		"pipe":      func(p string) error { return syscall.Mkfifo(p, 0o600) },
 		"link":      func(p string) error { return os.Symlink("/dev/zero", p) },
 		"directory": func(p string) error { return os.Mkdir(p, 0o700) },
 	} {
 		dir := t.TempDir()
-		if err := make(filepath.Join(dir, identityFile)); err != nil {
+		if err := build(filepath.Join(dir, identityFile)); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := OpenState(dir, ""); err == nil || !strings.Contains(err.Error(), "not a regular file") {

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -83,7 +84,7 @@ func TestAlive(t *testing.T) {
 	}
 	check := func(step string, n *memberlist.Node, want error) {
 		t.Helper()
-		if got := d.NotifyAlive(n); got != want {
+		if got := d.NotifyAlive(n); !errors.Is(got, want) {
 			t.Errorf("%s: %v, want %v", step, got, want)
 		}
 	}

@@ -22,7 +22,7 @@ var quiet = []string{
 // Write implements io.Writer.
 func (w logWriter) Write(b []byte) (int, error) {
 	level, text := splitLine(string(b))
-	w.log.Log(context.Background(), level, text, "from", "memberlist")
+	w.log.Log(context.Background(), level, "memberlist", "says", text)
 	return len(b), nil
 }
 

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -282,9 +283,7 @@ func (m *Mesh) publishNames() {
 			}
 		}
 	}
-	for n, id := range m.names {
-		k.names[n] = id
-	}
+	maps.Copy(k.names, m.names)
 	m.known.Store(k)
 }
 

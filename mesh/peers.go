@@ -347,6 +347,6 @@ func (m *Mesh) warn(key, text string) {
 	}
 	m.warned[key] = true
 	m.warnings = append(m.warnings, text)
-	m.log.Warn(text)
+	m.log.Warn("attention needed", "what", text)
 	m.viewChanged()
 }

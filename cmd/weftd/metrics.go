@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/weftnet/weft/dns"
@@ -84,8 +85,14 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 // own programs: a browser that was sent here by another site is refused.
 func serveStatus(ctx context.Context, addr string, status statusReader, server *dns.Server, log *slog.Logger) error {
 	registry := prometheus.NewPedanticRegistry()
-	if err := registry.Register(newMetrics(status, server)); err != nil {
-		return fmt.Errorf("metrics: %w", err)
+	for _, c := range []prometheus.Collector{
+		newMetrics(status, server),
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	} {
+		if err := registry.Register(c); err != nil {
+			return fmt.Errorf("metrics: %w", err)
+		}
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))

@@ -27,6 +27,7 @@ package hello
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -173,7 +174,7 @@ func (h *Hello) Dial(ctx context.Context, addr netip.AddrPort, pin *crypto.Ident
 	defer stop()
 
 	r, err := h.dial(short, conn, pin)
-	if why := reason(err); err != nil && ctx.Err() != nil && (why == nil || why == ErrNotWeft) {
+	if why := reason(err); err != nil && ctx.Err() != nil && (why == nil || errors.Is(why, ErrNotWeft)) {
 		return Result{}, ctx.Err()
 	}
 	return r, err

@@ -155,7 +155,7 @@ func (l *log) collect(want func(entry) bool) []Change {
 // apply takes the changes that lead to version and hash, all or none: a
 // result that does not match leaves the log as it is.
 func (l *log) apply(version, hash uint64, changes []Change) bool {
-	n := &log{version: version, floor: l.floor, hash: l.hash, alive: l.alive, bytes: l.bytes}
+	n := log{hash: l.hash, alive: l.alive, bytes: l.bytes} // what it would become
 	for _, c := range changes {
 		if c.Version <= l.version {
 			continue

@@ -242,7 +242,7 @@ func TestTwoHosts(t *testing.T) {
 		if len(got) != 1 || got[0].Endpoint.Port() != 6784 {
 			t.Errorf("peers at the other end: %+v", got)
 		}
-		k := [32]byte(p.PublicKey)
+		k := p.PublicKey
 		a.tell(order{Initiate: &k})
 		a.run("ping", "-6", "-c", "1", "-W", "5", overlay(2).String())
 	}

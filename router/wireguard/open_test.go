@@ -23,12 +23,19 @@ func TestOpenKernel(t *testing.T) {
 	}{
 		{"nothing there", nil, []string{"ip link add weft-wg mtu 1280 type wireguard"}, ""},
 		{"one that works on", func(f *kerneltest.Fake) error { return f.AddWireGuard(name, 1444) }, nil, ""},
-		{"an in-process predecessor's", func(f *kerneltest.Fake) error { return f.AddTUN(name, 1444) },
-			[]string{"ip link del weft-wg", "ip link add weft-wg mtu 1280 type wireguard"}, ""},
-		{"somebody else's", func(f *kerneltest.Fake) error { return f.AddBridge(name, kernel.MAC{}, 1500) },
-			nil, `an interface weft-wg of kind "bridge" is in the way`},
-		{"no module", func(f *kerneltest.Fake) error { f.FailCall(2, unix.EOPNOTSUPP); return nil },
-			nil, "its module is missing, try 'modprobe wireguard'"},
+		{
+			"an in-process predecessor's", func(f *kerneltest.Fake) error { return f.AddTUN(name, 1444) },
+			[]string{"ip link del weft-wg", "ip link add weft-wg mtu 1280 type wireguard"},
+			"",
+		},
+		{
+			"somebody else's", func(f *kerneltest.Fake) error { return f.AddBridge(name, kernel.MAC{}, 1500) },
+			nil, `an interface weft-wg of kind "bridge" is in the way`,
+		},
+		{
+			"no module", func(f *kerneltest.Fake) error { f.FailCall(2, unix.EOPNOTSUPP); return nil },
+			nil, "its module is missing, try 'modprobe wireguard'",
+		},
 		{"no answer", func(f *kerneltest.Fake) error { f.FailCall(1, unix.EIO); return nil }, nil, "input/output error"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

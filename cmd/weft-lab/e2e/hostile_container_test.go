@@ -8,10 +8,9 @@ import (
 	"github.com/weftnet/weft/cmd/weft-lab/lab"
 )
 
-// Containers on the switch forge frames to the hosts that carry them: none
-// comes back onto the switch.
-func TestHostileSwitch(t *testing.T) {
-	s := newSiege(t)
+// fromSwitch: containers on the switch forge frames, in datagrams to the hosts
+// that carry them.
+func (s *siege) fromSwitch(t *testing.T) {
 	neighbour := s.host.attach("neighbour", "10.32.0.3")
 	mac := macOf(t, s.host.Place, "weft")
 	// Without the rules, reverse path filtering would do their work by chance.
@@ -136,10 +135,9 @@ func (n *node) foreignNetwork(name string) *box {
 	return b
 }
 
-// Containers of other networks of the hosts, which masquerade what they send,
-// forge frames: none reaches a container on the switch.
-func TestHostileOtherNetwork(t *testing.T) {
-	s := newSiege(t)
+// fromOtherNetwork: containers of other networks of the hosts, which masquerade
+// what they send, forge frames.
+func (s *siege) fromOtherNetwork(t *testing.T) {
 	host, underlay := s.host.overlay(), s.host.Addr6()
 	gateway := netip.MustParseAddr("fd00:18::1")
 	hostWall := func(rules ...string) wall { return wall{n: s.host, rules: rules} }

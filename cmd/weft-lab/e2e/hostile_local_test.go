@@ -5,10 +5,9 @@ import (
 	"testing"
 )
 
-// An unprivileged process of a host forges frames, with every trick that needs
-// no privilege: none reaches a container of this host or of another one.
-func TestHostileLocal(t *testing.T) {
-	s := newSiege(t)
+// fromLocal: an unprivileged process of a host forges frames for containers of
+// this host and of another one, with every trick that needs no privilege.
+func (s *siege) fromLocal(t *testing.T) {
 	index := func(link string) int {
 		i, err := s.host.Index(link)
 		if err != nil {

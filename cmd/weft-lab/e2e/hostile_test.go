@@ -60,6 +60,15 @@ func newSiege(t *testing.T) *siege {
 	return s
 }
 
+// VXLAN frames that somebody made up reach no container, whoever it is.
+func TestHostileFrames(t *testing.T) {
+	s := newSiege(t)
+	t.Run("underlay", s.fromUnderlay)
+	t.Run("local process", s.fromLocal)
+	t.Run("container of another network", s.fromOtherNetwork)
+	t.Run("container on the switch", s.fromSwitch)
+}
+
 // overlay returns a host's address inside the tunnels.
 func (n *node) overlay() netip.Addr {
 	n.c.t.Helper()

@@ -5,10 +5,8 @@ import (
 	"testing"
 )
 
-// Another machine on the network of the hosts forges frames: none reaches a
-// container.
-func TestHostileUnderlay(t *testing.T) {
-	s := newSiege(t)
+// fromUnderlay: another machine on the network of the hosts forges frames.
+func (s *siege) fromUnderlay(t *testing.T) {
 	eth := openWire(t, s.stranger.Place, "eth0")
 	mac := macOf(t, s.host.Place, "eth0")
 	linkLocal, err := s.host.LinkLocal("eth0")

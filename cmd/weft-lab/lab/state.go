@@ -151,6 +151,15 @@ func Names() ([]string, error) {
 	return out, nil
 }
 
+// Kept returns the labs that were made to stay, in order.
+func Kept() ([]string, error) {
+	names, err := Names()
+	return slices.DeleteFunc(names, func(n string) bool {
+		s, err := load(n)
+		return err != nil || !s.Keep
+	}), err
+}
+
 // Down ends the lab of that name, whoever made it and however that one ended,
 // and removes everything that is left of it. A lab that does not exist is no
 // error.
