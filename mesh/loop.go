@@ -16,8 +16,8 @@ import (
 const entries uint8 = 1
 
 const (
-	viewDelay = 20 * time.Millisecond // changes within it make one view
-	saveDelay = time.Second           // and one write of the file
+	viewDelay = 20 * time.Millisecond  // changes within it make one view
+	saveDelay = 200 * time.Millisecond // and one write of the file
 )
 
 // loop is what Run's goroutine owns. step handles one event at a time; it
@@ -27,6 +27,7 @@ type loop struct {
 	store *replica.Store
 	peers map[crypto.Identity]*peer
 	names map[crypto.Name]crypto.Identity // of peers and ours
+	keys  map[[32]byte]crypto.Identity    // their WireGuard keys
 
 	advert    advert.Signed // ours
 	seq       uint64        // the greatest sequence number of ours that was seen
@@ -56,6 +57,7 @@ type loop struct {
 	namesChanged bool // known is to be made anew
 	viewAt       time.Time
 	saveAt       time.Time
+	savedAt      time.Time // when the file was written last
 	saving       bool
 	warned       map[string]bool
 	warnings     []string
@@ -69,6 +71,7 @@ func newLoop(s *replica.Store) loop {
 		store:       s,
 		peers:       make(map[crypto.Identity]*peer),
 		names:       make(map[crypto.Name]crypto.Identity),
+		keys:        make(map[[32]byte]crypto.Identity),
 		hints:       make(map[string]crypto.Identity),
 		createDelay: retryFirst,
 		relaying:    make(map[replica.ID]bool),

@@ -126,8 +126,15 @@ func (m *Mesh) verifyAdvert(owner crypto.Identity, seq uint64, value []byte) err
 	return nil
 }
 
-// admit refuses a second identity with a known name.
+// admit refuses a second identity with a known name or WireGuard key: one
+// device cannot have two peers with one key, so such an advert would keep every
+// host from setting up any.
 func (m *Mesh) admit(a advert.Signed) error {
+	if id, ok := m.keys[a.WireGuard]; ok && id != a.Identity {
+		err := fmt.Errorf("peer %s claims the WireGuard key of %s", a.Identity.Fingerprint(), id.Fingerprint())
+		m.warn("key "+a.Identity.String(), err.Error())
+		return err
+	}
 	id, ok := m.names[a.Name]
 	if !ok || id == a.Identity {
 		return nil
@@ -171,7 +178,10 @@ func (m *Mesh) setAdvert(now time.Time, a advert.Signed) {
 	} else if p.advert.Name != a.Name {
 		delete(m.names, p.advert.Name)
 	}
-	m.names[a.Name] = a.Identity
+	if p.advert.WireGuard != a.WireGuard {
+		delete(m.keys, p.advert.WireGuard)
+	}
+	m.names[a.Name], m.keys[a.WireGuard] = a.Identity, a.Identity
 	if p.boots.see(a.Boot) {
 		m.warn("clone "+a.Identity.String(), fmt.Sprintf(
 			"two hosts have the identity of peer %s (%s), a copied state directory or a cloned disk; run 'weft reset' on one of them",

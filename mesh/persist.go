@@ -62,6 +62,7 @@ func (m *Mesh) load(now time.Time) error {
 	}
 	m.seq = f.Seq
 	m.names[m.cfg.Name] = m.self
+	m.keys[m.cfg.Key.WireGuardPublic()] = m.self
 	for _, p := range f.Peers {
 		a, err := advert.Parse(p.Advert)
 		if err == nil && a.Identity != m.self {
@@ -143,9 +144,14 @@ func (m *Mesh) saveNow() error {
 	return m.write(b)
 }
 
+// saveSoon saves at once after a quiet time: a host that is killed right after
+// it met the others must know them when it comes back.
 func (m *Mesh) saveSoon(now time.Time) {
 	if m.saveAt.IsZero() {
-		m.saveAt = now.Add(saveDelay)
+		m.saveAt = now
+		if next := m.savedAt.Add(saveDelay); next.After(now) {
+			m.saveAt = next
+		}
 	}
 }
 
@@ -158,7 +164,7 @@ func (m *Mesh) stepSave(now time.Time) {
 		m.wakeAt(m.saveAt)
 		return
 	}
-	m.saveAt = time.Time{}
+	m.saveAt, m.savedAt = time.Time{}, now
 	b, err := m.encode()
 	if err != nil {
 		m.log.Error("known peers not saved", "err", err)

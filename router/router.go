@@ -70,6 +70,8 @@ type Containers interface {
 	DNSAdd(ctx context.Context, r api.NameRequest) error
 	DNSRemove(ctx context.Context, r api.NameRequest) error
 	PS(ctx context.Context, containers []string) ([]api.Attachment, error)
+	// Exposed is what SetExposed was last told, also in a former run.
+	Exposed() (addresses, masquerade []netip.Prefix)
 	// Sweep looks at every attachment and may take long; LinksChanged looks
 	// only at those whose link is not as it should be.
 	Sweep(ctx context.Context) (repaired []string, err error)
@@ -297,6 +299,9 @@ func (r *Router) begin(ctx context.Context) error {
 	case r.view = <-r.cfg.Mesh.Views():
 		r.feedZone()
 	default:
+	}
+	if r.containers != nil {
+		r.exposure.addresses, r.exposure.masquerade = r.containers.Exposed()
 	}
 	p := makePlan(r.cfg.Host, r.view, r.exposure, r.up)
 	if err := r.cfg.Bridge.Set(ctx, p.bridge); err != nil {

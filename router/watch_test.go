@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -39,6 +40,8 @@ func (f seeingContainers) Sweep(context.Context) ([]string, error) {
 	defer f.mu.Unlock()
 	return nil, f.note("sweep containers")
 }
+
+func (f seeingContainers) Exposed() (addresses, masquerade []netip.Prefix) { return nil, nil }
 
 func (f seeingContainers) LinksChanged(context.Context) ([]string, error) {
 	f.mu.Lock()

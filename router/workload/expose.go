@@ -158,17 +158,29 @@ func (w *Workload) applyExposed(ctx context.Context) error {
 	return w.setExposed(ctx, exposed)
 }
 
-func (w *Workload) setExposed(ctx context.Context, exposed []exposure) error {
-	if w.host == nil {
-		return nil
-	}
-	var all, masquerade []netip.Prefix
+// Exposed returns what the journal says of the host's place on the switch, in
+// the form of [Host.SetExposed]: the switch is set up with it when the daemon
+// starts, so that an exposed host stays one.
+func (w *Workload) Exposed() (addresses, masquerade []netip.Prefix) {
+	w.journal.view(func(s *state) { addresses, masquerade = split(s.Exposed) })
+	return addresses, masquerade
+}
+
+func split(exposed []exposure) (all, masquerade []netip.Prefix) {
 	for _, e := range exposed {
 		all = append(all, e.Address)
 		if e.Masquerade {
 			masquerade = append(masquerade, e.Address)
 		}
 	}
+	return all, masquerade
+}
+
+func (w *Workload) setExposed(ctx context.Context, exposed []exposure) error {
+	if w.host == nil {
+		return nil
+	}
+	all, masquerade := split(exposed)
 	if err := w.host.SetExposed(ctx, all, masquerade); err != nil {
 		return fmt.Errorf("set the host's addresses: %w", err)
 	}

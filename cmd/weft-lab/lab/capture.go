@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -132,7 +133,7 @@ func (c *Capture) add(index int, data []byte) {
 func (c *Capture) Frames() []Frame {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.frames[:len(c.frames):len(c.frames)]
+	return slices.Clip(c.frames)
 }
 
 // Stop ends the recording and returns everything recorded, and how many frames

@@ -128,14 +128,6 @@ func rules(t Topology, faults []Fault) string {
 // one network, so that ARP and broadcast are meant too; by address elsewhere.
 func (f Fault) matches(t Topology) []string {
 	var out []string
-	if f.From == "" && f.To == "" {
-		for i, n := range t.Networks {
-			if f.Network == "" || f.Network == n.Name {
-				out = append(out, fmt.Sprintf("meta ibrname %q ", bridgeName(i)))
-			}
-		}
-		return out
-	}
 	for _, in := range t.ports() {
 		for _, to := range t.ports() {
 			if in.Host == f.From && to.Host == f.To && in.Network == to.Network && (f.Network == "" || f.Network == in.Network) {
@@ -144,7 +136,7 @@ func (f Fault) matches(t Topology) []string {
 		}
 		switch {
 		case f.Network != "" && f.Network != in.Network:
-		case in.Host == f.From && f.To == "":
+		case f.From == "" && f.To == "", in.Host == f.From && f.To == "":
 			out = append(out, fmt.Sprintf("iifname %q ", in.Name))
 		case in.Host == f.To && f.From == "":
 			out = append(out, fmt.Sprintf("oifname %q ", in.Name))

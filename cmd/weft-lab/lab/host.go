@@ -69,18 +69,15 @@ func (h *Host) install() error {
 		return err
 	}
 	id := sha256.Sum256([]byte(h.lab.topology.Name + "/" + h.name))
-	hosts := "127.0.0.1 localhost\n::1 localhost\n"
+	var hosts strings.Builder
+	hosts.WriteString(localhost)
 	for _, o := range h.lab.topology.Hosts {
 		for _, a := range o.Addrs() {
-			hosts += a.String() + " " + o.Name + "\n"
+			hosts.WriteString(a.String() + " " + o.Name + "\n")
 		}
 	}
-	resolv := "# written by weft-lab\n"
-	for _, r := range h.spec.Resolvers {
-		resolv += "nameserver " + r.String() + "\n"
-	}
 	for name, text := range map[string]string{
-		"hostname": h.name + "\n", "machine-id": hex.EncodeToString(id[:16]) + "\n", "hosts": hosts, "resolv.conf": resolv,
+		"hostname": h.name + "\n", "machine-id": hex.EncodeToString(id[:16]) + "\n", "hosts": hosts.String(), "resolv.conf": resolvConf(h.spec.Resolvers, nil),
 	} {
 		if err := os.WriteFile(filepath.Join(overlayOf(h.disk, "/etc"), "upper", name), []byte(text), 0o644); err != nil {
 			return err
@@ -195,6 +192,20 @@ type ContainerOptions struct {
 	Sysctls   map[string]string // e.g. Docker's net/ipv6/conf/all/disable_ipv6 = 1
 }
 
+const localhost = "127.0.0.1 localhost\n::1 localhost\n"
+
+func resolvConf(servers []netip.Addr, search []string) string {
+	var b strings.Builder
+	b.WriteString("# written by weft-lab\n")
+	for _, s := range servers {
+		b.WriteString("nameserver " + s.String() + "\n")
+	}
+	if len(search) > 0 {
+		b.WriteString("search " + strings.Join(search, " ") + "\n")
+	}
+	return b.String()
+}
+
 // Container starts a container. It has no interface but its loopback.
 func (h *Host) Container(ctx context.Context, name string, o ContainerOptions) (*Container, error) {
 	h.mu.Lock()
@@ -205,19 +216,12 @@ func (h *Host) Container(ctx context.Context, name string, o ContainerOptions) (
 	if o.Hostname == "" {
 		o.Hostname = name
 	}
-	resolv := "# written by weft-lab\n"
-	for _, r := range o.Resolvers {
-		resolv += "nameserver " + r.String() + "\n"
-	}
-	if len(o.Search) > 0 {
-		resolv += "search " + strings.Join(o.Search, " ") + "\n"
-	}
 	// It shares its host's PID namespace: only a process that lives in one can
 	// make another below it.
 	p, err := spawn(ctx, h.Place, h.name+"/"+name, allNamespaces&^unix.CLONE_NEWPID, initConfig{
 		Kind: "container", Hostname: o.Hostname, Sysctls: o.Sysctls, Files: map[string]string{
-			"/etc/resolv.conf": resolv,
-			"/etc/hosts":       "127.0.0.1 localhost\n::1 localhost\n",
+			"/etc/resolv.conf": resolvConf(o.Resolvers, o.Search),
+			"/etc/hosts":       localhost,
 			"/etc/hostname":    o.Hostname + "\n",
 		},
 	}, nil)

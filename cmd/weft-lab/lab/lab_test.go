@@ -163,6 +163,10 @@ func TestFaults(t *testing.T) {
 	}
 	must(l.HealAll(ctx))
 
+	must(l.SetFault(ctx, Fault{Network: "lan", Percent: 100}))
+	all("network cut", map[*Host]map[*Host]bool{h1: {h2: false}, h2: {h3: false}})
+	must(l.HealAll(ctx))
+
 	must(l.Loss(ctx, "host1", 30))
 	lost := 0
 	for range 200 {

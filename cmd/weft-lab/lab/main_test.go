@@ -166,8 +166,10 @@ func machine(t *testing.T) []string {
 
 func gone(name string) error {
 	for _, dir := range []string{filepath.Join(stateRoot, name), filepath.Join(diskRoot, name)} {
-		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("%s is still there (%v)", dir, err)
+		if _, err := os.Stat(dir); err == nil {
+			return fmt.Errorf("%s is still there", dir)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
 	return nil

@@ -234,7 +234,7 @@ func (l *Lab) shapePort(p port) error {
 		bytes := s.RateKbit * 1000 / 8
 		// A bucket must hold at least one 64 kB super-frame.
 		q = append(q, &netlink.Tbf{
-			QdiscAttrs: attrs, Rate: bytes, Buffer: uint32(netlink.Xmittime(bytes, 128<<10)), Limit: uint32(max(bytes/10, 256<<10)),
+			QdiscAttrs: attrs, Rate: bytes, Buffer: netlink.Xmittime(bytes, 128<<10), Limit: uint32(max(bytes/10, 256<<10)),
 		})
 	}
 	for _, o := range old {

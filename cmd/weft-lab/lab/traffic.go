@@ -97,8 +97,7 @@ func Payload(size int, marker string) []byte {
 // TransferTCP sends data from one place to an address of another and fails
 // unless the other end got exactly that.
 func TransferTCP(ctx context.Context, from, to *Place, at netip.Addr, data []byte) error {
-	listen := at
-	l, err := to.Listen(ctx, netip.AddrPortFrom(listen, 0))
+	l, err := to.Listen(ctx, netip.AddrPortFrom(at, 0))
 	if err != nil {
 		return err
 	}
@@ -175,8 +174,8 @@ func TransferUDP(ctx context.Context, from, to *Place, at netip.Addr, data []byt
 	for len(have) < total {
 		n, _, err := r.ReadFromUDPAddrPort(buf)
 		if err != nil {
-			<-send
-			return fmt.Errorf("%s: udp from %s: %d of %d datagrams came: %w", to.name, from.name, len(have), total, errors.Join(ctx.Err(), err))
+			err = errors.Join(ctx.Err(), err, <-send)
+			return fmt.Errorf("%s: udp from %s: %d of %d datagrams came: %w", to.name, from.name, len(have), total, err)
 		}
 		if n < 4 {
 			continue
