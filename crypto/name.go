@@ -13,6 +13,15 @@ func (n Name) String() string { return net.HardwareAddr(n[:]).String() }
 // IsZero reports whether the name is unset.
 func (n Name) IsZero() bool { return n == Name{} }
 
+// Check says why no host can have the name, if so: it is no address of a
+// single host.
+func (n Name) Check() error {
+	if n.IsZero() || n[0]&1 != 0 {
+		return fmt.Errorf("peer name %s: want a unicast address that is not zero", n)
+	}
+	return nil
+}
+
 // ParseName reads a name in any form that [net.ParseMAC] accepts for six
 // octets, and in the short forms that people type: octets without leading
 // zeros ("1:2:3:4:5:6"), and one "::" that stands for one or more zero octets

@@ -87,8 +87,8 @@ func OpenState(dir, machineID string) (*State, error) {
 
 // SetName sets the name by hand. It stays until the directory is removed.
 func (s *State) SetName(n Name) error {
-	if n.IsZero() || n[0]&1 != 0 {
-		return fmt.Errorf("peer name %s: want a unicast address that is not zero", n)
+	if err := n.Check(); err != nil {
+		return err
 	}
 	unlock, err := lockDir(s.dir)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -145,8 +146,13 @@ func New(cfg Config) (*Mesh, error) {
 	if err := m.sign(now); err != nil {
 		return nil, err
 	}
-	if err := m.saveNow(); err != nil {
-		return nil, err
+	if err := m.saveNow(); errors.Is(err, fs.ErrNotExist) {
+		return nil, err // there is no state directory
+	} else if err != nil {
+		// A full disk must not keep a host off the switch. A sequence number
+		// that is lost heals when the others show us our former advert.
+		m.log.Error("known peers not saved", "err", err)
+		m.saveAt = now.Add(retryMost)
 	}
 	m.publish()
 	return m, nil

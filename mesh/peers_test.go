@@ -192,6 +192,26 @@ func TestNameTaken(t *testing.T) {
 	}
 }
 
+// One device cannot have two peers with one key: an advert that repeats one
+// would keep a host from setting up any peer.
+func TestWireGuardKeyTaken(t *testing.T) {
+	now := time.Now()
+	m := alone(t, nil)
+	a := signed(t, 1, nil)
+	if _, err := m.learn(now, a); err != nil {
+		t.Fatal(err)
+	}
+	for what, key := range map[string][32]byte{"a peer's": a.WireGuard, "our own": m.advert.WireGuard} {
+		thief := signed(t, 3, func(x *advert.Advert) { x.WireGuard = key })
+		if _, err := m.learn(now, thief); err == nil || !strings.Contains(err.Error(), "claims the WireGuard key of") {
+			t.Errorf("%s key was taken: %v", what, err)
+		}
+	}
+	if got := m.latestView(); len(got.Peers) != 1 {
+		t.Errorf("%d peers", len(got.Peers))
+	}
+}
+
 func TestVerifyAdvert(t *testing.T) {
 	m := alone(t, nil)
 	a := signed(t, 1, nil)

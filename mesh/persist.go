@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,7 +24,8 @@ const FileName = "peers.json"
 // file is what peers.json holds.
 type file struct {
 	Version int          `json:"version"`
-	Seq     uint64       `json:"seq"` // of our last advert
+	Cluster string       `json:"cluster,omitempty"` // hash of its name
+	Seq     uint64       `json:"seq"`               // of our last advert
 	Targets []fileTarget `json:"targets"`
 	Peers   []filePeer   `json:"peers"`
 }
@@ -61,6 +63,10 @@ func (m *Mesh) load(now time.Time) error {
 		}
 	}
 	m.seq = f.Seq
+	if cluster := m.clusterHash(); f.Cluster != "" && f.Cluster != cluster {
+		m.log.Warn("the host was in another cluster: its peers and targets are forgotten", "peers", len(f.Peers))
+		f.Peers, f.Targets = nil, nil
+	}
 	m.names[m.cfg.Name] = m.self
 	m.keys[m.cfg.Key.WireGuardPublic()] = m.self
 	for _, p := range f.Peers {
@@ -108,8 +114,12 @@ func (m *Mesh) loadTargets(now time.Time, kept []fileTarget) error {
 	return nil
 }
 
+// clusterHash tells clusters apart. Only the name counts: a new secret for the
+// same cluster keeps the peers.
+func (m *Mesh) clusterHash() string { return hex.EncodeToString(m.cfg.Keys.Cluster[:]) }
+
 func (m *Mesh) encode() ([]byte, error) {
-	f := file{Version: 1, Seq: m.seq, Targets: []fileTarget{}, Peers: []filePeer{}}
+	f := file{Version: 1, Cluster: m.clusterHash(), Seq: m.seq, Targets: []fileTarget{}, Peers: []filePeer{}}
 	for _, t := range m.targets {
 		ft := fileTarget{Target: t.typed}
 		if !t.peer.IsZero() {

@@ -16,6 +16,34 @@ import (
 	"github.com/weftnet/weft/mesh/hello"
 )
 
+// What is known belongs to a cluster: another one must not inherit peers that
+// it would then dial for ever. Only the sequence number stays with the host.
+func TestPersistIsPerCluster(t *testing.T) {
+	now := time.Now()
+	dir := t.TempDir()
+	in := func(cluster string, secret byte, targets ...string) *Mesh {
+		return alone(t, func(c *Config) {
+			c.StateDir, c.Resume, c.Targets = dir, len(targets) == 0, targets
+			c.Keys = crypto.Secret{secret}.Keys(cluster)
+		})
+	}
+	m := in("one", 1, "host1")
+	if _, err := m.learn(now, signed(t, 1, nil)); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.saveNow(); err != nil {
+		t.Fatal(err)
+	}
+	rotated := in("one", 2)
+	if len(rotated.latestView().Peers) != 1 || len(rotated.Targets()) != 1 {
+		t.Error("a new secret lost the peers")
+	}
+	other := in("two", 1)
+	if v := other.latestView(); len(v.Peers) != 0 || len(other.Targets()) != 0 || v.Self.Seq <= rotated.latestView().Self.Seq {
+		t.Errorf("in another cluster: %d peers, targets %q, advert %d", len(v.Peers), other.Targets(), v.Self.Seq)
+	}
+}
+
 func TestPersist(t *testing.T) {
 	now := time.Now()
 	dir := t.TempDir()

@@ -1,11 +1,9 @@
 package mesh
 
 import (
-	"bytes"
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/weftnet/weft/crypto"
@@ -123,18 +121,21 @@ func (m *Mesh) view() View {
 			}
 		}
 		v.Peers = append(v.Peers, vp)
-		if p.member {
-			v.Entries = m.appendEntries(v.Entries, id, p.advert.Name)
+	}
+	slices.SortFunc(v.Peers, func(a, b Peer) int { return a.Identity.Compare(b.Identity) })
+	// The entries of one owner come sorted: owners in order make all sorted.
+	own := false
+	for _, p := range v.Peers {
+		if !own && m.self.Compare(p.Identity) < 0 {
+			v.Entries, own = m.appendEntries(v.Entries, m.self, m.cfg.Name), true
+		}
+		if p.Alive {
+			v.Entries = m.appendEntries(v.Entries, p.Identity, p.Name)
 		}
 	}
-	v.Entries = m.appendEntries(v.Entries, m.self, m.cfg.Name)
-	slices.SortFunc(v.Peers, func(a, b Peer) int { return a.Identity.Compare(b.Identity) })
-	slices.SortFunc(v.Entries, func(a, b Entry) int {
-		if c := bytes.Compare(a.Owner[:], b.Owner[:]); c != 0 {
-			return c
-		}
-		return strings.Compare(a.Key, b.Key)
-	})
+	if !own {
+		v.Entries = m.appendEntries(v.Entries, m.self, m.cfg.Name)
+	}
 	return v
 }
 

@@ -111,7 +111,7 @@ func TestDefaultMTU(t *testing.T) {
 		name string
 		in   []netip.AddrPort
 		want int
-	}{{"none", nil, 1370}, {"both", []netip.AddrPort{v6, v4}, 1370}, {"only IPv6", []netip.AddrPort{v6}, 1350}} {
+	}{{"none", nil, 1350}, {"both", []netip.AddrPort{v6, v4}, 1370}, {"only IPv6", []netip.AddrPort{v6}, 1350}} {
 		if got := DefaultMTU(tc.in); got != tc.want {
 			t.Errorf("%s: %d, want %d", tc.name, got, tc.want)
 		}

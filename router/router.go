@@ -32,6 +32,7 @@ type Mesh interface {
 	Views() <-chan mesh.View
 	OverlayReady()
 	Reachable(id crypto.Identity, endpoint netip.AddrPort)
+	EndpointsChanged()
 	Put(key string, value []byte) error
 	Delete(key string) error
 	Connect(targets []string, replace bool) error
@@ -207,9 +208,10 @@ func (r *Router) SetExposed(ctx context.Context, addresses, masquerade []netip.P
 const (
 	tickBusy  = 100 * time.Millisecond // while a tunnel comes up
 	tickCalm  = time.Second
-	sweepTime = 30 * time.Second      // finds what no notification told
-	settle    = 50 * time.Millisecond // changes of the kernel come in bursts
-	retryTime = 2 * time.Second       // after a plan could not be applied
+	sweepTime = 30 * time.Second       // finds what no notification told
+	settle    = 50 * time.Millisecond  // changes of the kernel come in bursts
+	calm      = 500 * time.Millisecond // after a burst was looked at
+	retryTime = 2 * time.Second        // after a plan could not be applied
 )
 
 // Run makes the host what the view says until ctx ends. It leaves everything
@@ -273,6 +275,9 @@ func (r *Router) Run(ctx context.Context) error {
 func (r *Router) check(ctx context.Context, how string, e kernel.Event) {
 	repaired, err := r.cfg.Bridge.CheckAfter(ctx, e)
 	r.report(ctx, "bridge", how, repaired, err)
+	if e&kernel.AddrChanged != 0 {
+		r.cfg.Mesh.EndpointsChanged()
+	}
 	if e&^kernel.FirewallChanged == 0 {
 		return
 	}

@@ -81,6 +81,7 @@ type fakeMesh struct {
 }
 
 func (f fakeMesh) Views() <-chan mesh.View      { return f.views }
+func (f fakeMesh) EndpointsChanged()            {}
 func (f fakeMesh) OverlayReady()                { f.mu.Lock(); defer f.mu.Unlock(); _ = f.note("gossip") }
 func (f fakeMesh) Connect([]string, bool) error { return nil }
 func (f fakeMesh) Forget([]string) error        { return nil }

@@ -28,6 +28,9 @@ func Endpoints(k *kernel.Kernel, given []netip.Addr, port uint16) []netip.AddrPo
 	}
 	list := make([]addressed, 0, len(links))
 	for _, l := range links {
+		if l.Master != 0 { // a port of a bridge has no addresses that count
+			continue
+		}
 		addrs, err := k.Addrs(l.Name)
 		if err == nil {
 			list = append(list, addressed{l, addrs})
@@ -77,9 +80,6 @@ func DefaultMTU(endpoints []netip.AddrPort) int {
 		if ep.Addr().Is4() {
 			return 1370
 		}
-	}
-	if len(endpoints) == 0 {
-		return 1370
 	}
 	return 1350
 }

@@ -33,6 +33,11 @@ func (r *Router) collect(ctx context.Context, burst <-chan struct{}) {
 		case <-time.After(settle):
 			nudge(r.changes)
 		}
+		select { // rules that change all the time must not keep us busy
+		case <-ctx.Done():
+			return
+		case <-time.After(calm):
+		}
 	}
 }
 

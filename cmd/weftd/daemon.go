@@ -42,6 +42,7 @@ type daemon struct {
 	logFile  *logFile
 	stop     context.CancelFunc
 
+	hello  net.Listener // of introductions
 	state  *crypto.State
 	keys   crypto.Keys
 	token  api.Token
@@ -78,6 +79,12 @@ func serve(ctx context.Context, s settings.Settings) error {
 		return err
 	}
 	defer socket.Close()
+	// Before anything is changed: who has the port may be another weftd.
+	d.hello, err = (&net.ListenConfig{}).Listen(asked, "tcp", ":"+strconv.Itoa(int(s.Port)))
+	if err != nil {
+		return fmt.Errorf("listen for other hosts: %w; another program has the port: stop it, or choose one with --port", err)
+	}
+	defer d.hello.Close()
 	if err := d.identify(); err != nil {
 		return err
 	}
@@ -167,12 +174,7 @@ func (d *daemon) keptSecret() (crypto.Secret, error) {
 // wire makes everything and starts nothing.
 func (d *daemon) wire(ctx context.Context) error {
 	s := d.settings
-	// First: who has the port may be another weftd, and what follows takes its
-	// device over.
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", ":"+strconv.Itoa(int(s.Port)))
-	if err != nil {
-		return fmt.Errorf("listen for other hosts: %w; another program has the port: stop it, or choose one with --port", err)
-	}
+	var err error
 	if d.kernel, err = kernel.New(); err != nil {
 		return err
 	}
@@ -205,7 +207,7 @@ func (d *daemon) wire(ctx context.Context) error {
 	d.mesh, err = mesh.New(mesh.Config{
 		Key: d.state.Key, Keys: d.keys, Boot: boot, Name: d.state.Name,
 		Nickname: s.Nickname, Version: settings.Version, Datapath: datapath,
-		StateDir: s.StateDir, Port: s.Port, Endpoints: endpoints, Hello: greeter, Listener: listener,
+		StateDir: s.StateDir, Port: s.Port, Endpoints: endpoints, Hello: greeter, Listener: d.hello,
 		Targets: s.Targets, Resume: s.Resume, Discovery: !s.NoDiscovery,
 		ConnLimit: s.ConnLimit, Log: d.log.With("part", "mesh"),
 	})

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -53,6 +54,10 @@ type Client struct {
 	retry    time.Duration
 	retryMax time.Duration
 	log      *slog.Logger
+
+	// Safe by itself: until when an engine that let a question time out is
+	// not asked again, so that a sweep of many containers waits for it once.
+	hung atomic.Pointer[time.Time]
 }
 
 // engine is the part of the engine's API that we use. *client.Client
@@ -125,11 +130,18 @@ func (c *Client) Inspect(ctx context.Context, nameOrID string) (Container, error
 	if !nameForm().MatchString(nameOrID) {
 		return Container{}, notFound(fmt.Errorf("%q cannot be the name of a container", nameOrID))
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	if until := c.hung.Load(); until != nil && time.Now().Before(*until) {
+		return Container{}, fmt.Errorf("%w: it did not answer in time just now", ErrUnavailable)
+	}
+	short, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	var status int
-	r, err := c.api.ContainerInspect(withStatus(ctx, &status), nameOrID, client.ContainerInspectOptions{})
+	r, err := c.api.ContainerInspect(withStatus(short, &status), nameOrID, client.ContainerInspectOptions{})
 	if err != nil {
+		if short.Err() != nil && ctx.Err() == nil {
+			until := time.Now().Add(c.timeout)
+			c.hung.Store(&until)
+		}
 		return Container{}, translate(err, status)
 	}
 	return fromInspect(r.Container), nil

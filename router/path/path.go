@@ -32,7 +32,7 @@ import (
 //	handshake
 type State uint8
 
-// The states. They are also the words of `weft status connections`.
+// The states.
 const (
 	Pending     State = iota // waits for its turn, for the other end, or for a candidate
 	Connecting               // tries candidates

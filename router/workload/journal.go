@@ -175,6 +175,17 @@ func openJournal(path string, write func(string, []byte) error) (*journal, error
 	return j, nil
 }
 
+// forgetUnless forgets containers of another boot of the machine, in memory:
+// their namespaces are gone, and the numbers of these may have been given
+// anew. Restore writes it down.
+func (j *journal) forgetUnless(boot string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.state.Boot != boot {
+		j.state.Containers = nil
+	}
+}
+
 func parseState(b []byte) (state, error) {
 	var s state
 	d := json.NewDecoder(strings.NewReader(string(b)))

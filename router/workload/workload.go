@@ -128,8 +128,11 @@ func New(c Config) (*Workload, error) {
 		w.domain = strings.ToLower(domain)
 	}
 	var err error
-	w.journal, err = openJournal(filepath.Join(c.StateDir, "workloads.json"), writeAtomically)
-	return w, err
+	if w.journal, err = openJournal(filepath.Join(c.StateDir, "workloads.json"), writeAtomically); err != nil {
+		return nil, err
+	}
+	w.journal.forgetUnless(w.boot)
+	return w, nil
 }
 
 // setNames publishes what the journal says of an entry.

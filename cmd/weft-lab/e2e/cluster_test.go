@@ -287,10 +287,22 @@ func (c *cluster) keepEvidence() {
 		}
 		write := func(name, text string) { _ = os.WriteFile(filepath.Join(to, name), []byte(text), 0o644) }
 		for _, args := range [][]string{
-			{"weft", "status"}, {"weft", "status", "connections"}, {"weft", "status", "peers"}, {"weft", "status", "dns"},
-			{"weft", "report"}, {"weft", "ps"}, {"nft", "list", "ruleset"}, {"iptables-save"}, {"ip", "-d", "addr"},
-			{"ip", "route", "show", "table", "all"}, {"ip", "-6", "route", "show", "table", "all"}, {"ip", "rule"},
-			{"bridge", "fdb"}, {"wg"}, {"ps", "-ef"}, {"ss", "-anp"},
+			{"weft", "status"},
+			{"weft", "status", "connections"},
+			{"weft", "status", "peers"},
+			{"weft", "status", "dns"},
+			{"weft", "report"},
+			{"weft", "ps"},
+			{"nft", "list", "ruleset"},
+			{"iptables-save"},
+			{"ip", "-d", "addr"},
+			{"ip", "route", "show", "table", "all"},
+			{"ip", "-6", "route", "show", "table", "all"},
+			{"ip", "rule"},
+			{"bridge", "fdb"},
+			{"wg"},
+			{"ps", "-ef"},
+			{"ss", "-anp"},
 		} {
 			write(strings.Join(args, "-"), n.Run(ctx, args...).String())
 		}

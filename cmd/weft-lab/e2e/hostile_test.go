@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -175,7 +176,7 @@ func (s *siege) mustHit(t *testing.T, attacks []attack) {
 	t.Helper()
 	walls := attacks[0].walls
 	s.standing(t, walls)
-	ctx, stop := tries(t, 5*time.Second)
+	ctx, stop := tries(t, 10*time.Second)
 	defer stop()
 	texts, last := make([]string, len(attacks)), make([]error, len(attacks))
 	var shooting sync.WaitGroup
@@ -199,9 +200,7 @@ func (s *siege) mustHit(t *testing.T, attacks []attack) {
 		return true
 	}
 	for ctx.Err() == nil {
-		for _, w := range walls {
-			w.takeDown(ctx)
-		}
+		takeDown(ctx, walls...)
 		if hit() {
 			break
 		}
@@ -275,12 +274,30 @@ func (w wall) missing(ctx context.Context) []string {
 	return missing
 }
 
-// takeDown removes what is there of the wall. The daemon may be faster at any
-// point; then it is the next call that works.
-func (w wall) takeDown(ctx context.Context) {
-	if w.ipv6 {
-		_ = w.n.Run(ctx, "sh", "-c", "echo 0 > /proc/"+bridgeIPv6)
+// takeDown removes what is there of all walls at one moment, or nearly so. The
+// daemon may be faster at any point; then it is the next call that works.
+func takeDown(ctx context.Context, walls ...wall) {
+	scripts := make([]string, len(walls))
+	each := func(f func(i int, w wall)) {
+		var all sync.WaitGroup
+		for i, w := range walls {
+			all.Go(func() { f(i, w) })
+		}
+		all.Wait()
 	}
+	each(func(i int, w wall) { scripts[i] = w.deletes(ctx) })
+	each(func(i int, w wall) {
+		if w.ipv6 {
+			_ = w.n.Do(func() error { return os.WriteFile("/proc/"+bridgeIPv6, []byte("0"), 0) })
+		}
+		if scripts[i] != "" {
+			_ = w.n.RunInput(ctx, scripts[i], "nft", "-f", "-")
+		}
+	})
+}
+
+// deletes is what to tell nft to delete the rules.
+func (w wall) deletes(ctx context.Context) string {
 	commented := regexp.MustCompile(` comment "([^"]+)" # handle (\d+)\n$`)
 	var script strings.Builder
 	var table, chain string
@@ -298,9 +315,7 @@ func (w wall) takeDown(ctx context.Context) {
 			}
 		}
 	}
-	if script.Len() > 0 {
-		_ = w.n.RunInput(ctx, script.String(), "nft", "-f", "-")
-	}
+	return script.String()
 }
 
 // ear remembers what it heard, by text. It is safe for concurrent use.

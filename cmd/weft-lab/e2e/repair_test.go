@@ -42,6 +42,7 @@ func harms() []harm {
 		{"tunnel's address deleted", "ip -6 addr flush dev weft-wg", ""},
 		{"tunnel's route deleted", "ip -6 route del $peer dev weft-wg", ""},
 		{"tunnel down", "ip link set weft-wg down", ""},
+		{"tunnel deleted", "ip link del weft-wg", ""},
 	}
 }
 
@@ -93,7 +94,7 @@ func (p *patient) expand(s string) string {
 // between two devices of one name.
 func (p *patient) health() []string {
 	p.c.t.Helper()
-	volatile := regexp.MustCompile(`^\d+: |@if\d+|(_timer|port_id|port_no|designated_port|link-netnsid) +\S+`)
+	volatile := regexp.MustCompile(`^\d+: |@if\d+|\.weft\d+|(_timer|port_id|port_no|designated_port|link-netnsid) +\S+`)
 	var out []string
 	s := p.takeSnapshot()
 	for _, kind := range []string{"links", "addresses", "routes", "rules", "nft", "iptables", "sysctls", "sockets"} {

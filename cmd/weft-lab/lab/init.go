@@ -117,17 +117,28 @@ func (c initConfig) setUp() error {
 		return err
 	}
 	if c.Kind == "switch" {
-		// A network is a wire: the machine's packet filters have no part in it.
-		for _, k := range []string{"iptables", "ip6tables", "arptables"} {
-			err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-"+k, []byte("0"), 0)
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
+		if err := asWire(); err != nil {
+			return err
 		}
 	}
 	for k, v := range c.Sysctls {
 		if err := os.WriteFile(filepath.Join("/proc/sys", k), []byte(v), 0); err != nil {
 			return fmt.Errorf("sysctl %s=%s: %w", k, v, err)
+		}
+	}
+	return nil
+}
+
+// asWire makes a network a wire: neither the machine's packet filters nor IPv6
+// have a part in it, where the kernel has them.
+func asWire() error {
+	for k, v := range map[string]string{
+		"bridge/bridge-nf-call-iptables": "0", "bridge/bridge-nf-call-ip6tables": "0", "bridge/bridge-nf-call-arptables": "0",
+		"ipv6/conf/all/disable_ipv6": "1", "ipv6/conf/default/disable_ipv6": "1",
+	} {
+		err := os.WriteFile(filepath.Join("/proc/sys/net", k), []byte(v), 0)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
 	return nil

@@ -90,9 +90,7 @@ func (l *Lab) up(ctx context.Context, o Options) error {
 		return err
 	}
 	var err error
-	l.sw, err = spawn(ctx, nil, "switch", allNamespaces, initConfig{Kind: "switch", Sysctls: map[string]string{
-		"net/ipv6/conf/default/disable_ipv6": "1", "net/ipv6/conf/all/disable_ipv6": "1",
-	}}, l.owner)
+	l.sw, err = spawn(ctx, nil, "switch", allNamespaces, initConfig{Kind: "switch"}, l.owner)
 	if err != nil {
 		return err
 	}
