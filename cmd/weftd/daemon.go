@@ -2,14 +2,10 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
-	"os"
 	"strconv"
 	"time"
 
@@ -19,15 +15,10 @@ import (
 	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/dns"
 	"github.com/weftnet/weft/mesh"
-	"github.com/weftnet/weft/mesh/advert"
-	"github.com/weftnet/weft/mesh/hello"
 	"github.com/weftnet/weft/router"
 	"github.com/weftnet/weft/router/api"
-	"github.com/weftnet/weft/router/attach"
-	"github.com/weftnet/weft/router/bridge"
 	"github.com/weftnet/weft/router/docker"
 	"github.com/weftnet/weft/router/kernel"
-	"github.com/weftnet/weft/router/vxlan"
 	"github.com/weftnet/weft/router/wireguard"
 	"github.com/weftnet/weft/router/workload"
 )
@@ -107,188 +98,6 @@ func (d *daemon) close() {
 	}
 }
 
-// identify opens the state directory: who we are and what the cluster shares.
-func (d *daemon) identify() error {
-	s := d.settings
-	var err error
-	if d.state, err = crypto.OpenState(s.StateDir, machineID()); err != nil {
-		return err
-	}
-	if s.Name != (crypto.Name{}) && s.Name != d.state.Name {
-		if err := d.state.SetName(s.Name); err != nil {
-			return err
-		}
-		d.log.Info("peer name set by hand", "name", s.Name)
-	}
-	var secret crypto.Secret
-	if s.Secret.IsZero() {
-		made, err := s.CheckSecret()
-		if err != nil {
-			return err
-		}
-		if made {
-			if secret, err = crypto.NewSecret(); err == nil {
-				_, err = crypto.SaveSecret(s.StateDir, secret, s.Cluster)
-			}
-			if err != nil {
-				return err
-			}
-			d.log.Info("made a cluster secret; 'weft token' prints it", "cluster", s.Cluster)
-		} else if secret, err = d.keptSecret(); err != nil {
-			return err
-		}
-	} else {
-		if secret, _, err = s.Secret.Derive(s.Cluster, s.WeakPassword); err != nil {
-			return err
-		}
-		replaced, err := crypto.SaveSecret(s.StateDir, secret, s.Cluster)
-		if err != nil {
-			return err
-		}
-		if replaced {
-			d.log.Warn("the cluster secret was replaced by the one given", "cluster", s.Cluster)
-			d.notes = append(d.notes, "the cluster secret that was kept here was replaced by the one given")
-		}
-	}
-	d.keys = secret.Keys(s.Cluster)
-	token := crypto.Token{Secret: secret, Issuer: d.state.Key.Identity()}.String()
-	d.token = api.Token{Token: token}
-	return nil
-}
-
-// keptSecret loads the secret of a former launch. One that came from a
-// password belongs to the cluster that it was given for.
-func (d *daemon) keptSecret() (crypto.Secret, error) {
-	dir, want := d.settings.StateDir, d.settings.Cluster
-	secret, err := crypto.LoadSecret(dir)
-	if err != nil {
-		return secret, err
-	}
-	if kept, err := crypto.LoadCluster(dir); err == nil && kept != want {
-		d.log.Warn("the kept secret was given for another cluster", "kept", kept, "cluster", want)
-		d.notes = append(d.notes, fmt.Sprintf("the kept secret was given for cluster %s: if it was a password, give it again for %s", kept, want))
-	}
-	return secret, nil
-}
-
-// wire makes everything and starts nothing.
-func (d *daemon) wire(ctx context.Context) error {
-	s := d.settings
-	var err error
-	if d.kernel, err = kernel.New(); err != nil {
-		return err
-	}
-	d.device, err = wireguard.Open(wireguard.Options{
-		Name: router.WireGuardName, Mode: datapathMode(s.Datapath), Links: d.kernel, Log: d.log.With("part", "wireguard"),
-	})
-	if err != nil {
-		return err
-	}
-	boot, err := randomID()
-	if err != nil {
-		return err
-	}
-	endpoints := func() []netip.AddrPort { return router.Endpoints(d.kernel, s.Hosts, s.WireGuardPort()) }
-	own := endpoints()
-	d.token.Join = joinCommand(d.token.Token, own, s)
-	mtu := s.MTU
-	if mtu == 0 {
-		mtu = router.DefaultMTU(own)
-	}
-	datapath := advert.Userspace
-	if d.device.Mode() == wireguard.Kernel {
-		datapath = advert.Kernel
-	}
-	greeter := hello.New(hello.Config{
-		Key: d.state.Key, Keys: d.keys, Boot: boot, Log: d.log.With("part", "hello"),
-		Adverts: func() []advert.Signed { return d.mesh.Adverts() },
-		Check:   func(a advert.Signed) error { return d.mesh.Check(a) },
-	})
-	d.mesh, err = mesh.New(mesh.Config{
-		Key: d.state.Key, Keys: d.keys, Boot: boot, Name: d.state.Name,
-		Nickname: s.Nickname, Version: settings.Version, Datapath: datapath,
-		StateDir: s.StateDir, Port: s.Port, Endpoints: endpoints, Hello: greeter, Listener: d.hello,
-		Targets: s.Targets, Resume: s.Resume, Discovery: !s.NoDiscovery,
-		ConnLimit: s.ConnLimit, Log: d.log.With("part", "mesh"),
-	})
-	if err != nil {
-		return err
-	}
-	dnsAddr, err := d.wireNames()
-	if err != nil {
-		return err
-	}
-	changes, err := router.OpenChanges(s.StateDir)
-	if err != nil {
-		return err
-	}
-	d.router = router.New(router.Config{
-		Host: router.Host{
-			Key: d.state.Key, Keys: d.keys, Port: s.Port, MTU: mtu, DNS: dnsAddr,
-		},
-		Kernel: d.kernel, Mesh: d.mesh, Device: d.device,
-		VXLAN:  vxlan.New(d.kernel, d.log.With("part", "vxlan")),
-		Bridge: bridge.New(bridge.Deps{Kernel: d.kernel, Journal: changes, Log: d.log.With("part", "bridge")}),
-		Names:  d.names, Token: d.token,
-		Status: router.Static{
-			Version: settings.Version, Protocol: settings.Protocol, Cluster: s.Cluster,
-			Datapath: d.device.Mode().String(), Nickname: s.Nickname, Name: d.state.Name,
-			Discovery: !s.NoDiscovery, Warnings: d.notes,
-		},
-		Logs: d.logFile, Stop: d.stop, Log: d.log.With("part", "router"),
-	})
-	if d.docker, err = docker.New(docker.Config{Log: d.log.With("part", "docker")}); err != nil {
-		return err
-	}
-	reboot, err := bootID()
-	if err != nil {
-		return err
-	}
-	domain := s.DNSDomain
-	if s.NoDNS {
-		domain = ""
-	}
-	d.work, err = workload.New(workload.Config{
-		StateDir: s.StateDir, BootID: reboot, Domain: domain, Docker: engine{d.docker},
-		Attacher: attach.New(d.kernel, openGuest, attach.Config{
-			Bridge: router.BridgeName, MTU: func() int { return mtu }, DNS: dnsAddr,
-			Log: d.log.With("part", "attach"),
-		}),
-		Names: router.NewBook(d.mesh), Host: d.router, Log: d.log.With("part", "workload"),
-	})
-	if err != nil {
-		return err
-	}
-	d.router.SetContainers(d.work)
-	return nil
-}
-
-// wireNames makes the name server and returns the address that the bridge
-// must carry for it; none when it listens elsewhere.
-func (d *daemon) wireNames() (netip.Addr, error) {
-	s := d.settings
-	if s.NoDNS {
-		return netip.Addr{}, nil
-	}
-	zone := dns.NewZone(s.DNSDomain)
-	upstreams := dns.NewResolvConf(s.ResolvConf, d.log.With("part", "dns")).Upstreams
-	server, err := dns.New(dns.Config{
-		Zone: zone, Listen: []netip.AddrPort{s.DNSListen}, TTL: s.DNSTTL,
-		Upstreams: upstreams, Log: d.log.With("part", "dns"),
-	})
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	d.server = server
-	d.names = &router.NameServer{
-		Zone: zone, Server: server, Address: s.DNSListen, TTL: s.DNSTTL, Upstreams: upstreams,
-	}
-	if s.DNSListen.Addr() == router.DNSAddress {
-		return router.DNSAddress, nil
-	}
-	return netip.Addr{}, nil
-}
-
 // run starts everything in order and waits for the end. When asked ends, the
 // other hosts are told first: nobody here answers for names any more.
 func (d *daemon) run(asked context.Context, socket net.Listener) error {
@@ -344,42 +153,4 @@ func (d *daemon) run(asked context.Context, socket net.Listener) error {
 		d.log.Info("weftd ends; the switch stays", "datapath", d.device.Mode())
 	}
 	return err
-}
-
-// datapathMode turns the checked word of --datapath into the device's.
-func datapathMode(word string) wireguard.Mode {
-	switch word {
-	case "kernel":
-		return wireguard.Kernel
-	case "userspace":
-		return wireguard.Userspace
-	}
-	return wireguard.Auto
-}
-
-func randomID() (uint64, error) {
-	var b [8]byte
-	if _, err := rand.Read(b[:]); err != nil {
-		return 0, fmt.Errorf("draw a boot id: %w", err)
-	}
-	return binary.BigEndian.Uint64(b[:]), nil
-}
-
-// joinCommand is what somebody types on another host.
-func joinCommand(token string, own []netip.AddrPort, s settings.Settings) string {
-	host, err := os.Hostname()
-	if err != nil || len(own) > 0 {
-		host = "HOST"
-	}
-	if len(own) > 0 {
-		host = own[0].Addr().String()
-	}
-	cmd := "weft launch --token " + token
-	if s.Cluster != "weft" {
-		cmd += " --cluster " + s.Cluster
-	}
-	if s.Port != 6783 {
-		return cmd + " " + net.JoinHostPort(host, strconv.Itoa(int(s.Port)))
-	}
-	return cmd + " " + host
 }
