@@ -309,7 +309,7 @@ func (c *cluster) keepEvidence() {
 		log := n.log()
 		write("weftd.log", log)
 		for name, p := range n.Containers() {
-			write("container-"+name, p.Run(ctx, "ip", "addr").String()+p.Run(ctx, "ip", "route").String())
+			write("container-"+name, p.Run(ctx, "ip", "addr").String()+p.Run(ctx, "ip", "route").String()+p.Run(ctx, "ip", "neigh").String())
 		}
 		r := n.Run(ctx, "weft", "status", "connections")
 		c.t.Logf("connections of %s:\n%s%s", n.Name(), r.Stdout, r.Stderr)

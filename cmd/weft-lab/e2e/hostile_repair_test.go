@@ -30,7 +30,7 @@ func TestHostileRules(t *testing.T) {
 		}},
 	} {
 		t.Run(storm.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second*run.slow())
+			ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond*run.slow())
 			defer cancel()
 			times := 0
 			for ; ctx.Err() == nil; times++ {
