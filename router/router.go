@@ -76,6 +76,8 @@ type Containers interface {
 	// Sweep looks at every attachment and may take long; LinksChanged looks
 	// only at those whose link is not as it should be.
 	Sweep(ctx context.Context) (repaired []string, err error)
+	// Announce tells the switch again where the containers' addresses are.
+	Announce(ctx context.Context) error
 	LinksChanged(ctx context.Context) (repaired []string, err error)
 }
 
@@ -116,6 +118,7 @@ type Router struct {
 	changes    chan struct{} // the kernel changed something; capacity 1
 	links      chan struct{} // a link changed, for the containers' task; capacity 1
 	sweeps     chan struct{} // it is time for a sweep, for the same; capacity 1
+	remotes    chan struct{} // frames reach another host, for the same; capacity 1
 	exposures  chan exposeRequest
 	built      chan struct{} // closed when the first plan stands
 	complete   chan struct{} // closed by Complete
@@ -160,6 +163,7 @@ func New(c Config) *Router {
 		changes:   make(chan struct{}, 1),
 		links:     make(chan struct{}, 1),
 		sweeps:    make(chan struct{}, 1),
+		remotes:   make(chan struct{}, 1),
 		exposures: make(chan exposeRequest),
 		built:     make(chan struct{}),
 		complete:  make(chan struct{}),
@@ -356,6 +360,9 @@ func (r *Router) apply(ctx context.Context) error {
 	if all || !reflect.DeepEqual(p.vxlan, r.applied.vxlan) {
 		if err := r.cfg.VXLAN.Set(p.vxlan); err != nil {
 			return fmt.Errorf("set up switch port %s: %w", VXLANName, err)
+		}
+		if len(both(r.applied.vxlan.Remotes, p.vxlan.Remotes)) < len(p.vxlan.Remotes) {
+			nudge(r.remotes)
 		}
 	}
 	r.applied, r.stands = p, true

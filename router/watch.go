@@ -67,6 +67,8 @@ func (r *Router) Tend(ctx context.Context) error {
 				case <-time.After(retryTime):
 				}
 			}
+		case <-r.remotes:
+			r.report(ctx, "containers", "announced", nil, r.containers.Announce(ctx))
 		case <-r.sweeps:
 			repaired, err := r.containers.Sweep(ctx)
 			r.report(ctx, "containers", "swept", repaired, err)

@@ -35,6 +35,12 @@ type seeingContainers struct {
 	*world
 }
 
+func (f seeingContainers) Announce(context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.note("announce containers")
+}
+
 func (f seeingContainers) Sweep(context.Context) ([]string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -120,6 +126,28 @@ func TestViewLeavesTheBridgeAlone(t *testing.T) {
 		synctest.Wait()
 		if got := w.take(); !strings.HasSuffix(got, "set bridge, remove peer") {
 			t.Errorf("after a plan that failed: %q", got)
+		}
+	})
+}
+
+// A host that frames did not reach may remember who had an address of ours in
+// the meantime.
+func TestContainersAreAnnouncedToANewRemote(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, w, views := startSeeing(t)
+		for _, tc := range []struct {
+			peers []mesh.Peer
+			want  bool
+		}{
+			{[]mesh.Peer{peerOf(t, 2, "host2")}, true},
+			{[]mesh.Peer{peerOf(t, 2, "host2"), peerOf(t, 3, "host3")}, true},
+			{[]mesh.Peer{peerOf(t, 3, "host3")}, false},
+		} {
+			views <- mesh.View{Peers: tc.peers}
+			synctest.Wait()
+			if got := w.take(); strings.Contains(got, "announce containers") != tc.want {
+				t.Errorf("with %d peers: %q; announced: want %v", len(tc.peers), got, tc.want)
+			}
 		}
 	})
 }

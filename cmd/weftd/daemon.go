@@ -80,7 +80,7 @@ func serve(ctx context.Context, s settings.Settings) error {
 		return err
 	}
 	defer d.close()
-	if err := d.wire(asked); err != nil {
+	if err := d.wire(); err != nil {
 		return err
 	}
 	return d.run(asked, socket)

@@ -68,8 +68,9 @@ func command() *cobra.Command {
 	settings.AddFlags(root.Flags(), settings.Daemon)
 	root.Flags().BoolVar(&printName, "print-peer-name", false, "print this host's name and exit")
 
+	var force bool
 	reset := &cobra.Command{
-		Use:   "reset",
+		Use:   "reset [--force]",
 		Short: "Remove everything that weft made on this host; the daemon must not run",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -77,10 +78,11 @@ func command() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return reset(cmd.Context(), s)
+			return reset(cmd.Context(), s, force)
 		},
 	}
 	settings.AddFlags(reset.Flags(), settings.Reset)
+	reset.Flags().BoolVar(&force, "force", false, "go on although former settings of the host cannot be read")
 	root.AddCommand(reset)
 	return root
 }

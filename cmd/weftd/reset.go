@@ -20,7 +20,7 @@ import (
 )
 
 // reset removes everything of weft from this host: no daemon may run.
-func reset(ctx context.Context, s settings.Settings) error {
+func reset(ctx context.Context, s settings.Settings, force bool) error {
 	if err := preflight(); err != nil {
 		return err
 	}
@@ -42,14 +42,18 @@ func reset(ctx context.Context, s settings.Settings) error {
 	defer k.Close()
 	log := slog.New(slog.DiscardHandler)
 	changes, err := router.OpenChanges(s.StateDir)
-	if err != nil {
-		return err
+	if err != nil && !force {
+		return fmt.Errorf("%w; or give --force", err)
+	}
+	var journal bridge.Journal
+	if err == nil {
+		journal = changes
 	}
 	errs := []error{
 		attach.Reset(k),
 		vxlan.New(k, log).Remove(),
 		wireguard.Remove(k, router.WireGuardName),
-		bridge.New(bridge.Deps{Kernel: k, Journal: changes, Log: log}).Remove(ctx),
+		bridge.New(bridge.Deps{Kernel: k, Journal: journal, Log: log}).Remove(ctx),
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("reset: %w; what was recorded in %s is kept: run it again", err, s.StateDir)

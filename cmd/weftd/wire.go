@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"net/netip"
 
 	"github.com/weftnet/weft/cmd/settings"
@@ -20,7 +19,7 @@ import (
 )
 
 // wire makes everything and starts nothing.
-func (d *daemon) wire(ctx context.Context) error {
+func (d *daemon) wire() error {
 	s := d.settings
 	var err error
 	if d.kernel, err = kernel.New(); err != nil {
@@ -30,6 +29,13 @@ func (d *daemon) wire(ctx context.Context) error {
 		Name: router.WireGuardName, Mode: datapathMode(s.Datapath), Links: d.kernel, Log: d.log.With("part", "wireguard"),
 	})
 	if err != nil {
+		return err
+	}
+	changes, err := router.OpenChanges(s.StateDir)
+	if err != nil {
+		return err
+	}
+	if err := d.rememberRedirects(changes); err != nil {
 		return err
 	}
 	boot, err := randomID()
@@ -63,10 +69,6 @@ func (d *daemon) wire(ctx context.Context) error {
 		return err
 	}
 	dnsAddr, err := d.wireNames()
-	if err != nil {
-		return err
-	}
-	changes, err := router.OpenChanges(s.StateDir)
 	if err != nil {
 		return err
 	}
@@ -146,4 +148,18 @@ func datapathMode(word string) wireguard.Mode {
 		return wireguard.Userspace
 	}
 	return wireguard.Auto
+}
+
+// rememberRedirects records what the kernel's WireGuard changes by itself when
+// its device comes up: it turns off ICMP redirects for the whole namespace.
+func (d *daemon) rememberRedirects(changes *router.Changes) error {
+	const key = "net/ipv4/conf/all/send_redirects"
+	if d.device.Mode() != wireguard.Kernel {
+		return nil
+	}
+	former, err := d.kernel.Sysctl(key)
+	if err != nil {
+		return err
+	}
+	return changes.Record(key, former)
 }

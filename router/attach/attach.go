@@ -160,6 +160,24 @@ func (a *Attacher) Remove(ns Namespace) error {
 	return nil
 }
 
+// Announce tells the switch again where the addresses of the interface called
+// name in ns are. It gives [ErrChanged] when path is no longer ns.
+func (a *Attacher) Announce(path string, ns Namespace, name string, addresses []netip.Prefix) error {
+	g, now, err := a.enter(path)
+	if err != nil {
+		return err
+	}
+	defer g.Close()
+	if now != ns {
+		return ErrChanged
+	}
+	var errs []error
+	for _, p := range addresses {
+		errs = append(errs, g.Announce(name, p.Addr()))
+	}
+	return errors.Join(errs...)
+}
+
 // Sound reports, from a list of the host's links, whether the host end of ns
 // is there, up and on the bridge. It is the cheap question to ask when the
 // kernel says that some link changed; [Attacher.Set] answers the whole one.

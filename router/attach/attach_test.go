@@ -273,3 +273,18 @@ func TestSweep(t *testing.T) {
 		t.Errorf("after Reset: %v, want %v", names, want)
 	}
 }
+
+func TestAnnounceAgain(t *testing.T) {
+	w := newWorld(t, "/a", "/b")
+	ns := w.identify(t, "/a")
+	_, err := w.Set("/a", ns, Spec{Addresses: prefixes("10.32.0.1/12", "10.32.0.2/12")})
+	check(t, err)
+	before := len(w.guests["/a"].Announced())
+	check(t, w.Announce("/a", ns, "weft0", prefixes("10.32.0.1/12", "10.32.0.2/12")))
+	if got := w.guests["/a"].Announced()[before:]; !slices.Equal(got, []string{"10.32.0.1 dev weft0", "10.32.0.2 dev weft0"}) {
+		t.Errorf("announced %v", got)
+	}
+	if err := w.Announce("/b", ns, "weft0", prefixes("10.32.0.1/12")); !errors.Is(err, ErrChanged) {
+		t.Errorf("in another namespace: %v", err)
+	}
+}

@@ -30,7 +30,14 @@ type dockerAccept struct {
 
 	// Guarded by Bridge.mu.
 
-	complaint string // the last one, to log it once
+	complaint string             // the last one, to log it once
+	handles   map[string]*handle // by program: each question is a process
+}
+
+// handle is an iptables that was asked once what it is.
+type handle struct {
+	*iptables.IPTables
+	legacy bool
 }
 
 const (
@@ -57,11 +64,11 @@ func acceptRule() []string {
 
 func (d *dockerAccept) set(ctx context.Context) (repaired []string, err error) {
 	err = d.each(ctx, func(program string, t *iptables.IPTables) error {
-		want, err := wantedChain(t)
+		chains, err := readChains(t)
 		if err != nil {
 			return err
 		}
-		words, err := place(t, program, want)
+		words, err := place(t, program, chains, wantedChain(chains))
 		repaired = append(repaired, words...)
 		return err
 	})
@@ -71,7 +78,11 @@ func (d *dockerAccept) set(ctx context.Context) (repaired []string, err error) {
 
 func (d *dockerAccept) remove(ctx context.Context) error {
 	return d.each(ctx, func(program string, t *iptables.IPTables) error {
-		_, err := place(t, program, "")
+		chains, err := readChains(t)
+		if err != nil {
+			return err
+		}
+		_, err = place(t, program, chains, "")
 		return err
 	})
 }
@@ -96,15 +107,14 @@ func (d *dockerAccept) each(ctx context.Context, f func(program string, t *iptab
 			return err
 		}
 		err := d.kernel.Do(func() error {
-			used, err := inUse(ctx, p.program, p.names)
-			if err != nil || !used {
+			t, err := d.handle(ctx, p.program, p.protocol)
+			if err != nil || t == nil {
 				return err
 			}
-			t, err := iptables.New(iptables.IPFamily(p.protocol), iptables.Timeout(5))
-			if err != nil {
+			if used, err := t.inUse(p.names); err != nil || !used {
 				return err
 			}
-			return f(p.program, t)
+			return f(p.program, t.IPTables)
 		})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", p.program, err))
@@ -113,17 +123,34 @@ func (d *dockerAccept) each(ctx context.Context, f func(program string, t *iptab
 	return errors.Join(errs...)
 }
 
-// inUse says whether asking iptables changes nothing: the legacy kind makes
-// the table that it is asked for, and the other only when it writes.
-func inUse(ctx context.Context, program, names string) (bool, error) {
+// handle returns the iptables of a family; nil when there is no such program.
+func (d *dockerAccept) handle(ctx context.Context, program string, protocol iptables.Protocol) (*handle, error) {
+	if h := d.handles[program]; h != nil {
+		return h, nil
+	}
 	version, err := exec.CommandContext(ctx, program, "--version").Output()
 	if errors.Is(err, exec.ErrNotFound) {
-		return false, nil
+		return nil, nil
 	}
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	if strings.Contains(string(version), "(nf_tables)") {
+	t, err := iptables.New(iptables.IPFamily(protocol), iptables.Timeout(5))
+	if err != nil {
+		return nil, err
+	}
+	h := &handle{t, !strings.Contains(string(version), "(nf_tables)")}
+	if d.handles == nil {
+		d.handles = make(map[string]*handle)
+	}
+	d.handles[program] = h
+	return h, nil
+}
+
+// inUse says whether asking iptables changes nothing: the legacy kind makes
+// the table that it is asked for, and the other only when it writes.
+func (h *handle) inUse(names string) (bool, error) {
+	if !h.legacy {
 		return true, nil
 	}
 	tables, err := os.ReadFile(names)
@@ -133,37 +160,40 @@ func inUse(ctx context.Context, program, names string) (bool, error) {
 	return slices.Contains(strings.Fields(string(tables)), filterTable), err
 }
 
+// readChains returns the rules of the chains that matter, of those that exist.
+func readChains(t *iptables.IPTables) (map[string][]string, error) {
+	chains := make(map[string][]string)
+	for _, chain := range []string{dockerChain, forwardChain} {
+		rules, err := t.List(filterTable, chain)
+		var e *iptables.Error
+		if errors.As(err, &e) && e.ExitStatus() == 1 {
+			continue // no such chain
+		}
+		if err != nil {
+			return nil, err
+		}
+		chains[chain] = rules
+	}
+	return chains, nil
+}
+
 // wantedChain is where the accept belongs; "" when none is needed.
-func wantedChain(t *iptables.IPTables) (string, error) {
-	exists, err := t.ChainExists(filterTable, dockerChain)
-	if err != nil {
-		return "", err
+func wantedChain(chains map[string][]string) string {
+	if _, ok := chains[dockerChain]; ok {
+		return dockerChain
 	}
-	if exists {
-		return dockerChain, nil
+	if slices.Contains(chains[forwardChain], "-P FORWARD DROP") {
+		return forwardChain
 	}
-	rules, err := t.List(filterTable, forwardChain)
-	if err != nil {
-		return "", err
-	}
-	if slices.Contains(rules, "-P FORWARD DROP") {
-		return forwardChain, nil
-	}
-	return "", nil
+	return ""
 }
 
 // place makes the accept be in one chain, once, and in no other.
-func place(t *iptables.IPTables, program, want string) (repaired []string, err error) {
+func place(t *iptables.IPTables, program string, chains map[string][]string, want string) (repaired []string, err error) {
 	for _, chain := range []string{dockerChain, forwardChain} {
-		if exists, err := t.ChainExists(filterTable, chain); err != nil || !exists {
-			if err != nil {
-				return repaired, err
-			}
+		rules, ok := chains[chain]
+		if !ok {
 			continue
-		}
-		rules, err := t.List(filterTable, chain)
-		if err != nil {
-			return repaired, err
 		}
 		ours, effective := findAccept(rules, chain)
 		if chain == want && ours == 1 && effective {

@@ -80,6 +80,30 @@ func (w *Workload) LinksChanged(ctx context.Context) (repaired []string, err err
 	return w.checkAll(ctx, lost)
 }
 
+// Announce is for when frames reach a host that they did not reach before: it
+// may remember who had an address of ours in the meantime.
+func (w *Workload) Announce(ctx context.Context) error {
+	var errs []error
+	for _, key := range w.keys() {
+		e, unlock, err := w.lockEntry(ctx, key)
+		if err != nil {
+			return err
+		}
+		if unlock == nil {
+			continue
+		}
+		path, err := w.locate(&e)
+		if err == nil && path != "" && len(e.Addresses) > 0 {
+			err = w.attacher.Announce(path, e.NS, e.Interface, e.Addresses)
+		}
+		unlock()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("announce container %s: %w", e.who(), err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // ContainerDied is for when the engine says that a container ended: its
 // addresses and names go at once, even if others share its namespace. One that
 // runs again, and was attached again before the news came, keeps them.

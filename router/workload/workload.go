@@ -47,6 +47,7 @@ type Attacher interface {
 	Identify(path string) (attach.Namespace, error)
 	Set(path string, ns attach.Namespace, s attach.Spec) (attach.State, error)
 	Remove(ns attach.Namespace) error
+	Announce(path string, ns attach.Namespace, name string, addresses []netip.Prefix) error
 	Links() ([]kernel.Link, error)
 	Sound(links []kernel.Link, ns attach.Namespace) bool
 	Sweep(keep []attach.Namespace) ([]string, error)
