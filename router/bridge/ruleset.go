@@ -85,6 +85,9 @@ func tunnelChains(c Config) []chain {
 	out.add("overlay-leak", `oifname != { %q, "lo" } ip6 saddr %s drop`, c.WireGuard, overlay)
 	// Only the kernel and the privileged send from a port below 1024.
 	out.add("vxlan-local-sender", `udp dport %d udp sport != 512-1023 drop`, c.VXLANPort)
+	// That is so unless net.ipv4.ip_unprivileged_port_start says otherwise; a
+	// mark stays with the privileged on any host, and our port has set it.
+	out.add("vxlan-local-sender", `udp dport %d meta mark and %#08x != %#08x drop`, c.VXLANPort, uint32(markMask), markValue)
 	out.add("vxlan-untracked", `oifname %q udp dport %d notrack`, c.WireGuard, c.VXLANPort)
 	return []chain{in, out}
 }
@@ -198,6 +201,7 @@ func switchChains(c Config) []chain {
 		family: knftables.BridgeFamily, name: "weft-port-out",
 		kind: knftables.FilterType, hook: knftables.PostroutingHook, priority: "filter",
 	}
+	out.add("vxlan-mark", `oifname %q meta mark set meta mark and %#08x or %#08x`, c.VXLAN, ^uint32(markMask), markValue)
 	if c.DNS.IsValid() {
 		for _, what := range []string{"ip saddr", "ip daddr", "arp saddr ip", "arp daddr ip"} {
 			in.add("names-local", `iifname %q %s %s drop`, c.VXLAN, what, c.DNS)

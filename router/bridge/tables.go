@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
+	"strings"
 
 	"sigs.k8s.io/knftables"
 )
@@ -50,16 +52,57 @@ func (t *tables) set(ctx context.Context, r ruleset) (repaired []string, err err
 		if err := t.nft.Run(ctx, tx); err != nil {
 			return fmt.Errorf("write nftables rules: %w", err)
 		}
-		if t.seen, err = t.list(ctx); err != nil {
+		seen, err := t.list(ctx)
+		if err != nil {
 			return err
 		}
-		t.written = want
+		if err := r.whole(seen); err != nil {
+			// Somebody was faster than we looked. What is there now must not
+			// be taken for what we wrote: the next look writes again.
+			repaired = append(repaired, "nftables rules of weft were changed while they were written: "+err.Error())
+			return nil
+		}
+		t.written, t.seen = want, seen
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	return repaired, nil
+}
+
+// whole says what a list lacks, or has too much, of the rules of each chain, by
+// their comments and in their order.
+func (r ruleset) whole(list string) error {
+	type place struct{ family, chain string }
+	got := map[place][]string{}
+	for tables := json.NewDecoder(strings.NewReader(list)); tables.More(); {
+		var table struct {
+			Nftables []struct {
+				Rule *struct{ Family, Chain, Comment string }
+			}
+		}
+		if err := tables.Decode(&table); err != nil {
+			return fmt.Errorf("list nftables rules: %w", err)
+		}
+		for _, o := range table.Nftables {
+			if o.Rule != nil {
+				at := place{o.Rule.Family, o.Rule.Chain}
+				got[at] = append(got[at], o.Rule.Comment)
+			}
+		}
+	}
+	for _, c := range r.chains {
+		at := place{string(c.family), c.name}
+		var want []string
+		for _, l := range c.rules {
+			want = append(want, l.comment)
+		}
+		if !slices.Equal(got[at], want) {
+			return fmt.Errorf("chain %s has rules %q", c.name, got[at])
+		}
+	}
+	return nil
 }
 
 // remove deletes both tables. Without nft there cannot be any of ours.

@@ -1,0 +1,253 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weftnet/weft/cmd/weft-lab/lab"
+)
+
+// The tests of this file wait most of the time, so they run side by side.
+
+const (
+	// foundDead is how long it should take to find out that a host is gone: a
+	// probe by each of the others, and 12 s of suspicion.
+	foundDead = 20 * time.Second
+	// longestSuspicion is how long a member may be suspected among so few hosts.
+	longestSuspicion = 36 * time.Second
+)
+
+// split is a cluster with a container on each host.
+type split struct {
+	*cluster
+	boxes []*box
+}
+
+func newSplit(t *testing.T, n int) *split {
+	t.Helper()
+	c := joined(t, n)
+	s := &split{c, c.attachEach()}
+	whole(c, s.boxes)
+	return s
+}
+
+// side picks the containers of hosts by number.
+func (s *split) side(numbers ...int) []*box {
+	var out []*box
+	for _, i := range numbers {
+		out = append(out, s.boxes[i-1])
+	}
+	return out
+}
+
+// named says whether each of the containers finds the names of exactly those
+// that there are on the given side, at their addresses.
+func (s *split) named(by, there []*box) error {
+	for _, b := range by {
+		for _, o := range s.boxes {
+			var want []string
+			for _, h := range there {
+				if h == o {
+					want = []string{o.addr.String()}
+				}
+			}
+			if err := b.finds(o.name, want...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// linked says whether all of them reach each other.
+func linked(boxes []*box) error {
+	for _, a := range boxes {
+		for _, b := range boxes {
+			if a == b {
+				continue
+			}
+			if err := a.reaches(b); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// nobodyLost is an error when a daemon has ever taken a member for dead.
+func (s *split) nobodyLost() error {
+	for _, n := range s.nodes {
+		for line := range strings.Lines(n.log()) {
+			if strings.Contains(line, `msg="peer lost"`) {
+				return fmt.Errorf("%s: %s", n.Name(), line)
+			}
+		}
+	}
+	return nil
+}
+
+// hold fails the test when f ever gives an error until the time has passed.
+func hold(t *testing.T, what string, until time.Time, f func() error) {
+	t.Helper()
+	looked := 0
+	for time.Now().Before(until) {
+		if err := f(); err != nil {
+			t.Fatalf("%s, %s before the end: %v", what, time.Until(until).Round(time.Second), err)
+		}
+		looked++
+		select {
+		case <-t.Context().Done():
+			t.Fatal(t.Context().Err())
+		case <-time.After(250 * time.Millisecond):
+		}
+	}
+	t.Logf("%s: looked %d times", what, looked)
+}
+
+// change alters the faults of the network.
+func change(t *testing.T, err error) time.Time {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return time.Now()
+}
+
+// again waits until the whole cluster is as it was.
+func (s *split) again(t *testing.T, goal time.Duration) {
+	t.Helper()
+	wait(t, "connections, names and packets are all back", goal, func() error {
+		if err := s.isMesh(); err != nil {
+			return err
+		}
+		return errors.Join(s.named(s.boxes, s.boxes), linked(s.boxes))
+	})
+}
+
+// A host loses its power: its names are gone everywhere once it is declared
+// dead, and those of the others never are. It comes back, and so do they.
+func TestVanishedHostReturns(t *testing.T) {
+	t.Parallel()
+	s := newSplit(t, 3)
+	h3 := s.nodes[2]
+	h3name := h3.identity().Name // its own line begins with it, connections are indented
+	change(t, h3.Halt())
+	left := s.side(1, 2)
+	for _, b := range left {
+		wait(t, "the names of the vanished host are gone on "+b.n.Name(), foundDead, func() error {
+			if err := s.named([]*box{b}, left); err != nil {
+				return errors.Join(err, s.named([]*box{b}, s.boxes))
+			}
+			return nil
+		})
+	}
+	for _, b := range left {
+		wait(t, b.n.Name()+" does not list it any more", time.Second, func() error {
+			count, text, err := b.n.connections()
+			switch peers := b.n.must("status", "peers"); {
+			case err != nil:
+				return err
+			case count["established"] != 1 || strings.Count(text, "\n") != 2:
+				return fmt.Errorf("connections:\n%s", text)
+			case strings.Contains("\n"+peers, "\n"+h3name):
+				return fmt.Errorf("peers:\n%s", peers)
+			}
+			return nil
+		})
+	}
+	if err := linked(left); err != nil {
+		t.Error(err)
+	}
+	if err := h3.Boot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	h3.relaunch("--resume")
+	s.boxes[2] = h3.attach("c3", "10.32.0.3")
+	wait(t, "connections and names are back", 2*time.Second, func() error {
+		return errors.Join(s.isMesh(), s.named(s.boxes, s.boxes))
+	})
+	// Its container has another MAC address now. When that was announced before
+	// the tunnels stood, the others believe the old one for up to a minute.
+	wait(t, "packets are back", 6*time.Second, func() error { return linked(s.boxes) })
+}
+
+// Ten seconds without one host, or without any network at all, make nobody take
+// anybody for dead: names stay, and packets flow again by themselves.
+func TestTenSecondsWithoutHost(t *testing.T) {
+	t.Parallel()
+	outage(t, func(l *lab.Lab) error { return l.Cut(t.Context(), "host2") })
+}
+
+func TestTenSecondsWithoutNetwork(t *testing.T) {
+	t.Parallel()
+	outage(t, func(l *lab.Lab) error {
+		var all []lab.Fault
+		for _, h := range l.Hosts() {
+			all = append(all, lab.Fault{From: h.Name(), Percent: 100})
+		}
+		return l.SetFault(t.Context(), all...)
+	})
+}
+
+func outage(t *testing.T, cut func(*lab.Lab) error) {
+	s := newSplit(t, 3)
+	begun := change(t, cut(s.Lab))
+	names := func() error { return s.named(s.boxes, s.boxes) }
+	hold(t, "names during the outage", begun.Add(10*time.Second), names)
+	if err := linked(s.boxes); err == nil {
+		t.Error("packets passed: there was no outage")
+	}
+	change(t, s.HealAll(t.Context()))
+	wait(t, "packets flow again", time.Second, func() error { return linked(s.boxes) })
+	hold(t, "names after the outage", time.Now().Add(longestSuspicion), func() error { return errors.Join(names(), s.nobodyLost()) })
+	if err := s.isMesh(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A partition that is longer than every suspicion heals by itself. On both
+// sides the names are right before, during and after it.
+func TestPartitionHeals(t *testing.T) {
+	t.Parallel()
+	s := newSplit(t, 3)
+	one, two := s.side(1), s.side(2, 3)
+	begun := change(t, s.Cut(t.Context(), "host1"))
+	sides := func() error { return errors.Join(s.named(one, one), s.named(two, two)) }
+	wait(t, "each side has its own names only", foundDead, sides)
+	hold(t, "names during the partition", begun.Add(90*time.Second), func() error { return errors.Join(sides(), linked(two)) })
+	change(t, s.HealAll(t.Context()))
+	// Nobody may have tried for a minute.
+	s.again(t, 20*time.Second)
+	hold(t, "names after the partition", time.Now().Add(10*time.Second), func() error { return s.named(s.boxes, s.boxes) })
+}
+
+// What one host sends to another is lost, and nothing else: the third one
+// vouches for both, so names stay, and packets flow wherever they can.
+func TestOneWayCut(t *testing.T) {
+	t.Parallel()
+	s := newSplit(t, 3)
+	begun := change(t, s.CutOneWay(t.Context(), "host1", "host2"))
+	if err := s.boxes[1].reaches(s.boxes[0]); err == nil {
+		t.Error("an answer came back: nothing is cut")
+	}
+	hold(t, "names during the cut", begun.Add(longestSuspicion+20*time.Second), func() error {
+		return errors.Join(s.named(s.boxes, s.boxes), s.nobodyLost(), linked(s.side(1, 3)), linked(s.side(2, 3)))
+	})
+	change(t, s.HealAll(t.Context()))
+	s.again(t, 5*time.Second)
+}
+
+// Without a third host the two lose each other, and find each other again.
+func TestOneWayCutOfTwo(t *testing.T) {
+	t.Parallel()
+	s := newSplit(t, 2)
+	change(t, s.CutOneWay(t.Context(), "host1", "host2"))
+	wait(t, "each has its own names only", foundDead, func() error {
+		return errors.Join(s.named(s.side(1), s.side(1)), s.named(s.side(2), s.side(2)))
+	})
+	change(t, s.HealAll(t.Context()))
+	s.again(t, 5*time.Second)
+}
