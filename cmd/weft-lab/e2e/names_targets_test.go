@@ -65,6 +65,7 @@ func TestTargetNames(t *testing.T) {
 // A name is resolved again at every attempt: it may appear later, and stand for
 // another address whenever it likes.
 func TestTargetNameChanges(t *testing.T) {
+	t.Parallel() // it waits for attempts
 	c := newCluster(t, 4)
 	first, caller, second, place := c.nodes[0], c.nodes[1], c.nodes[2], c.nodes[3]
 	const name = "peer.example"

@@ -37,6 +37,7 @@ const (
 // Everything that can be wrong with a peer has its own message, at both ends
 // where there are two, and nothing is joined. What can heal is tried again.
 func TestRefusalMessages(t *testing.T) {
+	t.Parallel() // it waits for ten seconds of silence
 	c := newCluster(t, 6)
 	host, wrong, other, namesake, seeker, place := c.nodes[0], c.nodes[1], c.nodes[2], c.nodes[3], c.nodes[4], c.nodes[5]
 	strangers := inviteStrangers(t, place)

@@ -98,6 +98,7 @@ func TestRepairWithoutNotifications(t *testing.T) {
 	if n := p.deafen(); n < 2 {
 		t.Fatalf("the daemon has %d sockets for notifications, want one of routing and one of nftables", n)
 	}
+	time.Sleep(time.Second) // what the daemon was told before, it has looked at
 	before := len(p.log())
 	// Those that do not undo each other, nor are noticed by other hosts first.
 	broken := slices.DeleteFunc(harms(), func(h harm) bool {
