@@ -74,7 +74,7 @@ $(LINT):
 .PHONY: bench
 bench: build ## compare the data paths with bare veth in one run, prints the ratios (root)
 	$(GO) test -c -o bin/e2e.test ./cmd/weft-lab/e2e
-	cd cmd/weft-lab/e2e && ../../../bin/e2e.test -test.run '^$$' -test.bench . -test.timeout 20m -weft-bin $(CURDIR)/bin
+	cd cmd/weft-lab/e2e && ../../../bin/e2e.test -test.run '^$$' -test.bench . -test.benchtime 1x -test.timeout 20m -weft-bin $(CURDIR)/bin
 
 .PHONY: soak
 soak: build ## the long forms: more seeds, longer partitions

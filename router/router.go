@@ -32,7 +32,6 @@ type Mesh interface {
 	Views() <-chan mesh.View
 	OverlayReady()
 	Reachable(id crypto.Identity, endpoint netip.AddrPort)
-	EndpointsChanged()
 	Put(key string, value []byte) error
 	Delete(key string) error
 	Connect(targets []string, replace bool) error
@@ -44,6 +43,7 @@ type Mesh interface {
 // Device is the WireGuard device.
 type Device interface {
 	Set(c wireguard.Config) error
+	Check() (repaired []string, err error)
 	Readd(p wireguard.Peer) error
 	SetEndpoint(key [32]byte, ep netip.AddrPort) error
 	Initiate(key [32]byte) error
@@ -279,15 +279,13 @@ func (r *Router) Run(ctx context.Context) error {
 func (r *Router) check(ctx context.Context, how string, e kernel.Event) {
 	repaired, err := r.cfg.Bridge.CheckAfter(ctx, e)
 	r.report(ctx, "bridge", how, repaired, err)
-	if e&kernel.AddrChanged != 0 {
-		r.cfg.Mesh.EndpointsChanged()
-	}
 	if e&^kernel.FirewallChanged == 0 {
 		return
 	}
 	repaired, err = r.cfg.VXLAN.Check()
 	r.report(ctx, "switch port", how, repaired, err)
-	r.report(ctx, "wireguard", how, nil, r.cfg.Device.Set(r.applied.wireguard))
+	repaired, err = r.cfg.Device.Check()
+	r.report(ctx, "wireguard", how, repaired, err)
 }
 
 // report says what had to be repaired and what could not be.

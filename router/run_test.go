@@ -81,7 +81,6 @@ type fakeMesh struct {
 }
 
 func (f fakeMesh) Views() <-chan mesh.View      { return f.views }
-func (f fakeMesh) EndpointsChanged()            {}
 func (f fakeMesh) OverlayReady()                { f.mu.Lock(); defer f.mu.Unlock(); _ = f.note("gossip") }
 func (f fakeMesh) Connect([]string, bool) error { return nil }
 func (f fakeMesh) Forget([]string) error        { return nil }
@@ -131,6 +130,8 @@ func (f fakeDevice) Set(c wireguard.Config) error {
 	f.peers = now
 	return nil
 }
+
+func (f fakeDevice) Check() ([]string, error) { return nil, nil }
 
 func (f fakeDevice) set(key [32]byte, ep netip.AddrPort, word string) error {
 	f.mu.Lock()

@@ -111,6 +111,8 @@ type Device struct {
 	mu     sync.Mutex // guards what follows
 	local  inProcess  // nil in kernel mode
 	mtu    int        // of the last Set
+	asked  *Config    // by the last Set; nil: nothing yet
+	did    []string   // what was not as it should be, found by the last Set or Check
 	wanted map[wgtypes.Key]Peer
 	known  map[wgtypes.Key]*known
 	closed bool
@@ -197,6 +199,7 @@ func (d *Device) ensureKernel(mtu int) error {
 	if err := d.links.AddWireGuard(d.name, mtu); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
+	d.didLocked("device %s was gone", d.name)
 	return nil
 }
 
@@ -234,7 +237,6 @@ func (d *Device) ensureLocked(mtu int) error {
 	default:
 		return nil
 	}
-	d.log.Warn("device is gone, making it again", "device", d.name)
 	if err := d.local.Close(); err != nil {
 		return err
 	}
@@ -243,6 +245,7 @@ func (d *Device) ensureLocked(mtu int) error {
 		return err
 	}
 	d.local = local
+	d.didLocked("device %s was gone", d.name)
 	return nil
 }
 

@@ -32,18 +32,41 @@ func (d *Device) Set(c Config) error {
 		return fmt.Errorf("set device %s: %w", d.name, err)
 	}
 	c.MTU = max(c.MTU, MinMTU)
+	c.Peers = slices.Clone(c.Peers)
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.asked = &c
 	if err := d.setLocked(c); err != nil {
 		return fmt.Errorf("set device %s: %w", d.name, err)
 	}
 	return nil
 }
 
+// Check looks at everything that Set made, repairs it, and says in words what
+// was wrong with the interface and its routes. Without a Set before, there is
+// nothing to look at.
+func (d *Device) Check() (repaired []string, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.asked == nil {
+		return nil, nil
+	}
+	if err := d.setLocked(*d.asked); err != nil {
+		return d.did, fmt.Errorf("set device %s: %w", d.name, err)
+	}
+	return d.did, nil
+}
+
+// didLocked notes what was not as it should be.
+func (d *Device) didLocked(format string, args ...any) {
+	d.did = append(d.did, fmt.Sprintf(format, args...))
+}
+
 func (d *Device) setLocked(c Config) error {
 	if d.closed {
 		return fs.ErrClosed
 	}
+	d.did = nil
 	if err := d.ensureLocked(c.MTU); err != nil {
 		return err
 	}
@@ -102,6 +125,7 @@ func (d *Device) setLink(c Config) error {
 		if err := d.links.SetMTU(d.name, c.MTU); err != nil {
 			return err
 		}
+		d.didLocked("mtu of %s was %d", d.name, l.MTU)
 	}
 	if err := d.setSysctls(); err != nil {
 		return err
@@ -116,11 +140,13 @@ func (d *Device) setLink(c Config) error {
 		if err := d.links.AddAddr(d.name, own, true); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
+		d.didLocked("address %s was missing from %s", own, d.name)
 	}
 	if !l.Up {
 		if err := d.links.SetUp(d.name, true); err != nil {
 			return busy(err, c.ListenPort)
 		}
+		d.didLocked("%s was down", d.name)
 	}
 	if there && l.Up || d.usable == nil {
 		return nil
@@ -201,7 +227,11 @@ func (d *Device) setRoutes(c Config) (strange []netip.Prefix, err error) {
 		if old, ok := is[r.Dst]; ok && old.MTU == r.MTU {
 			continue
 		}
-		err = errors.Join(err, d.links.ReplaceRoute(r))
+		if rerr := d.links.ReplaceRoute(r); rerr != nil {
+			err = errors.Join(err, rerr)
+			continue
+		}
+		d.didLocked("the route to %s was missing from %s", p.Overlay, d.name)
 	}
 	for _, r := range others {
 		err = errors.Join(err, missingOK(d.links.DelRoute(r)))

@@ -104,6 +104,9 @@ func (w *Workload) complete(key string) (changed []string, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if st.Made { // the rest follows from it
+		st.Changed = []string{"its interface was gone"}
+	}
 	return st.Changed, w.journal.update(func(s *state) error {
 		e := s.find(key)
 		e.Removing = nil

@@ -30,7 +30,7 @@ func harms() []harm {
 		{"remote deleted", "bridge fdb del 00:00:00:00:00:00 dev weft-vx dst $peer", "1 remotes were missing from weft-vx"},
 		{"container's port taken out", "ip link set $end nomaster", "ip link set $end master weft"},
 		{"container's port down", "ip link set $end down", "ip link set $end up"},
-		{"container's port deleted", "ip link del $end", "ip link add weft0 type veth peer $end"},
+		{"container's port deleted", "ip link del $end", "its interface was gone"},
 		{"bridge down", "ip link set weft down", "bridge weft was down"},
 		{"bridge deleted", "ip link del weft", "bridge weft was gone"},
 		{"bridge's address changed", "ip link set weft address 02:00:00:00:00:01", "address of bridge weft was 02:00:00:00:00:01"},
@@ -39,10 +39,10 @@ func harms() []harm {
 		{"name server's address deleted", "ip addr flush dev weft", "address 169.254.67.83/32 was missing from bridge weft"},
 		{"name server's rules deleted", "ip rule del pref 783; ip rule del pref 784", "routing rule 784 was missing"},
 		{"name server's route deleted", "ip route flush table 6783", "the route of the name server's answers was missing"},
-		{"tunnel's address deleted", "ip -6 addr flush dev weft-wg", ""},
-		{"tunnel's route deleted", "ip -6 route del $peer dev weft-wg", ""},
-		{"tunnel down", "ip link set weft-wg down", ""},
-		{"tunnel deleted", "ip link del weft-wg", ""},
+		{"tunnel's address deleted", "ip -6 addr flush dev weft-wg", "was missing from weft-wg"},
+		{"tunnel's route deleted", "ip -6 route del $peer dev weft-wg", "the route to $peer was missing from weft-wg"},
+		{"tunnel down", "ip link set weft-wg down", "weft-wg was down"},
+		{"tunnel deleted", "ip link del weft-wg", "device weft-wg was gone"},
 	}
 }
 
