@@ -56,10 +56,14 @@ func (t *tables) set(ctx context.Context, r ruleset) (repaired []string, err err
 		if err != nil {
 			return err
 		}
-		if err := r.whole(seen); err != nil {
+		broken, err := r.compare(seen)
+		if err != nil {
+			return err
+		}
+		if broken != "" {
 			// Somebody was faster than we looked. What is there now must not
 			// be taken for what we wrote: the next look writes again.
-			repaired = append(repaired, "nftables rules of weft were changed while they were written: "+err.Error())
+			repaired = append(repaired, "nftables rules of weft were changed while they were written: "+broken)
 			return nil
 		}
 		t.written, t.seen = want, seen
@@ -71,9 +75,9 @@ func (t *tables) set(ctx context.Context, r ruleset) (repaired []string, err err
 	return repaired, nil
 }
 
-// whole says what a list lacks, or has too much, of the rules of each chain, by
-// their comments and in their order.
-func (r ruleset) whole(list string) error {
+// compare says what a list lacks, or has too much, of the rules of each chain,
+// by their comments and in their order; nothing when it is whole.
+func (r ruleset) compare(list string) (broken string, err error) {
 	type place struct{ family, chain string }
 	got := map[place][]string{}
 	for tables := json.NewDecoder(strings.NewReader(list)); tables.More(); {
@@ -83,7 +87,7 @@ func (r ruleset) whole(list string) error {
 			}
 		}
 		if err := tables.Decode(&table); err != nil {
-			return fmt.Errorf("list nftables rules: %w", err)
+			return "", fmt.Errorf("list nftables rules: %w", err)
 		}
 		for _, o := range table.Nftables {
 			if o.Rule != nil {
@@ -99,10 +103,10 @@ func (r ruleset) whole(list string) error {
 			want = append(want, l.comment)
 		}
 		if !slices.Equal(got[at], want) {
-			return fmt.Errorf("chain %s has rules %q", c.name, got[at])
+			return fmt.Sprintf("chain %s has rules %q", c.name, got[at]), nil
 		}
 	}
-	return nil
+	return "", nil
 }
 
 // remove deletes both tables. Without nft there cannot be any of ours.
