@@ -21,6 +21,11 @@ const (
 	VXLANPort     = 6785
 	GossipPort    = 6786
 
+	// DefaultMTU of the switch is what fits an IPv4 underlay of 1500 without
+	// fragments. It is the same on every host, whatever its own underlay: a
+	// host with a smaller switch drops the frames of the others.
+	DefaultMTU = 1370
+
 	// keepalive goes to every peer until paths know who needs one.
 	keepalive = 25 * time.Second
 	// fwmark keeps WireGuard's own packets apart from the switch's.
@@ -97,7 +102,7 @@ func wireguardPeer(h Host, peer mesh.Peer) wireguard.Peer {
 		PresharedKey: h.Keys.PresharedKey(h.Key.Identity(), peer.Identity),
 		Overlay:      peer.Identity.Overlay(),
 		Keepalive:    keepalive,
-		MTU:          h.MTU + 74,
+		MTU:          h.MTU + 70, // a VLAN tag is worth a fragment, every full TCP segment of gossip is not
 	}
 }
 

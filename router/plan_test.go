@@ -52,6 +52,9 @@ func TestPlan(t *testing.T) {
 		if peer.Overlay != want.Overlay() || peer.PresharedKey != h.Keys.PresharedKey(h.Key.Identity(), want) {
 			t.Errorf("peer %d: wrong overlay address or preshared key", i)
 		}
+		if peer.MTU != 1440 {
+			t.Errorf("peer %d: route MTU %d; 1440, 32 and 28 make 1500", i, peer.MTU)
+		}
 		if peer.Endpoint.IsValid() {
 			t.Errorf("peer %d has an endpoint: that is the path machine's business", i)
 		}
@@ -102,18 +105,5 @@ func TestUnderlayEndpoints(t *testing.T) {
 	}
 	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
-	}
-}
-
-func TestDefaultMTU(t *testing.T) {
-	v4, v6 := netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("[2001:db8::1]:1")
-	for _, tc := range []struct {
-		name string
-		in   []netip.AddrPort
-		want int
-	}{{"none", nil, 1350}, {"both", []netip.AddrPort{v6, v4}, 1370}, {"only IPv6", []netip.AddrPort{v6}, 1350}} {
-		if got := DefaultMTU(tc.in); got != tc.want {
-			t.Errorf("%s: %d, want %d", tc.name, got, tc.want)
-		}
 	}
 }

@@ -72,14 +72,3 @@ func underlayEndpoints(links []addressed, own []string, given []netip.Addr, port
 	}
 	return out
 }
-
-// DefaultMTU is the switch MTU when none is set: what fits an underlay of 1500
-// without fragments (PROTOCOL section 6).
-func DefaultMTU(endpoints []netip.AddrPort) int {
-	for _, ep := range endpoints {
-		if ep.Addr().Is4() {
-			return 1370
-		}
-	}
-	return 1350
-}

@@ -47,7 +47,7 @@ func (d *daemon) wire() error {
 	d.token.Join = joinCommand(d.token.Token, own, s)
 	mtu := s.MTU
 	if mtu == 0 {
-		mtu = router.DefaultMTU(own)
+		mtu = router.DefaultMTU
 	}
 	datapath := advert.Userspace
 	if d.device.Mode() == wireguard.Kernel {

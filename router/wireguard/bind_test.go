@@ -285,7 +285,8 @@ func TestBindIgnoresPathMTU(t *testing.T) {
 	}
 }
 
-// A packet larger than the interface does not take its batch with it.
+// A packet larger than the interface is fragmented, and does not take its batch
+// with it.
 func TestBindTooLarge(t *testing.T) {
 	if !alone(t) {
 		return
@@ -296,10 +297,10 @@ func TestBindTooLarge(t *testing.T) {
 	port, in := openBind(t, b)
 	for _, to := range []string{"127.0.0.1", "::1"} {
 		batch := [][]byte{make([]byte, 1400), make([]byte, 1400), make([]byte, 2000), make([]byte, 2000), make([]byte, 2000), make([]byte, 700)}
-		if err := a.Send(batch, parse(t, a, to, port)); !errors.Is(err, unix.EMSGSIZE) {
+		if err := a.Send(batch, parse(t, a, to, port)); err != nil {
 			t.Errorf("to %s: %v", to, err)
 		}
-		for _, want := range []int{1400, 1400, 700} {
+		for _, want := range []int{1400, 1400, 2000, 2000, 2000, 700} {
 			if got := in.next(t); len(got.b) != want {
 				t.Errorf("to %s: %d bytes came, want %d", to, len(got.b), want)
 			}

@@ -310,14 +310,14 @@ func TestUserspaceLife(t *testing.T) {
 	if !strings.Contains(first, "mtu 1444") || !strings.Contains(first, "fd77:6566:7400::200 dev weft-wg") {
 		t.Errorf("after Set:\n%s", first)
 	}
-	if mtus := pathMTUDiscovery(t, 6784); !slices.Equal(mtus, []int{unix.IP_PMTUDISC_INTERFACE, unix.IPV6_PMTUDISC_INTERFACE}) {
+	if mtus := pathMTUDiscovery(t, 6784); !slices.Equal(mtus, []int{unix.IP_PMTUDISC_OMIT, unix.IPV6_PMTUDISC_OMIT}) {
 		t.Errorf("path MTU discovery of the sockets: %v", mtus)
 	}
 
 	run(t, "ip", "link", "set", name, "down") // closes the sockets
 	set(t, d, config(peer(2)))
 	waitFor(t, "the sockets to be open again", func() bool {
-		return slices.Equal(pathMTUDiscovery(t, 6784), []int{unix.IP_PMTUDISC_INTERFACE, unix.IPV6_PMTUDISC_INTERFACE})
+		return slices.Equal(pathMTUDiscovery(t, 6784), []int{unix.IP_PMTUDISC_OMIT, unix.IPV6_PMTUDISC_OMIT})
 	})
 	run(t, "ip", "link", "del", name) // ends wireguard-go
 	waitFor(t, "the device to end", func() bool {

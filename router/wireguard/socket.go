@@ -58,16 +58,19 @@ func listen(network string, port uint16) (*socket, error) {
 	return s, nil
 }
 
+// configure makes the socket deaf to path MTUs that it could learn, which a
+// stranger can forge. OMIT, not INTERFACE: what exceeds the interface's own MTU
+// is fragmented there instead of refused (as the kernel's WireGuard does).
 func (s *socket) configure() error {
 	options := []struct{ level, name, value int }{
 		{unix.IPPROTO_IP, unix.IP_PKTINFO, 1},
-		{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_INTERFACE},
+		{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_OMIT},
 	}
 	if s.ipv6 {
 		options = []struct{ level, name, value int }{
 			{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1},
 			{unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1},
-			{unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_INTERFACE},
+			{unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_OMIT},
 		}
 	}
 	for _, o := range options {
@@ -118,7 +121,7 @@ type outgoing struct {
 }
 
 // send sends packets to e, coalesced where they can be. One that exceeds the
-// interface's MTU does not take others with it.
+// interface's MTU goes alone, in fragments, and does not take others with it.
 func (s *socket) send(bufs [][]byte, e *endpoint) error {
 	o := s.out.Get().(*outgoing)
 	defer func() {

@@ -166,12 +166,7 @@ func TestVanishedHostReturns(t *testing.T) {
 	}
 	h3.relaunch("--resume")
 	s.boxes[2] = h3.attach("c3", "10.32.0.3")
-	wait(t, "connections and names are back", 2*time.Second, func() error {
-		return errors.Join(s.isMesh(), s.named(s.boxes, s.boxes))
-	})
-	// Its container has another MAC address now. When that was announced before
-	// the tunnels stood, the others believe the old one for up to a minute.
-	wait(t, "packets are back", 6*time.Second, func() error { return linked(s.boxes) })
+	s.again(t, 2*time.Second)
 }
 
 // Ten seconds without one host, or without any network at all, make nobody take

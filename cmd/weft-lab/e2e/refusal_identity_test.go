@@ -69,9 +69,10 @@ func TestOneIdentityTwice(t *testing.T) {
 	if got := second.identity(); got != who {
 		t.Fatalf("the clone is %+v, want %+v", got, who)
 	}
-	own := `level=WARN msg="another host has our identity, a copied state directory or a cloned disk; run 'weft reset' on one of the two" part=mesh`
-	others := fmt.Sprintf(`level=WARN msg="two hosts have the identity of peer %s (NICKNAME), a copied state directory or a cloned disk; `+
-		`run 'weft reset' on one of them" part=mesh`, who.Name)
+	const own = `level=WARN msg="attention needed" part=mesh what="another host has our identity, ` +
+		`a copied state directory or a cloned disk; run 'weft reset' on one of the two"`
+	others := fmt.Sprintf(`level=WARN msg="attention needed" part=mesh what="two hosts have the identity of peer %s (NICKNAME), `+
+		`a copied state directory or a cloned disk; run 'weft reset' on one of them"`, who.Name)
 	wait(t, "all three tell of the clone", time.Minute, func() error {
 		for _, n := range []*node{first, second} {
 			if !strings.Contains(n.log(), own) {
@@ -97,7 +98,7 @@ func TestOneIdentityTwice(t *testing.T) {
 	refusal{
 		"", second, first.Addr().String(), first.Addr().String() + ":6783", "failed", clone, later, first, second.Addr().String(), "",
 	}.check(t)
-	if !strings.Contains(second.log(), fmt.Sprintf("msg=%q", "target "+first.Addr().String()+": "+clone)) {
+	if !strings.Contains(second.log(), fmt.Sprintf("what=%q", "target "+first.Addr().String()+": "+clone)) {
 		t.Errorf("%s has no warning of the target", second.Name())
 	}
 
