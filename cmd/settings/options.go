@@ -63,10 +63,13 @@ func options() []option {
 		{
 			name: "name", programs: run, help: "call this peer `NAME`, six octets, instead of the derived one; stays until reset",
 			set: func(s *Settings, v string) (err error) {
-				if v != "" {
-					s.Name, err = crypto.ParseName(v)
+				if v == "" {
+					return nil
 				}
-				return err
+				if s.Name, err = crypto.ParseName(v); err != nil {
+					return err
+				}
+				return s.Name.Check()
 			},
 		},
 		{
