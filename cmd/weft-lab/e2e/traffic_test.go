@@ -54,13 +54,15 @@ func tries(t testing.TB, d time.Duration) (context.Context, context.CancelFunc) 
 	return context.WithTimeout(t.Context(), d*run.slow())
 }
 
-// linkLocal waits for the address that a new interface may use only after a
-// while, and returns it as seen from another container.
+// linkLocal waits for the addresses that new interfaces may use only after a
+// while, and returns the one of a container as seen from another.
 func linkLocal(t testing.TB, of, from *box) netip.Addr {
 	t.Helper()
 	var a netip.Addr
 	wait(t, "link-local address of "+of.Name(), 3*time.Second, func() (err error) {
-		a, err = of.LinkLocal("weft0")
+		if a, err = of.LinkLocal("weft0"); err == nil {
+			_, err = from.LinkLocal("weft0")
+		}
 		return err
 	})
 	a, err := from.Scoped(a, "weft0")
