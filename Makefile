@@ -43,7 +43,7 @@ race: e2e-race ## end-to-end tests with race-built daemons
 e2e: build ## end-to-end tests on lab hosts, userspace data path (root)
 	$(GO) test -c -o bin/e2e.test ./cmd/weft-lab/e2e
 	$(GO) test -count=1 -timeout 10m ./cmd/weft-lab/lab
-	cd cmd/weft-lab/e2e && ARTEFACTS=$(ARTEFACTS) ../../../bin/e2e.test -test.timeout 15m -test.v=$(if $(V),true,false) -weft-bin $(CURDIR)/bin $(E2E)
+	cd cmd/weft-lab/e2e && ARTEFACTS=$(ARTEFACTS) ../../../bin/e2e.test -test.timeout 20m -test.parallel 8 -test.v=$(if $(V),true,false) -weft-bin $(CURDIR)/bin $(E2E)
 
 .PHONY: e2e-race
 e2e-race: go-version
@@ -54,7 +54,8 @@ e2e-race: go-version
 .PHONY: kernel
 kernel: build ## the same end-to-end tests with the kernel data path, in a QEMU guest
 	$(GO) test -c -o bin/e2e.test ./cmd/weft-lab/e2e
-	bin/weft-lab guest
+	ARTEFACTS=$(ARTEFACTS) bin/weft-lab guest -- -test.v=$(if $(V),true,false) $(E2E)
+	bin/weft-lab guest --append ipv6.disable=1 -- -test.run TestKernelWithoutIPv6
 
 .PHONY: fuzz
 fuzz: go-version ## run every fuzz target for FUZZTIME (5s)

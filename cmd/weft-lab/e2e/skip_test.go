@@ -19,7 +19,22 @@ func skips() []skip {
 	return []skip{
 		{"TestDockerContainers", "kernel", "the guest has no Docker engine; what depends on the data path is in the other tests"},
 		{"TestDockerForwardPolicy", "kernel", "the guest has no Docker engine; TestForwardPolicyDrop is the same without one"},
-		{"TestPartition", "kernel", "two minutes of waiting for what the membership does, which is the same with both data paths"},
+		{"TestReadmeCommands", "kernel", "the guest has neither a checkout nor a Docker engine"},
+		{"TestOneWayCut", "kernel", "a minute of waiting for what the membership does, which is the same with both data paths"},
+		{"TestOneWayCutOfTwo", "kernel", "a minute of waiting for what the membership does, which is the same with both data paths"},
+		{"TestRefusedHeals", "kernel", "a minute of back-off of introductions, which know nothing of the data path"},
+		{"TestRefusalMessages", "kernel", "introductions know nothing of the data path"},
+		{"TestTargetNames", "kernel", "how targets are resolved has nothing to do with the data path; TestTargetForms runs"},
+		{"TestTargetNameChanges", "kernel", "how targets are resolved has nothing to do with the data path; TestTargetForms runs"},
+		{"TestMistakesChangeNothing", "kernel", "refused commands never come as far as the data path"},
+		{"TestMistakesWithoutDaemon", "kernel", "refused commands never come as far as the data path"},
+		{"TestMistakesWithoutRoot", "kernel", "refused commands never come as far as the data path"},
+		{"TestPartitionHeals", "kernel", "two minutes of waiting for what the membership does, which is the same with both data paths"},
+		{"TestOneIdentityTwice", "kernel", "the gossip that finds a clone is the same with both data paths, and slow under emulation"},
+		{"TestTenSecondsWithoutNetwork", "kernel", "the membership is the same with both data paths; TestTenSecondsWithoutHost runs"},
+		{"TestNamesTravel", "kernel", "names are replicated the same way with both data paths; TestNameAnswers runs"},
+		{"TestRepairWithoutNotifications", "kernel", "the sweep is tested with the other data path; what it repairs is in TestRepair"},
+		{"TestHostileFlood", "kernel", "emulation is too slow for a flood to mean anything"},
 	}
 }
 
