@@ -64,7 +64,7 @@ fuzz: go-version ## run every fuzz target for FUZZTIME (5s)
 .PHONY: lint
 lint: $(LINT) ## golangci-lint, gofumpt, shellcheck
 	$(LINT) run ./...
-	shellcheck scripts/weft scripts/tools scripts/timed scripts/fuzz .ci/run
+	shellcheck scripts/weft scripts/tools scripts/timed scripts/fuzz scripts/go-version scripts/kernel-guest/run scripts/kernel-guest/init .ci/run
 
 .PHONY: lint-fast
 lint-fast: lint
