@@ -140,7 +140,7 @@ func (m *Mesh) startIntroduction(id crypto.Identity, p *peer) {
 	if p.met.IsValid() {
 		addrs = append(addrs, netip.AddrPortFrom(p.met.Addr(), p.met.Port()-1))
 	}
-	for _, ep := range p.candidates() {
+	for _, ep := range p.candidates(m.advert.Endpoints) {
 		a := netip.AddrPortFrom(ep.Addr(), p.advert.HelloPort)
 		if !slices.Contains(addrs, a) {
 			addrs = append(addrs, a)

@@ -39,11 +39,12 @@ type peer struct {
 	out  outbox
 }
 
-// candidates returns endpoints of the WireGuard port, best first.
-func (p *peer) candidates() []netip.AddrPort {
+// candidates returns endpoints of the WireGuard port, best first, without our
+// own: a host that was reset meets its former self in what others know.
+func (p *peer) candidates(own []netip.AddrPort) []netip.AddrPort {
 	var out []netip.AddrPort
 	add := func(ep netip.AddrPort) {
-		if ep.IsValid() && !slices.Contains(out, ep) {
+		if ep.IsValid() && !slices.Contains(out, ep) && !slices.Contains(own, ep) {
 			out = append(out, ep)
 		}
 	}

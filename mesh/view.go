@@ -114,7 +114,7 @@ func (m *Mesh) view() View {
 	for id, p := range m.peers {
 		vp := Peer{Signed: p.advert, Alive: p.member, Introduced: p.introduced, Target: p.target}
 		if p.dial {
-			vp.Candidates = p.candidates()
+			vp.Candidates = p.candidates(m.advert.Endpoints)
 			vp.Initiator = m.self.Compare(id) < 0
 			if p.decided {
 				vp.Initiator = p.initiator

@@ -34,16 +34,20 @@ type shownTunnel struct {
 	rx, tx    uint64
 	stood     bool // it was established once
 	decider   bool // our identity is the smaller one
+	heard     time.Time
+	silent    bool // nothing was heard for a while, although the tunnel stands
 }
 
 // show publishes the run loop's state for status.
 func (r *Router) show() {
+	now := time.Now()
 	s := shown{view: r.view}
 	for _, t := range r.sorted() {
 		m := t.machine.Status()
 		s.tunnels = append(s.tunnels, shownTunnel{
 			peer: t.peer, state: m.State, since: m.Since, endpoint: t.endpoint(),
 			handshake: t.device.LastHandshake, rx: t.device.RxBytes, tx: t.device.TxBytes,
+			heard: t.heard, silent: m.State == path.Established && now.Sub(t.heard) > silence,
 			stood: t.stood, decider: r.self().Compare(t.peer.Identity) < 0,
 		})
 	}
@@ -149,7 +153,7 @@ func state(t shownTunnel) api.State {
 	switch {
 	case t.state == path.Established && t.peer.Alive:
 		return api.Established
-	case t.state == path.Established || t.peer.Alive:
+	case t.peer.Alive || t.state == path.Established && !t.silent:
 		return api.Pending
 	case t.state == path.Connecting && t.handshake.IsZero() && !t.stood:
 		return api.Connecting
@@ -164,6 +168,8 @@ func waitsFor(t shownTunnel, target mesh.Target, now time.Time) string {
 	}
 	name := fmt.Sprintf("%s(%s)", t.peer.Name, t.peer.Nickname)
 	switch {
+	case t.silent:
+		return fmt.Sprintf("%s: nothing heard for %s", name, now.Sub(t.heard).Round(time.Second))
 	case t.state == path.Established:
 		return name + " is reached; waiting for its gossip"
 	case !t.endpoint.IsValid():

@@ -51,6 +51,11 @@ func TestConnections(t *testing.T) {
 			want:    []string{"<- 192.0.2.2:6784 pending reached; waiting for its gossip"},
 		},
 		{
+			name:    "silent",
+			tunnels: []shownTunnel{{peer: dead, state: path.Established, endpoint: ep, silent: true, heard: now.Add(-time.Minute)}},
+			want:    []string{"<- 192.0.2.2:6784 retrying nothing heard for 1m0s"},
+		},
+		{
 			name:    "no answer",
 			tunnels: []shownTunnel{{peer: dead, state: path.Connecting, endpoint: ep, handshake: now, since: now.Add(-time.Minute)}},
 			want:    []string{"<- 192.0.2.2:6784 retrying no answer to WireGuard handshakes for 1m0s"},

@@ -20,8 +20,13 @@ type tunnel struct {
 	device  wireguard.PeerStatus // as last read
 	state   path.State           // as last told
 	begun   time.Time            // of the bring-up under way
+	heard   time.Time            // when bytes came last
 	stood   bool                 // it was established once
 }
+
+// silence is how long a tunnel that stands may bring nothing before it counts as
+// silent: a keepalive comes every 25 s, and one may be lost on the way.
+const silence = 55 * time.Second
 
 // busyTime is how long a bring-up is watched closely.
 const busyTime = 15 * time.Second
@@ -93,6 +98,9 @@ func (r *Router) drive(ctx context.Context, now time.Time) (busy bool) {
 		}
 		r.do(ctx, t, t.machine.Step(now, path.Tick{}))
 		s := t.machine.Status()
+		if s.State != t.state || t.device.RxBytes != before.RxBytes {
+			t.heard = now
+		}
 		news := s.State != t.state || !t.device.LastHandshake.Equal(before.LastHandshake)
 		if s.State == path.Established && news {
 			r.cfg.Mesh.Reachable(t.peer.Identity, t.device.Endpoint)

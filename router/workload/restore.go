@@ -19,7 +19,8 @@ func (w *Workload) Restore(ctx context.Context) error {
 	var errs []error
 	fresh := false
 	errs = append(errs, w.journal.update(func(s *state) error {
-		if fresh = s.Boot != w.boot; fresh {
+		fresh = s.Boot != "" && s.Boot != w.boot
+		if s.Boot != w.boot {
 			s.Boot, s.Containers = w.boot, nil // no namespace outlives the machine
 		}
 		return nil

@@ -32,7 +32,6 @@ func skips() []skip {
 		{"TestPartitionHeals", "kernel", "two minutes of waiting for what the membership does, which is the same with both data paths"},
 		{"TestOneIdentityTwice", "kernel", "the gossip that finds a clone is the same with both data paths, and slow under emulation"},
 		{"TestTenSecondsWithoutNetwork", "kernel", "the membership is the same with both data paths; TestTenSecondsWithoutHost runs"},
-		{"TestNamesTravel", "kernel", "names are replicated the same way with both data paths; TestNameAnswers runs"},
 		{"TestRepairWithoutNotifications", "kernel", "the sweep is tested with the other data path; what it repairs is in TestRepair"},
 		{"TestHostileFlood", "kernel", "emulation is too slow for a flood to mean anything"},
 	}
