@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 
 	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/mesh/advert"
@@ -15,7 +16,9 @@ func (h *Hello) dial(ctx context.Context, tcp net.Conn, pin *crypto.Identity) (R
 	raw := &meteredConn{Conn: tcp, left: h.limits.unproven}
 	conn := tls.Client(raw, h.client)
 	if err := conn.HandshakeContext(ctx); err != nil {
-		raw.drain()
+		if ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			raw.drain()
+		}
 		return Result{}, explainHandshake(err, raw, h.limits.dial)
 	}
 	defer conn.Close()
