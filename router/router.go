@@ -84,19 +84,18 @@ type Containers interface {
 // Config is what a router is made of. Everything but the optional fields named
 // so must be set.
 type Config struct {
-	Host    Host
-	Kernel  *kernel.Kernel
-	Mesh    Mesh
-	Device  Device
-	VXLAN   Port
-	Bridge  Bridge
-	Names   *NameServer // optional: no name server
-	Token   api.Token
-	Status  Static
-	Logs    LogCopier
-	Stop    func() // begins the daemon's end; must not block
-	Log     *slog.Logger
-	Started time.Time
+	Host   Host
+	Kernel *kernel.Kernel
+	Mesh   Mesh
+	Device Device
+	VXLAN  Port
+	Bridge Bridge
+	Names  *NameServer // optional: no name server
+	Token  api.Token
+	Status Static
+	Logs   LogCopier
+	Stop   func() // begins the daemon's end; must not block
+	Log    *slog.Logger
 }
 
 // Static is the part of the status that does not change.
@@ -317,6 +316,7 @@ func (r *Router) begin(ctx context.Context) error {
 	if err := r.cfg.Device.Set(p.wireguard); err != nil {
 		return fmt.Errorf("set up %s: %w", WireGuardName, err)
 	}
+	r.applied, r.stands = plan{bridge: p.bridge, wireguard: p.wireguard}, true
 	r.meet(ctx, time.Now())
 	return r.apply(ctx)
 }

@@ -27,8 +27,9 @@ func Endpoints(k *kernel.Kernel, given []netip.Addr, port uint16) []netip.AddrPo
 		return underlayEndpoints(nil, nil, given, port)
 	}
 	list := make([]addressed, 0, len(links))
+	ours := slices.IndexFunc(links, func(l kernel.Link) bool { return l.Name == BridgeName })
 	for _, l := range links {
-		if l.Master != 0 { // a port of a bridge has no addresses that count
+		if ours >= 0 && l.Master == links[ours].Index { // containers: many, and without addresses
 			continue
 		}
 		addrs, err := k.Addrs(l.Name)

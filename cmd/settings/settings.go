@@ -68,9 +68,6 @@ type Settings struct {
 	Sources map[string]string
 }
 
-// Given reports whether somebody set the option called name.
-func (s Settings) Given(name string) bool { return s.Sources[name] != "" }
-
 // WireGuardPort is the UDP port of WireGuard and of probes.
 func (s Settings) WireGuardPort() uint16 { return s.Port + 1 }
 
