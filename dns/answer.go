@@ -99,7 +99,11 @@ func (s *Server) local(req *dns.Msg, q dns.Question) (m *dns.Msg, how outcome, o
 		return nil, 0, false
 	}
 	hosts := shuffled(snap.hosts[a])
-	if len(hosts) == 0 {
+	switch {
+	case len(hosts) > 0:
+	case s.reverse.Contains(a): // nobody else can know it
+		return s.negative(req, dns.RcodeNameError, ".", snap.serial), unknown, true
+	default:
 		return nil, 0, false
 	}
 	if q.Qtype != dns.TypePTR && q.Qtype != dns.TypeANY {

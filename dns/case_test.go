@@ -255,6 +255,28 @@ func TestTTL(t *testing.T) {
 	}
 }
 
+// TestReverseRange: nobody else is asked about the switch's own addresses.
+func TestReverseRange(t *testing.T) {
+	s, err := New(Config{
+		Zone: testZone(), Range: netip.MustParsePrefix("10.32.0.0/12"),
+		Upstreams: func() []netip.AddrPort { return []netip.AddrPort{upstream1} },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.forward.exchange = oracle
+	for _, c := range []testCase{
+		{"9.0.32.10.in-addr.arpa. PTR", "NXDOMAIN aa rd ra\n" + soaRoot},
+		{"255.255.47.10.in-addr.arpa. TXT", "NXDOMAIN aa rd ra\n" + soaRoot},
+		{"9.0.48.10.in-addr.arpa. PTR", "NOERROR rd ra\n9.0.48.10.in-addr.arpa. 300 TXT \"upstream\""},
+		{"1.0.32.10.in-addr.arpa. TXT", "NOERROR aa rd ra\n" + soaRoot},
+	} {
+		req := c.question(t)
+		got, _ := s.respond(t.Context(), req, dns.MinMsgSize, s.forward.shared)
+		c.check(t, req, got)
+	}
+}
+
 func TestTwoEDNSRecords(t *testing.T) {
 	s := server(t, testZone(), oracle)
 	req := testCase{ask: "web. A edns=512"}.question(t)

@@ -30,6 +30,9 @@ type Config struct {
 	// which they are asked; it must not block. [ResolvConf.Upstreams] is one.
 	// Those that are this server are skipped. Nil: other names fail.
 	Upstreams func() []netip.AddrPort
+	// Range is where the switch's addresses are: reverse names in it are
+	// answered here also when unknown. The zero prefix: only known ones are.
+	Range netip.Prefix
 	// Log may be nil.
 	Log *slog.Logger
 }
@@ -39,6 +42,7 @@ type Server struct {
 	// Constant after New.
 	zone    *Zone
 	ttl     uint32
+	reverse netip.Prefix
 	log     *slog.Logger
 	sockets []sockets
 	forward *forwarder
@@ -53,7 +57,7 @@ func New(c Config) (*Server, error) {
 	if c.Zone == nil {
 		return nil, errors.New("dns: a server needs a zone")
 	}
-	s := &Server{zone: c.Zone, ttl: c.TTL, log: c.Log}
+	s := &Server{zone: c.Zone, ttl: c.TTL, reverse: c.Range, log: c.Log}
 	if s.ttl == 0 {
 		s.ttl = DefaultTTL
 	}
