@@ -2,19 +2,13 @@ package router
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/netip"
 	"strings"
-	"sync"
 
 	"github.com/weftnet/weft/dns"
 	"github.com/weftnet/weft/mesh"
 	"github.com/weftnet/weft/router/api"
 )
-
-// nameKeys is where names stand among the entries of a host.
-const nameKeys = "n/"
 
 // NameServer is the embedded name server as the status shows it.
 type NameServer struct {
@@ -30,77 +24,11 @@ type Lookup interface {
 	Lookup(ctx context.Context, name string) ([]netip.Addr, error)
 }
 
-// Replica is where a host's own entries are kept.
-type Replica interface {
-	Put(key string, value []byte) error
-	Delete(key string) error
-}
-
-// Book turns the names of containers into entries of the replica. It is safe
-// for concurrent use.
-type Book struct {
-	replica Replica // constant after New
-
-	mu    sync.Mutex // guards what follows
-	pages map[string]map[string]string
-}
-
-// NewBook returns an empty book.
-func NewBook(r Replica) *Book {
-	return &Book{replica: r, pages: make(map[string]map[string]string)}
-}
-
-// Set makes the names of one container exactly those given; none removes it.
-// They replicate to all hosts.
-func (b *Book) Set(container string, records []dns.Record) error {
-	want := make(map[string]string, len(records))
-	for _, rec := range records {
-		value, err := rec.Marshal()
-		if err != nil {
-			return fmt.Errorf("name %s: %w", rec.Hostname, err)
-		}
-		key := strings.Join([]string{container, strings.ToLower(rec.Hostname), rec.Addr.String()}, "/")
-		want[nameKeys+key] = string(value)
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	have := b.pages[container]
-	if have == nil {
-		have = make(map[string]string)
-		b.pages[container] = have
-	}
-	var errs []error
-	for key, value := range want {
-		if have[key] == value {
-			continue
-		}
-		if err := b.replica.Put(key, []byte(value)); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		have[key] = value
-	}
-	for key := range have {
-		if _, ok := want[key]; ok {
-			continue
-		}
-		if err := b.replica.Delete(key); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		delete(have, key)
-	}
-	if len(have) == 0 {
-		delete(b.pages, container)
-	}
-	return errors.Join(errs...)
-}
-
 // owned reads the names out of the cluster's entries. What does not parse was
 // written by a newer or a broken member: it is counted, not shown.
 func owned(entries []mesh.Entry) (names []dns.Owned, bad int) {
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Key, nameKeys) {
+		if !strings.HasPrefix(e.Key, dns.EntryPrefix) {
 			continue
 		}
 		rec, err := dns.Parse(e.Value)

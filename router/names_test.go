@@ -1,8 +1,6 @@
 package router
 
 import (
-	"errors"
-	"maps"
 	"net/netip"
 	"testing"
 
@@ -10,67 +8,17 @@ import (
 	"github.com/weftnet/weft/mesh"
 )
 
-type fakeReplica struct {
-	entries map[string]string
-	fail    bool
-}
-
-func (f *fakeReplica) Put(key string, value []byte) error {
-	if f.fail {
-		return errors.New("full")
+func TestOwnedSkipsWhatIsNoName(t *testing.T) {
+	value, err := dns.Record{Hostname: "web.weft.internal.", Container: "c1", Addr: netip.MustParseAddr("10.32.0.1")}.Marshal()
+	if err != nil {
+		t.Fatal(err)
 	}
-	f.entries[key] = string(value)
-	return nil
-}
-
-func (f *fakeReplica) Delete(key string) error {
-	delete(f.entries, key)
-	return nil
-}
-
-func TestBookWritesDifferences(t *testing.T) {
-	f := &fakeReplica{entries: map[string]string{}}
-	b := NewBook(f)
-	rec := func(name, addr string) dns.Record {
-		return dns.Record{Hostname: name, Container: "c1", Addr: netip.MustParseAddr(addr)}
-	}
-	set := func(container string, recs ...dns.Record) {
-		t.Helper()
-		if err := b.Set(container, recs); err != nil {
-			t.Fatal(err)
-		}
-	}
-	set("c1", rec("web.weft.internal.", "10.32.0.1"), rec("web.weft.internal.", "10.32.0.2"))
-	set("c2", rec("db.weft.internal.", "10.32.0.3"))
-	if len(f.entries) != 3 {
-		t.Fatalf("entries: %v", f.entries)
-	}
-	before := maps.Clone(f.entries)
-	set("c1", rec("web.weft.internal.", "10.32.0.1"))
-	set("c2")
-	if len(f.entries) != 1 {
-		t.Fatalf("after the removal: %v", f.entries)
-	}
-	for key, value := range f.entries {
-		if before[key] != value {
-			t.Errorf("%s was written again", key)
-		}
-		names, bad := owned([]mesh.Entry{{Key: key, Value: []byte(value)}, {Key: nameKeys + "x", Value: []byte("rubbish")}, {Key: "l/1"}})
-		if len(names) != 1 || bad != 1 || names[0].Hostname != "web.weft.internal." {
-			t.Errorf("owned: %v, %d bad", names, bad)
-		}
-	}
-}
-
-func TestBookTriesAgainAfterAFailure(t *testing.T) {
-	f := &fakeReplica{entries: map[string]string{}, fail: true}
-	b := NewBook(f)
-	rec := []dns.Record{{Hostname: "web.weft.internal.", Addr: netip.MustParseAddr("10.32.0.1")}}
-	if b.Set("c1", rec) == nil {
-		t.Fatal("no error")
-	}
-	f.fail = false
-	if err := b.Set("c1", rec); err != nil || len(f.entries) != 1 {
-		t.Errorf("second try: %v, %v", err, f.entries)
+	names, bad := owned([]mesh.Entry{
+		{Key: dns.EntryPrefix + "c1/web", Value: value},
+		{Key: dns.EntryPrefix + "x", Value: []byte("rubbish")},
+		{Key: "l/1"},
+	})
+	if len(names) != 1 || bad != 1 || names[0].Hostname != "web.weft.internal." {
+		t.Errorf("owned: %v, %d bad", names, bad)
 	}
 }

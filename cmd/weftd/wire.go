@@ -104,7 +104,7 @@ func (d *daemon) wire() error {
 			Bridge: router.BridgeName, MTU: func() int { return mtu }, DNS: dnsAddr,
 			Log: d.log.With("part", "attach"),
 		}),
-		Names: router.NewBook(d.mesh), Host: d.router, Log: d.log.With("part", "workload"),
+		Names: dns.NewBook(d.mesh), Host: d.router, Log: d.log.With("part", "workload"),
 	})
 	if err != nil {
 		return err
