@@ -52,6 +52,7 @@ type node struct {
 	name      crypto.Name
 	resume    bool
 	resolve   func(context.Context, string) ([]netip.Addr, error)
+	deliver   func(crypto.Identity, []byte)
 
 	mesh  *Mesh // other goroutines than the test's use current
 	stop  func()
@@ -72,6 +73,10 @@ func testSeed(i int) (s [32]byte) {
 }
 
 func newCluster(t *testing.T, n int) *cluster {
+	t.Helper()
+	if time.Now().Year() != 2000 {
+		t.Fatal("a cluster lives in a bubble of testing/synctest, where waiting takes no time")
+	}
 	c := &cluster{t: t, sessions: make(map[[2]int]session)}
 	level := slog.LevelError + 4
 	if os.Getenv("MESH_LOG") != "" {
@@ -120,7 +125,7 @@ func (n *node) start(targets ...string) {
 		Endpoints: n.endpoints, Hello: (*fakeHello)(n), Listener: fakeListener{},
 		Transport: n.c.net.Transport(netip.AddrPortFrom(n.overlay(), GossipPort)),
 		Resolve:   n.resolve, Targets: targets, Resume: n.resume, Discovery: n.discovery,
-		Log: n.c.log.With("host", n.i+1),
+		Deliver: n.deliver, Log: n.c.log.With("host", n.i+1),
 	})
 	if err != nil {
 		n.c.t.Fatal(err)

@@ -32,9 +32,13 @@ var (
 // NodeMeta is the version of what we say in messages.
 func (d *delegate) NodeMeta(int) []byte { return []byte{1} }
 
-// NotifyMsg queues a message. One that is too large, or does not fit into the
+// NotifyMsg delivers a payload and queues any other message. One that is too large, or does not fit into the
 // queue, is dropped and counted; the next digest shows what was in it.
 func (d *delegate) NotifyMsg(b []byte) {
+	if len(b) > 0 && b[0] == payloadKind {
+		d.m.deliver(b)
+		return
+	}
 	d.m.counts.messagesReceived.Add(1)
 	d.m.counts.messageBytes.Add(uint64(len(b)))
 	d.enqueue(b, maxMessage)
@@ -66,7 +70,7 @@ func (d *delegate) LocalState(bool) []byte {
 }
 
 func (d *delegate) GetBroadcasts(overhead, limit int) [][]byte {
-	return d.m.casts.GetBroadcasts(overhead, limit)
+	return d.m.broadcasts(overhead, limit)
 }
 
 // NotifyAlive refuses whoever is not what it says, and whoever we could not

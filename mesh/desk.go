@@ -46,6 +46,11 @@ type desk struct {
 	reached  map[crypto.Identity]netip.AddrPort // handshakes that the loop has not seen
 	intros   []hello.Result
 	lost     int // introductions that did not fit
+	expelled []crypto.Identity
+
+	posts     []post // payloads for others
+	postBytes int
+	farewell  []chan error // each hears when our last words are said
 
 	overlay   bool
 	endpoints bool
@@ -68,6 +73,9 @@ type inbox struct {
 	reached    map[crypto.Identity]netip.AddrPort
 	intros     []hello.Result
 	lost       int
+	expelled   []crypto.Identity
+	posts      []post
+	farewell   []chan error
 	overlay    bool
 	endpoints  bool
 }
@@ -96,6 +104,7 @@ func (d *desk) take() inbox {
 	defer d.mu.Unlock()
 	in := inbox{
 		retargeted: d.retargeted, intros: d.intros, lost: d.lost, overlay: d.overlay, endpoints: d.endpoints,
+		expelled: d.expelled, posts: d.posts, farewell: d.farewell,
 	}
 	if d.retargeted {
 		in.targets = slices.Clone(d.targets)
@@ -116,6 +125,7 @@ func (d *desk) take() inbox {
 		d.reached = make(map[crypto.Identity]netip.AddrPort)
 	}
 	d.intros, d.lost, d.retargeted, d.endpoints = nil, 0, false, false
+	d.expelled, d.posts, d.postBytes, d.farewell = nil, nil, 0, nil
 	return in
 }
 
@@ -198,6 +208,19 @@ func (d *desk) forget(typed []string, port uint16) error {
 	return nil
 }
 
+// unmet counts the targets that are not among those met.
+func (d *desk) unmet(met map[string]bool) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := 0
+	for _, t := range d.targets {
+		if !met[targetKey(t)] {
+			n++
+		}
+	}
+	return n
+}
+
 func (d *desk) targetNames() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -226,6 +249,26 @@ func (d *desk) overlayReady() {
 	d.ring()
 }
 
+// expel notes a wish that the loop decides about.
+func (d *desk) expel(id crypto.Identity) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.standing[id].known && !slices.Contains(d.expelled, id) {
+		d.expelled = append(d.expelled, id)
+		d.ring()
+	}
+}
+
+// leave returns a channel on which the loop says how our last words went.
+func (d *desk) leave() <-chan error {
+	told := make(chan error, 1)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.farewell = append(d.farewell, told)
+	d.ring()
+	return told
+}
+
 func (d *desk) lookAtEndpoints() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -233,13 +276,34 @@ func (d *desk) lookAtEndpoints() {
 	d.ring()
 }
 
-// setKnown is called by the loop when it has a peer's signed advert.
-func (d *desk) setKnown(id crypto.Identity) {
+// setKnown is called by the loop when it has a peer's signed advert. It
+// reports whether memberlist counts the peer as a member already: it may do so
+// when the peer was forgotten in between.
+func (d *desk) setKnown(id crypto.Identity) (member bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.standing[id]
 	s.known = true
 	d.standing[id] = s
+	return s.member
+}
+
+// forgotten is called by the loop when it knows a peer no longer.
+func (d *desk) forgotten(id crypto.Identity) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.reached, id)
+	if s := d.standing[id]; s.member {
+		d.standing[id] = standing{member: true} // memberlist finds out by itself
+	} else {
+		delete(d.standing, id)
+	}
+}
+
+func (d *desk) known(id crypto.Identity) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.standing[id].known
 }
 
 func (d *desk) reachable(id crypto.Identity, endpoint netip.AddrPort) {
@@ -274,7 +338,11 @@ func (d *desk) setMember(id crypto.Identity, member bool) {
 	defer d.mu.Unlock()
 	s := d.standing[id]
 	s.member = member
-	d.standing[id] = s
+	if s == (standing{}) {
+		delete(d.standing, id)
+	} else {
+		d.standing[id] = s
+	}
 	d.joined[id] = member
 	d.ring()
 }

@@ -27,7 +27,9 @@ const (
 // outbox holds reliable messages to one peer. One goroutine sends them.
 type outbox struct {
 	queue   [][]byte
+	bytes   int // in queue
 	sending bool
+	sent    int // bytes that are being sent
 }
 
 // receive handles a message of another host's mesh.
@@ -149,26 +151,34 @@ func (m *Mesh) send(to crypto.Identity, msgs ...replica.Message) {
 			continue
 		}
 		msg.From = m.self
-		p.out.queue = append(p.out.queue, msg.Marshal())
+		m.enqueue(p, msg.Marshal())
 	}
-	m.startSend(to, p)
+	m.startSend(p)
 }
 
-func (m *Mesh) startSend(to crypto.Identity, p *peer) {
+func (m *Mesh) enqueue(p *peer, b []byte) {
+	p.out.queue = append(p.out.queue, b)
+	p.out.bytes += len(b)
+	m.outBytes += len(b)
+}
+
+func (m *Mesh) startSend(p *peer) {
 	if p.out.sending || len(p.out.queue) == 0 || m.sending >= maxSends {
 		return
 	}
 	batch := p.out.queue
 	p.out.queue, p.out.sending = nil, true
+	p.out.sent, p.out.bytes = p.out.bytes, 0
 	m.sending++
-	ml := m.ml
+	ml, to := m.ml, nodeOf(p.advert.Identity)
 	m.workers.Go(func() {
-		e := sent{id: to}
-		for _, b := range batch {
-			if e.err = ml.SendReliable(nodeOf(to), b); e.err != nil || m.ctx.Err() != nil {
+		e := sent{peer: p}
+		for i, b := range batch {
+			if e.err = ml.SendReliable(to, b); e.err != nil || m.ctx.Err() != nil {
+				m.counts.unsent(batch[i:])
 				break
 			}
-			m.counts.messageBytesSent.Add(uint64(len(b)))
+			m.counts.sent(b)
 		}
 		m.report(e)
 	})
@@ -176,18 +186,26 @@ func (m *Mesh) startSend(to crypto.Identity, p *peer) {
 
 func (m *Mesh) sendEnded(e sent) {
 	m.sending--
-	p := m.peers[e.id]
+	p := e.peer // it may have been forgotten meanwhile
 	p.out.sending = false
+	m.outBytes -= p.out.sent
+	p.out.sent = 0
 	if e.err != nil {
-		p.out.queue = nil
+		m.clearOutbox(p)
 		m.log.Debug("message not sent", "peer", p.advert.Name, "err", e.err)
 	}
-	m.startSend(e.id, p)
+	m.startSend(p)
 	if m.sending < maxSends {
-		for id, p := range m.peers { // who waited for a place
-			m.startSend(id, p)
+		for _, p := range m.peers { // who waited for a place
+			m.startSend(p)
 		}
 	}
+}
+
+func (m *Mesh) clearOutbox(p *peer) {
+	m.counts.unsent(p.out.queue)
+	m.outBytes -= p.out.bytes
+	p.out.queue, p.out.bytes = nil, 0
 }
 
 // cast tells everybody by broadcast that a log has changed. Changes within

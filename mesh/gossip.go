@@ -16,7 +16,12 @@ import (
 	"github.com/weftnet/weft/crypto"
 )
 
-const leaveTimeout = 2 * time.Second
+const (
+	leaveTimeout = 2 * time.Second
+	// What is sent to somebody who does not read ends then. The receiver's
+	// memberlist takes TCPTimeout at most.
+	sendTimeout = 10 * time.Second
+)
 
 // gossip is the life of memberlist.
 type gossip struct {
@@ -126,10 +131,12 @@ func (g *gossip) shutdown() {
 }
 
 // overlayTransport is memberlist's own, but what it dials ends with ctx, so
-// that stopping does not wait for hosts that do not answer.
+// that stopping does not wait for hosts that do not answer, and after a time:
+// memberlist gives messages none.
 type overlayTransport struct {
 	*memberlist.NetTransport
-	ctx context.Context
+	ctx  context.Context
+	most time.Duration
 }
 
 var _ memberlist.NodeAwareTransport = (*overlayTransport)(nil)
@@ -141,7 +148,7 @@ func listenOverlay(ctx context.Context, c *memberlist.Config) (*overlayTransport
 	if err != nil {
 		return nil, fmt.Errorf("listen for gossip on [%s]:%d: %w", c.BindAddr, c.BindPort, err)
 	}
-	return &overlayTransport{t, ctx}, nil
+	return &overlayTransport{t, ctx, sendTimeout}, nil
 }
 
 func (t *overlayTransport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
@@ -150,6 +157,7 @@ func (t *overlayTransport) DialTimeout(addr string, timeout time.Duration) (net.
 	if err != nil {
 		return nil, err
 	}
+	_ = conn.SetDeadline(time.Now().Add(t.most))
 	return &boundConn{conn, context.AfterFunc(t.ctx, func() { _ = conn.Close() })}, nil
 }
 

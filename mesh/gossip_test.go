@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -244,6 +245,16 @@ func TestOverlayTransport(t *testing.T) {
 		t.Fatal(err)
 	}
 	in := <-tr.StreamCh()
+	tr.most = 10 * time.Millisecond // for one who does not read
+	stuck, err := tr.DialTimeout(addr, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	never := <-tr.StreamCh()
+	if _, err := stuck.Write(make([]byte, 64<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a write that nobody reads: %v", err)
+	}
+	_, _ = stuck.Close(), never.Close()
 	cancel()
 	if _, err := out.Read(make([]byte, 1)); err == nil {
 		t.Error("the connection outlives its context")

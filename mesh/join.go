@@ -59,12 +59,12 @@ func (j *joining) soon(now time.Time) {
 // joined says how a join ended, met how an introduction did.
 type (
 	joined struct {
-		id  crypto.Identity
-		hot bool
-		err error
+		peer *peer
+		hot  bool
+		err  error
 	}
 	met struct {
-		id     crypto.Identity
+		peer   *peer
 		result *hello.Result
 		err    error
 	}
@@ -89,7 +89,7 @@ func (m *Mesh) spreadJoins(now time.Time) {
 
 // stepJoins starts what is due.
 func (m *Mesh) stepJoins(now time.Time) {
-	if m.ml == nil || m.gossip.left.Load() {
+	if m.ml == nil || m.gone || m.gossip.left.Load() {
 		return
 	}
 	for id, p := range m.peers {
@@ -101,7 +101,7 @@ func (m *Mesh) stepJoins(now time.Time) {
 		if j.hot && !j.joiningHot && m.hot < hotJoins {
 			j.hot, j.joiningHot = false, true
 			m.hot++
-			m.startJoin(id, true)
+			m.startJoin(p, true)
 		}
 		switch {
 		case j.next.After(now):
@@ -112,7 +112,7 @@ func (m *Mesh) stepJoins(now time.Time) {
 		}
 		j.joiningCold = true
 		m.cold++
-		m.startJoin(id, false)
+		m.startJoin(p, false)
 		j.round++
 		if j.round%introduceEvery == 0 {
 			m.startIntroduction(id, p)
@@ -123,11 +123,11 @@ func (m *Mesh) stepJoins(now time.Time) {
 	}
 }
 
-func (m *Mesh) startJoin(id crypto.Identity, hot bool) {
-	ml := m.ml
+func (m *Mesh) startJoin(p *peer, hot bool) {
+	ml, id := m.ml, p.advert.Identity
 	m.workers.Go(func() {
 		_, err := ml.Join([]string{joinAddress(id)})
-		m.report(joined{id, hot, err})
+		m.report(joined{p, hot, err})
 	})
 }
 
@@ -160,7 +160,7 @@ func (m *Mesh) startIntroduction(id crypto.Identity, p *peer) {
 	m.introducing++
 	p.join.introducing = true
 	m.workers.Go(func() {
-		out := met{id: id}
+		out := met{peer: p}
 		for _, a := range addrs {
 			ctx, stop := context.WithTimeout(m.ctx, introduceOne)
 			r, err := m.cfg.Hello.Dial(ctx, a, &id)
@@ -224,7 +224,7 @@ func joinAddress(id crypto.Identity) string {
 }
 
 func (m *Mesh) joinEnded(e joined) {
-	p := m.peers[e.id]
+	p := e.peer // it may have been forgotten meanwhile
 	if e.hot {
 		m.hot--
 		p.join.joiningHot = false
@@ -239,7 +239,7 @@ func (m *Mesh) joinEnded(e joined) {
 
 func (m *Mesh) introductionEnded(now time.Time, e met) {
 	m.introducing--
-	p := m.peers[e.id]
+	p := e.peer
 	p.join.introducing = false
 	if e.err != nil {
 		m.log.Debug("introduction failed", "peer", p.advert.Name, "err", e.err)

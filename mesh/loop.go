@@ -29,12 +29,17 @@ type loop struct {
 	names map[crypto.Name]crypto.Identity // of peers and ours
 	keys  map[[32]byte]crypto.Identity    // their WireGuard keys
 
-	advert    advert.Signed // ours
-	seq       uint64        // the greatest sequence number of ours that was seen
-	overtakes int
-	verified  advert.Signed // by the last call of verifyAdvert
-	signAt    time.Time     // when to sign again; zero: no need
-	pollAt    time.Time     // when to look at our endpoints
+	advert     advert.Signed // ours
+	seq        uint64        // the greatest sequence number of ours that was seen
+	overtakes  int
+	reassertAt time.Time     // no sooner again
+	verified   advert.Signed // by the last call of verifyAdvert
+	signAt     time.Time     // when to sign again; zero: no need
+	gone       bool          // our last words are said: see depart
+	pollAt     time.Time     // when to look at our endpoints
+
+	ghosts map[crypto.Identity]*ghost // who was forgotten, and must stay so
+	buried uint64                     // counts them
 
 	targets []*target
 	hints   map[string]crypto.Identity // by targetKey: who answered there, also in former runs
@@ -46,6 +51,7 @@ type loop struct {
 	hot, cold    int                 // joins that are running
 	introducing  int                 // peers that are being introduced by schedule
 	sending      int                 // goroutines that send
+	outBytes     int                 // in all outboxes
 	relaying     map[replica.ID]bool // heard of by broadcast: to be passed on when it is here
 	casting      map[replica.ID]bool // logs to be told of at castAt
 	castAt       time.Time
@@ -72,6 +78,7 @@ func newLoop(s *replica.Store) loop {
 		peers:       make(map[crypto.Identity]*peer),
 		names:       make(map[crypto.Name]crypto.Identity),
 		keys:        make(map[[32]byte]crypto.Identity),
+		ghosts:      make(map[crypto.Identity]*ghost),
 		hints:       make(map[string]crypto.Identity),
 		createDelay: retryFirst,
 		relaying:    make(map[replica.ID]bool),
@@ -89,8 +96,8 @@ type (
 	pulsed  struct{}
 	message []byte // from another host's mesh
 	sent    struct {
-		id  crypto.Identity
-		err error
+		peer *peer
+		err  error
 	}
 	saved struct{ err error }
 )
@@ -187,8 +194,15 @@ func (m *Mesh) takeInbox(now time.Time, in inbox) {
 	for id, endpoint := range in.reached {
 		m.reached(now, id, endpoint)
 	}
+	for _, id := range in.expelled {
+		m.expel(now, id)
+	}
 	if len(in.changed) > 0 {
 		m.carry(in.changed)
+	}
+	m.post(in.posts)
+	if len(in.farewell) > 0 {
+		m.depart(now, in.farewell)
 	}
 }
 
@@ -268,6 +282,9 @@ func (m *Mesh) stepPublish(now time.Time) {
 func (m *Mesh) publishView() {
 	m.chooseDialled()
 	v := m.view()
+	met := m.metTargets()
+	v.UnmetTargets = len(m.targets) - len(met)
+	m.met.Store(&met)
 	select {
 	case <-m.views:
 	default:
@@ -286,6 +303,13 @@ func (m *Mesh) publishNames() {
 			}
 		}
 	}
+	// Last words too: who was away hears of them, and so does a host that was
+	// brought back from an old disk after it had said them.
+	for _, g := range m.ghosts {
+		if g.gone() {
+			k.adverts = append(k.adverts, *g.advert)
+		}
+	}
 	maps.Copy(k.names, m.names)
 	m.known.Store(k)
 }
@@ -301,7 +325,7 @@ func (m *Mesh) publish() {
 func (m *Mesh) makeStatus() *Status {
 	s := &Status{
 		Targets: m.targetStatus(), Known: len(m.peers), Members: int(m.counts.members.Load()),
-		Gossip: m.ml != nil, Seq: m.advert.Seq,
+		Gossip: m.ml != nil, Seq: m.advert.Seq, Gone: len(m.ghosts),
 	}
 	s.Warnings = append(s.Warnings, m.warnings...)
 	return s

@@ -75,12 +75,18 @@ type Config struct {
 	Discovery bool             // introduce ourselves to, and dial, peers that are not targets
 	ConnLimit int              // dial at most so many peers; 0: no limit
 
+	// Deliver takes a payload of another known host; the payload is a copy
+	// that it may keep. It is called from several goroutines, perhaps once
+	// more shortly after Run has returned, and must not block. Nil: payloads
+	// are dropped.
+	Deliver func(from crypto.Identity, payload []byte)
+
 	Log *slog.Logger // nil: silence
 }
 
 // Mesh is one host's part of the cluster. All methods are safe for concurrent
-// use, before, during and after [Mesh.Run]; none blocks but Run and
-// [Mesh.Leave].
+// use, before, during and after [Mesh.Run]; none blocks but Run, [Mesh.Leave]
+// and [Mesh.LeaveForGood].
 type Mesh struct {
 	// Constant after New.
 	cfg      Config
@@ -88,16 +94,19 @@ type Mesh struct {
 	self     crypto.Identity
 	resolve  func(ctx context.Context, host string) ([]netip.Addr, error)
 	desk     *desk
-	casts    *memberlist.TransmitLimitedQueue
+	casts    *memberlist.TransmitLimitedQueue // of replica messages
+	payloads *memberlist.TransmitLimitedQueue
 	messages chan []byte // from memberlist; when full, a message is dropped: the next digest repairs it
 	results  chan event  // from workers; they wait until the loop takes it or Run ends
 	views    chan View
 	gossip   gossip
+	ended    chan struct{} // closed when the loop has ended
 
 	// Written by the loop, read by everybody.
 	known  atomic.Pointer[known]
 	status atomic.Pointer[Status]
 	digest atomic.Pointer[[]byte]
+	met    atomic.Pointer[map[string]bool] // targets, as of the last view
 	counts counts
 
 	running atomic.Bool
@@ -128,15 +137,18 @@ func New(cfg Config) (*Mesh, error) {
 		messages: make(chan []byte, 256),
 		results:  make(chan event, 64),
 		views:    make(chan View, 1),
+		ended:    make(chan struct{}),
 	}
 	if m.resolve == nil {
 		m.resolve = func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		}
 	}
-	m.casts = &memberlist.TransmitLimitedQueue{
-		RetransmitMult: retransmitMult,
-		NumNodes:       func() int { return int(m.counts.members.Load()) + 1 },
+	for _, q := range []**memberlist.TransmitLimitedQueue{&m.casts, &m.payloads} {
+		*q = &memberlist.TransmitLimitedQueue{
+			RetransmitMult: retransmitMult,
+			NumNodes:       func() int { return int(m.counts.members.Load()) + 1 },
+		}
 	}
 	m.loop = newLoop(replica.New(replica.Config{Self: m.self, Verify: m.verifyAdvert}))
 	now := time.Now()
@@ -176,6 +188,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 		})
 	}
 	m.run(ctx)
+	close(m.ended)
 	m.gossip.shutdown()
 	m.workers.Wait()
 	if err := m.saveNow(); err != nil {
@@ -242,6 +255,11 @@ func (m *Mesh) Status() Status {
 	s.MessagesReceived = m.counts.messagesReceived.Load()
 	s.MessageBytesReceived = m.counts.messageBytes.Load()
 	s.MessageBytesSent = m.counts.messageBytesSent.Load()
+	s.Payloads = Payloads{
+		Sent: m.counts.payloadsSent.Load(), SentBytes: m.counts.payloadBytesSent.Load(), Cast: m.counts.payloadsCast.Load(),
+		Received: m.counts.payloadsReceived.Load(), ReceivedBytes: m.counts.payloadBytesReceived.Load(),
+		Dropped: m.counts.payloadsDropped.Load(),
+	}
 	return s
 }
 
@@ -250,6 +268,42 @@ func (m *Mesh) Status() Status {
 // ends or for two seconds. A host that keeps its switch running should be told
 // of too: nobody answers for its names any more.
 func (m *Mesh) Leave(ctx context.Context) error { return m.gossip.leave(ctx) }
+
+// LeaveForGood makes every host forget us, those that are away now when they
+// come back: nobody keeps a tunnel for us, waits for us or calls us. Only a
+// daemon that starts again with this identity is known again. It tells the
+// members one by one, for at most two seconds, and then does what [Mesh.Leave]
+// does; it ends when ctx does. Run must be running, and may be ended
+// afterwards. Errors: our last advert could not be made, or those of Leave.
+func (m *Mesh) LeaveForGood(ctx context.Context) error {
+	if !m.running.Load() {
+		return errors.New("leave for good: the mesh does not run")
+	}
+	short, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	select {
+	case err := <-m.desk.leave():
+		if err != nil {
+			return fmt.Errorf("leave for good: %w", err)
+		}
+	case <-m.ended:
+		return errors.New("leave for good: the mesh has ended")
+	case <-short.Done(): // who was not told hears it from the others
+	}
+	return m.gossip.leave(ctx)
+}
+
+// Expel makes this host forget a peer that is not a member; every other host
+// is to be told separately. It comes back when it introduces itself, or by an
+// advert that is newer than the one that was known. A member is not expelled,
+// nor is one that joins at this moment; somebody unknown is no error.
+func (m *Mesh) Expel(id crypto.Identity) { m.desk.expel(id) }
+
+// UnmetTargets counts the targets that are not ourselves and of whom it is not
+// known who they are, including those given to [Mesh.Connect] just now. A
+// target counts as met no sooner than a [View] with it was published; who must
+// not count one too few before he took that view uses its own number as well.
+func (m *Mesh) UnmetTargets() int { return m.desk.unmet(*m.met.Load()) }
 
 // counts are written from many goroutines.
 type counts struct {
@@ -260,4 +314,12 @@ type counts struct {
 	messagesReceived atomic.Uint64
 	messageBytes     atomic.Uint64
 	messageBytesSent atomic.Uint64 // in reliable messages
+
+	packets              atomic.Uint64 // of gossip
+	payloadsSent         atomic.Uint64
+	payloadBytesSent     atomic.Uint64
+	payloadsCast         atomic.Uint64
+	payloadsReceived     atomic.Uint64
+	payloadBytesReceived atomic.Uint64
+	payloadsDropped      atomic.Uint64
 }

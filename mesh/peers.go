@@ -65,6 +65,9 @@ type known struct {
 }
 
 func (k *known) check(a advert.Signed) error {
+	if a.Gone {
+		return errors.New("it has left the cluster for good")
+	}
 	if id, ok := k.names[a.Name]; ok && id != a.Identity {
 		return nameTaken(a.Name, id, a.Identity)
 	}
@@ -131,6 +134,9 @@ func (m *Mesh) verifyAdvert(owner crypto.Identity, seq uint64, value []byte) err
 // device cannot have two peers with one key, so such an advert would keep every
 // host from setting up any.
 func (m *Mesh) admit(a advert.Signed) error {
+	if a.Gone {
+		return m.admitGone(a)
+	}
 	if id, ok := m.keys[a.WireGuard]; ok && id != a.Identity {
 		err := fmt.Errorf("peer %s claims the WireGuard key of %s", a.Identity.Fingerprint(), id.Fingerprint())
 		m.warn("key "+a.Identity.String(), err.Error())
@@ -153,6 +159,9 @@ func (m *Mesh) learn(now time.Time, a advert.Signed) (bool, error) {
 		m.overtaken(now, a)
 		return false, nil
 	}
+	if g := m.ghosts[a.Identity]; g != nil && a.Seq <= g.seq {
+		return false, nil
+	}
 	if err := m.admit(a); err != nil {
 		return false, err
 	}
@@ -169,11 +178,18 @@ func (m *Mesh) learn(now time.Time, a advert.Signed) (bool, error) {
 
 // setAdvert makes an advert that is in the store the peer's.
 func (m *Mesh) setAdvert(now time.Time, a advert.Signed) {
+	if a.Gone {
+		m.departed(now, a)
+		return
+	}
+	delete(m.ghosts, a.Identity)
 	p := m.peers[a.Identity]
 	if p == nil {
 		p = &peer{}
 		m.peers[a.Identity] = p
-		m.desk.setKnown(a.Identity)
+		if p.member = m.desk.setKnown(a.Identity); p.member {
+			m.counts.members.Add(1)
+		}
 		p.join.reset(now)
 		m.log.Info("peer known", "peer", a.Name, "nickname", a.Nickname, "identity", a.Identity.Fingerprint())
 	} else if p.advert.Name != a.Name {
@@ -199,6 +215,7 @@ func (m *Mesh) setAdvert(now time.Time, a advert.Signed) {
 
 // introduced takes the result of an introduction, from either side.
 func (m *Mesh) introduced(now time.Time, r hello.Result) {
+	m.readmit(r.Peer)
 	for _, a := range r.Adverts {
 		if news, err := m.learn(now, a); err == nil && news {
 			m.cast(replica.ID{Owner: a.Identity, Channel: replica.Adverts})
@@ -208,6 +225,7 @@ func (m *Mesh) introduced(now time.Time, r hello.Result) {
 	if p == nil {
 		return // refused: learn said why
 	}
+	m.reassert(now, p, r.Adverts)
 	p.introduced++
 	if !p.decided || r.Order >= p.order {
 		p.decided, p.initiator, p.order = true, r.Initiator, r.Order
@@ -271,10 +289,14 @@ func (m *Mesh) setMember(now time.Time, id crypto.Identity, member bool) {
 
 // sign makes our next advert.
 func (m *Mesh) sign(now time.Time) error {
-	eps := m.endpoints()
+	var eps []netip.AddrPort
+	if !m.gone {
+		eps = m.endpoints()
+	}
 	a, err := advert.Sign(m.cfg.Key, advert.Advert{
 		Name: m.cfg.Name, Nickname: m.cfg.Nickname, Boot: m.cfg.Boot, Seq: m.seq + 1,
 		Endpoints: eps, HelloPort: m.cfg.Port, Datapath: m.cfg.Datapath, Version: m.cfg.Version,
+		Gone: m.gone,
 	})
 	if err != nil {
 		return err
@@ -309,6 +331,9 @@ func (m *Mesh) endpoints() []netip.AddrPort {
 
 // stepAdvert signs again what has changed, and above what was seen.
 func (m *Mesh) stepAdvert(now time.Time) {
+	if m.gone {
+		return // nothing follows the last words
+	}
 	if !m.pollAt.After(now) {
 		m.pollAt = now.Add(pollEndpoints)
 		if eps := m.endpoints(); !slices.Equal(eps, m.advert.Endpoints) && m.signAt.IsZero() {
@@ -334,7 +359,7 @@ func (m *Mesh) stepAdvert(now time.Time) {
 // former run whose state was lost, or of a clone. Against a clone it goes on
 // ever more slowly.
 func (m *Mesh) overtaken(now time.Time, a advert.Signed) {
-	if a.Seq < m.advert.Seq || a.Seq == m.advert.Seq && bytes.Equal(a.Bytes(), m.advert.Bytes()) {
+	if m.gone || a.Seq < m.advert.Seq || a.Seq == m.advert.Seq && bytes.Equal(a.Bytes(), m.advert.Bytes()) {
 		return
 	}
 	m.seq = max(m.seq, a.Seq)

@@ -28,6 +28,7 @@ type file struct {
 	Seq     uint64       `json:"seq"`               // of our last advert
 	Targets []fileTarget `json:"targets"`
 	Peers   []filePeer   `json:"peers"`
+	Gone    []fileGhost  `json:"gone,omitempty"` // oldest first
 }
 
 type fileTarget struct {
@@ -41,6 +42,13 @@ type filePeer struct {
 	Advert   []byte         `json:"advert"`
 	Endpoint netip.AddrPort `json:"endpoint"` // of the last handshake
 	Met      netip.AddrPort `json:"met"`      // WireGuard at the address of the last introduction
+}
+
+// fileGhost is a peer that was forgotten, see ghost.
+type fileGhost struct {
+	Peer   crypto.Identity `json:"peer"`
+	Seq    uint64          `json:"seq"`
+	Advert []byte          `json:"advert,omitempty"` // its last words
 }
 
 // load reads the file, if there is one. One that cannot be understood is put
@@ -65,10 +73,13 @@ func (m *Mesh) load(now time.Time) error {
 	m.seq = f.Seq
 	if cluster := m.clusterHash(); f.Cluster != "" && f.Cluster != cluster {
 		m.log.Warn("the host was in another cluster: its peers and targets are forgotten", "peers", len(f.Peers))
-		f.Peers, f.Targets = nil, nil
+		f.Peers, f.Targets, f.Gone = nil, nil, nil
 	}
 	m.names[m.cfg.Name] = m.self
 	m.keys[m.cfg.Key.WireGuardPublic()] = m.self
+	for _, g := range f.Gone {
+		m.loadGhost(now, g)
+	}
 	for _, p := range f.Peers {
 		a, err := advert.Parse(p.Advert)
 		if err == nil && a.Identity != m.self {
@@ -83,6 +94,22 @@ func (m *Mesh) load(now time.Time) error {
 		}
 	}
 	return m.loadTargets(now, f.Targets)
+}
+
+func (m *Mesh) loadGhost(now time.Time, g fileGhost) {
+	if g.Advert == nil {
+		if g.Peer != m.self && !g.Peer.IsZero() {
+			m.bury(now, g.Peer, &ghost{seq: g.Seq})
+		}
+		return
+	}
+	a, err := advert.Parse(g.Advert)
+	if err == nil && a.Gone && a.Identity != m.self {
+		_, err = m.learn(now, a)
+	}
+	if err != nil {
+		m.log.Warn("last words of a peer dropped", "peer", g.Peer.Fingerprint(), "err", err)
+	}
 }
 
 // loadTargets joins the targets of the file, when they are to be kept, and
@@ -132,6 +159,14 @@ func (m *Mesh) encode() ([]byte, error) {
 			Name: p.advert.Name.String(), Nickname: p.advert.Nickname,
 			Advert: p.advert.Bytes(), Endpoint: p.good, Met: p.met,
 		})
+	}
+	for _, id := range m.ghostsInOrder() {
+		g := m.ghosts[id]
+		fg := fileGhost{Peer: id, Seq: g.seq}
+		if g.gone() {
+			fg.Advert = g.advert.Bytes()
+		}
+		f.Gone = append(f.Gone, fg)
 	}
 	return json.MarshalIndent(f, "", "  ")
 }

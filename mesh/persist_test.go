@@ -105,6 +105,7 @@ func TestPersist(t *testing.T) {
 
 func FuzzLoad(f *testing.F) {
 	f.Add([]byte(`{"version":1,"seq":5,"targets":[{"target":"host1"}],"peers":[{"advert":"AAAA","endpoint":"1.2.3.4:5"}]}`))
+	f.Add([]byte(`{"version":1,"gone":[{"peer":"` + crypto.Identity{1}.String() + `","seq":7},{"seq":1,"advert":"AAAA"}]}`))
 	key := crypto.KeyFromSeed(testSeed(0))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		dir := t.TempDir()

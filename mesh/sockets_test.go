@@ -65,7 +65,7 @@ func socketsInNamespace(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	var hosts []*Mesh
-	done := make(chan error, 2)
+	done, got := make(chan error, 2), make(chan int, 2)
 	for i := range 2 {
 		var m *Mesh
 		var targets []string
@@ -86,6 +86,7 @@ func socketsInNamespace(t *testing.T) {
 				Check:   func(a advert.Signed) error { return m.Check(a) },
 			}),
 			Listener: ln, Targets: targets, Discovery: true,
+			Deliver: func(_ crypto.Identity, payload []byte) { got <- len(payload) },
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -113,11 +114,21 @@ func socketsInNamespace(t *testing.T) {
 	}
 	t.Logf("joined, with entries, after %v", time.Since(start))
 	start = time.Now()
-	if err := hosts[0].Leave(ctx); err != nil {
+	hosts[0].Send(hosts[1].self, make([]byte, MaxPayload))
+	if n := <-got; n != MaxPayload {
+		t.Errorf("%d bytes came", n)
+	}
+	t.Logf("a large payload was there after %v", time.Since(start))
+	hosts[1].Broadcast(make([]byte, MaxBroadcast))
+	if n := <-got; n != MaxBroadcast {
+		t.Errorf("%d bytes came", n)
+	}
+	start = time.Now()
+	if err := hosts[0].LeaveForGood(ctx); err != nil {
 		t.Error(err)
 	}
 	for v := range hosts[1].Views() {
-		if !v.Peers[0].Alive {
+		if len(v.Peers) == 0 {
 			break
 		}
 	}

@@ -128,6 +128,9 @@ type target struct {
 	stop  context.CancelFunc
 }
 
+// isSelf reports whether we answered ourselves there.
+func (t *target) isSelf() bool { return errors.Is(t.err, hello.ErrSelf) }
+
 // dialled says how a worker's attempt at a target ended.
 type dialled struct {
 	target *target
@@ -188,6 +191,9 @@ func (m *Mesh) nameTargets() {
 
 // stepTargets starts what is due.
 func (m *Mesh) stepTargets(now time.Time) {
+	if m.gone {
+		return
+	}
 	for _, t := range m.targets {
 		p := m.peers[t.peer]
 		switch {
@@ -307,10 +313,24 @@ func (m *Mesh) targetFailed(t *target, err error) {
 	if errors.Is(err, hello.ErrClone) {
 		m.warn("clone "+t.typed, fmt.Sprintf("target %s: %v", t.typed, err))
 	}
+	if errors.Is(err, hello.ErrSelf) && !t.isSelf() {
+		m.viewChanged() // it counts as met
+	}
 	if t.state != state || t.err == nil || t.err.Error() != err.Error() {
 		m.log.Warn("target not connected", "target", t.typed, "address", t.tried, "err", err, "retry", !t.never)
 	}
 	t.state, t.err = state, err
+}
+
+// metTargets returns the targets, by key, of whom it is known who they are.
+func (m *Mesh) metTargets() map[string]bool {
+	met := make(map[string]bool)
+	for _, t := range m.targets {
+		if m.peers[t.peer] != nil || t.isSelf() {
+			met[targetKey(t.targetSpec)] = true
+		}
+	}
+	return met
 }
 
 func (m *Mesh) targetStatus() []Target {

@@ -250,6 +250,47 @@ func TestConnectForget(t *testing.T) {
 	})
 }
 
+func TestUnmetTargets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 2)
+		c.nodes[1].start()
+		n := c.nodes[0]
+		check := func(step string, want int) {
+			t.Helper()
+			if got := n.mesh.UnmetTargets(); got != want {
+				t.Errorf("%s: %d, want %d", step, got, want)
+			}
+		}
+		n.start("192.0.2.1", "192.0.2.2", "192.0.2.99") // itself, a host, nobody
+		check("at first", 3)
+		c.until(time.Second, "two of them met", func() bool { return n.mesh.UnmetTargets() == 1 })
+		synctest.Wait()
+		if v := n.latest(); v.UnmetTargets != 1 || len(v.Peers) != 1 {
+			t.Errorf("in the view: %d, %d peers", v.UnmetTargets, len(v.Peers))
+		}
+		if err := n.mesh.Connect([]string{"192.0.2.98"}, false); err != nil {
+			t.Fatal(err)
+		}
+		check("one more", 2)
+		c.until(time.Second, "in the view", func() bool { return n.latest().UnmetTargets == 2 })
+		if err := n.mesh.Forget([]string{"192.0.2.98", "192.0.2.99"}); err != nil {
+			t.Fatal(err)
+		}
+		check("forgotten", 0)
+		c.until(5*time.Second, "member", func() bool { return whole(c.nodes) })
+		time.Sleep(time.Minute)
+		c.nodes[1].kill()
+		c.until(time.Minute, "dead", func() bool { return len(n.members()) == 0 })
+		check("a dead peer is known", 0)
+		n.kill()
+		check("after the end", 0)
+		n.resume = true
+		n.start()
+		check("resumed", 1) // itself
+		c.until(time.Second, "itself again", func() bool { return n.mesh.UnmetTargets() == 0 })
+	})
+}
+
 // With a token's issuer as pin, the only target must be that host.
 func TestPin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

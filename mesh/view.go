@@ -16,6 +16,8 @@ type View struct {
 	Self    advert.Signed
 	Peers   []Peer  // all that are known, by identity
 	Entries []Entry // of this host and of live members, by owner and key
+	// UnmetTargets counts targets that are neither ourselves nor one of Peers.
+	UnmetTargets int
 }
 
 // Peer is a known peer.
@@ -106,6 +108,17 @@ type Status struct {
 	MessagesReceived     uint64
 	MessageBytesReceived uint64
 	MessageBytesSent     uint64
+
+	Gone     int // peers that were forgotten, and whom an old advert does not bring back
+	Payloads Payloads
+}
+
+// Payloads counts what other packages sent through the mesh.
+type Payloads struct {
+	Sent, SentBytes         uint64 // by [Mesh.Send], as far as the network took them
+	Cast                    uint64 // by [Mesh.Broadcast]
+	Received, ReceivedBytes uint64 // handed to [Config.Deliver]
+	Dropped                 uint64 // out: too many, too large, no member, not sent; in: of nobody known
 }
 
 // view builds the View. Values and adverts are shared, they never change.

@@ -74,6 +74,38 @@ func (r *Router) PS(ctx context.Context, containers []string) ([]api.Attachment,
 	return r.containers.PS(ctx, containers)
 }
 
+// errNoSpace answers what needs the address allocator.
+var errNoSpace = errors.New("the address allocator is off (--ipalloc-range=\"\")")
+
+// Prime implements [api.Backend].
+func (r *Router) Prime(ctx context.Context) error {
+	if r.cfg.Space == nil {
+		return errNoSpace
+	}
+	return r.cfg.Space.Prime(ctx)
+}
+
+// RemovePeers implements [api.Backend].
+func (r *Router) RemovePeers(ctx context.Context, q api.RemoveRequest) ([]api.Removed, error) {
+	if r.cfg.Space == nil {
+		return nil, errNoSpace
+	}
+	return r.cfg.Space.RemovePeers(ctx, q)
+}
+
+// HandOver implements [api.Backend].
+func (r *Router) HandOver(ctx context.Context) (h api.HandOver, err error) {
+	if r.cfg.Space != nil {
+		if h, err = r.cfg.Space.HandOver(ctx); err != nil {
+			return h, err
+		}
+	}
+	if err := r.cfg.Mesh.LeaveForGood(ctx); err != nil {
+		r.log.Warn("the other hosts were not told that this one leaves for good", "err", err)
+	}
+	return h, nil
+}
+
 // Token implements [api.Backend].
 func (r *Router) Token(context.Context) (api.Token, error) { return r.cfg.Token, nil }
 

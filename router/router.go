@@ -38,6 +38,7 @@ type Mesh interface {
 	Forget(targets []string) error
 	Targets() []string
 	Status() mesh.Status
+	LeaveForGood(ctx context.Context) error
 }
 
 // Device is the WireGuard device.
@@ -81,6 +82,16 @@ type Containers interface {
 	LinksChanged(ctx context.Context) (repaired []string, err error)
 }
 
+// Addresses is the address space that containers get theirs from.
+type Addresses interface {
+	Prime(ctx context.Context) error
+	RemovePeers(ctx context.Context, r api.RemoveRequest) ([]api.Removed, error)
+	HandOver(ctx context.Context) (api.HandOver, error)
+	Status() *api.IPAM
+	// See takes every view of the cluster. It must not block.
+	See(v mesh.View)
+}
+
 // Config is what a router is made of. Everything but the optional fields named
 // so must be set.
 type Config struct {
@@ -91,6 +102,7 @@ type Config struct {
 	VXLAN  Port
 	Bridge Bridge
 	Names  *NameServer // optional: no name server
+	Space  Addresses   // optional: no address allocator
 	Token  api.Token
 	Status Static
 	Logs   LogCopier
@@ -237,7 +249,7 @@ func (r *Router) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case r.view = <-r.cfg.Mesh.Views():
-			r.feedZone()
+			r.feed()
 			if r.reapply(ctx) == nil {
 				r.meet(ctx, time.Now())
 			}
@@ -303,7 +315,7 @@ func (r *Router) report(ctx context.Context, what, how string, repaired []string
 func (r *Router) begin(ctx context.Context) error {
 	select {
 	case r.view = <-r.cfg.Mesh.Views():
-		r.feedZone()
+		r.feed()
 	default:
 	}
 	if r.containers != nil {
@@ -319,6 +331,14 @@ func (r *Router) begin(ctx context.Context) error {
 	r.applied, r.stands = plan{bridge: p.bridge, wireguard: p.wireguard}, true
 	r.meet(ctx, time.Now())
 	return r.apply(ctx)
+}
+
+// feed shows a new view to the parts that need nothing of the kernel.
+func (r *Router) feed() {
+	r.feedZone()
+	if r.cfg.Space != nil {
+		r.cfg.Space.See(r.view)
+	}
 }
 
 // reapply is apply; what fails is logged and tried again after a while.

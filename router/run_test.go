@@ -86,6 +86,10 @@ func (f fakeMesh) Connect([]string, bool) error { return nil }
 func (f fakeMesh) Forget([]string) error        { return nil }
 func (f fakeMesh) Targets() []string            { return nil }
 func (f fakeMesh) Status() mesh.Status          { return mesh.Status{} }
+
+// LeaveForGood has nobody to tell.
+func (f fakeMesh) LeaveForGood(context.Context) error { return nil }
+
 func (f fakeMesh) Put(key string, v []byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -76,6 +76,10 @@ func (r *Router) status() api.Status {
 		DNS:         c.Names.status(),
 		Warnings:    slices.Concat(c.Status.Warnings, m.Warnings),
 	}
+	if c.Space != nil {
+		out.IPAM = c.Space.Status()
+		out.Warnings = slices.Concat(out.Warnings, out.IPAM.Warnings)
+	}
 	out.Peers = peers(self, c.Status, s, out.Connections)
 	out.Waiting = r.waiting()
 	out.Ready = out.Waiting == ""

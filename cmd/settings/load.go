@@ -105,6 +105,9 @@ func Load(p Program, src Source, targets []string) (Settings, error) {
 	if p&run == 0 {
 		return s, nil
 	}
+	if err := s.checkRange(); err != nil {
+		return Settings{}, err
+	}
 	var err error
 	if s.Secret, err = l.secret(s.WeakPassword); err != nil {
 		return Settings{}, err

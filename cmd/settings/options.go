@@ -7,11 +7,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/mesh/advert"
+	"github.com/weftnet/weft/mesh/ipam"
 	"github.com/weftnet/weft/router/api"
 )
 
@@ -113,6 +115,32 @@ func options() []option {
 		{
 			name: "resolv-conf", programs: run, def: "/etc/resolv.conf", help: "ask the servers that `FILE` names about other domains",
 			set: func(s *Settings, v string) error { return path(&s.ResolvConf, v) },
+		},
+		{
+			name: "ipalloc-range", programs: run, def: "10.32.0.0/12", help: "give containers addresses in `CIDR`, the same on every host; empty turns the allocator off",
+			set: setRange,
+		},
+		{
+			name: "ipalloc-default-subnet", programs: run, help: "give addresses in `CIDR` when no subnet is asked for (default: the whole range)",
+			set: func(s *Settings, v string) error {
+				if v == "" {
+					return nil
+				}
+				return network(&s.DefaultSubnet, v)
+			},
+		},
+		{
+			name: "ipalloc-init", programs: run, def: "consensus", help: "divide the range as `consensus[=n]|seed=NAME,…|observer` says, once",
+			set: func(s *Settings, v string) (err error) {
+				if s.Division, err = ipam.ParseMode(v); err != nil {
+					return invalid("%v", err)
+				}
+				return nil
+			},
+		},
+		{
+			name: "ipalloc-reclaim-after", programs: run, def: "24h", help: "ask for rmpeer when a host with address space was out of reach for `TIME`; 0 never does",
+			set: func(s *Settings, v string) error { return duration(&s.ReclaimAfter, v) },
 		},
 		{
 			name: "state-dir", programs: run | Reset, def: DefaultStateDir, help: "keep identity, secret and journal in `DIRECTORY`",
@@ -239,6 +267,50 @@ func setPort(s *Settings, v string) error {
 		return invalid("the port and the next one must not be 6785 or 6786, which VXLAN and gossip have")
 	}
 	s.Port = uint16(n)
+	return nil
+}
+
+// setRange takes the address range, or nothing.
+func setRange(s *Settings, v string) error {
+	if v == "" {
+		return nil
+	}
+	if err := network(&s.Range, v); err != nil {
+		return err
+	}
+	if own := netip.MustParsePrefix("169.254.0.0/16"); s.Range.Overlaps(own) {
+		return invalid("%s overlaps %s, in which the name server listens", v, own)
+	}
+	return nil
+}
+
+// network takes an IPv4 network in which addresses can be given out.
+func network(to *netip.Prefix, v string) error {
+	p, err := netip.ParsePrefix(v)
+	if err != nil || !p.Addr().Is4() {
+		return invalid("want an IPv4 network such as 10.32.0.0/12")
+	}
+	switch {
+	case p != p.Masked():
+		return invalid("%s is an address, its network is %s", v, p.Masked())
+	case p.Bits() < 8 || p.Bits() > 30:
+		return invalid("want a network from /8 to /30")
+	case p.Addr().IsLoopback() || p.Addr().IsMulticast() || p.Addr().IsLinkLocalUnicast() || p.Addr().IsUnspecified():
+		return invalid("%s cannot be given to containers", v)
+	}
+	*to = p
+	return nil
+}
+
+func duration(to *time.Duration, v string) error {
+	d, err := time.ParseDuration(v)
+	if v == "0" {
+		d, err = 0, nil
+	}
+	if err != nil || d < 0 {
+		return invalid("want a time such as 90m or 24h")
+	}
+	*to = d
 	return nil
 }
 

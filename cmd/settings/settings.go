@@ -13,8 +13,10 @@ import (
 	"io/fs"
 	"net/netip"
 	"path/filepath"
+	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam"
 	"github.com/weftnet/weft/router/api"
 )
 
@@ -56,6 +58,11 @@ type Settings struct {
 	DNSTTL     uint32 // seconds
 	ResolvConf string
 
+	Range         netip.Prefix  // of containers' addresses; zero: the allocator is off
+	DefaultSubnet netip.Prefix  // inside Range; zero with it
+	Division      ipam.Mode     // how Range is divided, once
+	ReclaimAfter  time.Duration // when to ask for rmpeer; zero: never
+
 	StateDir   string
 	Socket     string
 	Config     string
@@ -70,6 +77,23 @@ type Settings struct {
 
 // WireGuardPort is the UDP port of WireGuard and of probes.
 func (s Settings) WireGuardPort() uint16 { return s.Port + 1 }
+
+// checkRange brings the default subnet into the range.
+func (s *Settings) checkRange() error {
+	switch sub := s.DefaultSubnet; {
+	case !s.Range.IsValid():
+		s.DefaultSubnet = netip.Prefix{}
+	case !sub.IsValid():
+		s.DefaultSubnet = s.Range
+	case sub.Bits() < s.Range.Bits() || !s.Range.Contains(sub.Addr()):
+		return invalid("--ipalloc-default-subnet: %s is not inside the range %s", sub, s.Range)
+	}
+	return nil
+}
+
+// IPAMMark is where the address allocator notes how far its database got: on
+// a file system that does not outlive the boot, so that an old copy shows.
+func (s Settings) IPAMMark() string { return filepath.Join(filepath.Dir(s.Socket), "ipam.mark") }
 
 // LogFile is where `weft launch` lets the daemon log.
 func (s Settings) LogFile() string { return filepath.Join(filepath.Dir(s.Socket), "weftd.log") }

@@ -8,12 +8,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/spf13/pflag"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam"
 	"github.com/weftnet/weft/router/api"
 )
 
@@ -72,6 +74,7 @@ func defaults(t *testing.T) Settings {
 	return Settings{
 		Cluster: "weft", Port: 6783, Nickname: host, ConnLimit: 200, Datapath: "auto",
 		DNSDomain: "weft.internal.", DNSListen: netip.MustParseAddrPort("169.254.67.83:53"), DNSTTL: 1,
+		Range: netip.MustParsePrefix("10.32.0.0/12"), DefaultSubnet: netip.MustParsePrefix("10.32.0.0/12"), ReclaimAfter: 24 * time.Hour,
 		ResolvConf: "/etc/resolv.conf", StateDir: "/var/lib/weft", Socket: "/run/weft/weft.sock",
 		Config: "/etc/weft/weft.yaml", StatusAddr: "127.0.0.1:6782", LogLevel: "info", LogFormat: "text",
 		Sources: map[string]string{},
@@ -90,6 +93,7 @@ func TestLoad(t *testing.T) {
 			"--cluster=c", "--weak-password", "--password=short", "--host=192.0.2.1,2001:db8::1", "--port=7000", "--name=::1", "--nickname=nick",
 			"--no-discovery", "--conn-limit=0", "--datapath=kernel", "--mtu=1400", "--no-dns", "--dns-domain=Example.Internal",
 			"--dns-listen-address=127.0.0.53", "--dns-ttl=0", "--resolv-conf=/etc/r", "--state-dir=/s/", "--socket=/x/weft.sock",
+			"--ipalloc-range=10.128.0.0/10", "--ipalloc-default-subnet=10.129.0.0/16", "--ipalloc-init=seed=::2,::1", "--ipalloc-reclaim-after=90m",
 			"--status-addr=", "--log-level=debug", "--log-format=json", "host2", "192.0.2.3:7000", "host2",
 		}}, func(s *Settings) {
 			*s = Settings{
@@ -97,6 +101,8 @@ func TestLoad(t *testing.T) {
 				Hosts: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}, Port: 7000,
 				Name: crypto.Name{5: 1}, Nickname: "nick", Targets: []string{"host2", "192.0.2.3:7000"}, NoDiscovery: true,
 				Datapath: "kernel", MTU: 1400, NoDNS: true, DNSDomain: "example.internal.", DNSListen: netip.MustParseAddrPort("127.0.0.53:53"),
+				Range: netip.MustParsePrefix("10.128.0.0/10"), DefaultSubnet: netip.MustParsePrefix("10.129.0.0/16"), ReclaimAfter: 90 * time.Minute,
+				Division:   ipam.Mode{Kind: ipam.ModeSeed, Seeds: []crypto.Name{{5: 1}, {5: 2}}},
 				ResolvConf: "/etc/r", StateDir: "/s", Socket: "/x/weft.sock", Config: "/etc/weft/weft.yaml", LogLevel: "debug", LogFormat: "json",
 				Sources: map[string]string{},
 			}
@@ -131,6 +137,10 @@ func TestLoad(t *testing.T) {
 		{"an empty file", input{program: Daemon, yaml: "# nothing\n"}, func(s *Settings) {
 			s.Config, s.Sources = "DIR/weft.yaml", map[string]string{"config": "WEFT_CONFIG"}
 		}},
+		{"no allocator", input{program: Daemon, args: []string{"--ipalloc-range=", "--ipalloc-default-subnet=10.129.0.0/16"}}, func(s *Settings) {
+			s.Range, s.DefaultSubnet = netip.Prefix{}, netip.Prefix{}
+			s.Sources = map[string]string{"ipalloc-range": "--ipalloc-range", "ipalloc-default-subnet": "--ipalloc-default-subnet"}
+		}},
 		{"token beats the password of a weaker layer", input{
 			program: Launch, args: []string{"--token=" + token}, environ: []string{"WEFT_PASSWORD=a long enough password"},
 		}, func(s *Settings) {
@@ -156,7 +166,7 @@ func TestLoad(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{})); diff != "" {
+			if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{})); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -185,6 +195,16 @@ func TestLoadRefuses(t *testing.T) {
 		{flag("--mtu=10000"), "--mtu=10000: want a number from 0 to 9216"},
 		{flag("--dns-domain=."), "--dns-domain=.: want a domain name such as weft.internal."},
 		{flag("--dns-listen-address=dns"), "--dns-listen-address=dns: want an address with or without port, such as 169.254.67.83:53"},
+		{flag("--ipalloc-range=10.32.0.1/12"), "--ipalloc-range=10.32.0.1/12: 10.32.0.1/12 is an address, its network is 10.32.0.0/12"},
+		{flag("--ipalloc-range=10.32.0.0"), "--ipalloc-range=10.32.0.0: want an IPv4 network such as 10.32.0.0/12"},
+		{flag("--ipalloc-range=fd00::/64"), "--ipalloc-range=fd00::/64: want an IPv4 network such as 10.32.0.0/12"},
+		{flag("--ipalloc-range=10.0.0.0/31"), "--ipalloc-range=10.0.0.0/31: want a network from /8 to /30"},
+		{flag("--ipalloc-range=127.0.0.0/8"), "--ipalloc-range=127.0.0.0/8: 127.0.0.0/8 cannot be given to containers"},
+		{flag("--ipalloc-range=169.0.0.0/8"), "--ipalloc-range=169.0.0.0/8: 169.0.0.0/8 overlaps 169.254.0.0/16, in which the name server listens"},
+		{flag("--ipalloc-default-subnet=10.48.0.0/16"), "--ipalloc-default-subnet: 10.48.0.0/16 is not inside the range 10.32.0.0/12"},
+		{flag("--ipalloc-default-subnet=10.0.0.0/8"), "--ipalloc-default-subnet: 10.0.0.0/8 is not inside the range 10.32.0.0/12"},
+		{flag("--ipalloc-init=majority"), "--ipalloc-init=majority: allocator mode \"majority\": want consensus, consensus=N, seed=NAME,… or observer"},
+		{flag("--ipalloc-reclaim-after=-1h"), "--ipalloc-reclaim-after=-1h: want a time such as 90m or 24h"},
 		{flag("--dns-ttl=1s"), "--dns-ttl=1s: want a number from 0 to 86400"},
 		{flag("--resolv-conf=resolv.conf"), "--resolv-conf=resolv.conf: want an absolute path"},
 		{flag("--state-dir=/"), "--state-dir=/: want an absolute path"},
@@ -254,8 +274,8 @@ func TestClientNeedsLittle(t *testing.T) {
 
 func TestOnlyWhatWorksExists(t *testing.T) {
 	for p, unknown := range map[Program][]string{
-		Launch: {"secret-fd", "ipalloc-range", "no-restart", "trusted-subnets", "plugin", "proxy"},
-		Daemon: {"password", "token", "ipalloc-range"},
+		Launch: {"secret-fd", "no-restart", "trusted-subnets", "plugin", "proxy"},
+		Daemon: {"password", "token"},
 		Reset:  {"port", "token"},
 		Client: {"state-dir", "port"},
 	} {

@@ -73,7 +73,7 @@ func (d *demo) run(ctx context.Context) error {
 		{"weft launch on host1, which makes the secret of the cluster", d.first},
 		{"weft launch on host2 and host3, which join host1 by its address", d.join},
 		{"waiting until all see all", d.mesh},
-		{"putting the containers on the switch, with names", d.attach},
+		{"putting the containers on the switch at addresses that weft finds, with names", d.attach},
 		{"pinging by name from host1's container, through the tunnels", d.ping},
 		{"what weft says on host1", d.status},
 	}
@@ -148,15 +148,16 @@ func (d *demo) mesh(ctx context.Context) error {
 
 func (d *demo) attach(ctx context.Context) error {
 	for i, c := range d.containers {
-		addr := fmt.Sprintf("10.32.0.%d", i+1)
 		for _, command := range [][]string{
-			{"weft", "attach", addr + "/12", c.Ref()},
-			{"weft", "dns-add", addr, c.Ref(), "-h", fmt.Sprintf("c%d.weft.internal", i+1)},
+			{"weft", "attach", c.Ref()},
+			{"weft", "dns-add", c.Ref(), "-h", fmt.Sprintf("c%d.weft.internal", i+1)},
 		} {
 			d.show(c.Host(), command)
-			if r := c.Host().Run(ctx, command...); r.Err != nil {
+			r := c.Host().Run(ctx, command...)
+			if r.Err != nil {
 				return r.Err
 			}
+			d.indent(r.Stdout)
 		}
 	}
 	return nil
@@ -208,7 +209,7 @@ func (d *demo) status(ctx context.Context) error {
 	for _, h := range d.lab.Hosts() {
 		commands := [][]string{{"weft", "status", "connections"}}
 		if h.Name() == "host1" {
-			commands = [][]string{{"weft", "status"}, {"weft", "status", "connections"}, {"weft", "status", "dns"}}
+			commands = [][]string{{"weft", "status"}, {"weft", "status", "connections"}, {"weft", "status", "dns"}, {"weft", "status", "ipam"}}
 		}
 		for _, command := range commands {
 			d.show(h, command)
@@ -243,6 +244,8 @@ The three hosts stay. Things to try (bin/weft-lab from here; bin/ comes first in
   bin/weft-lab exec host1 weft status                   what a host knows
   bin/weft-lab exec host1/c1 ping c3                    from container to container, by name
   bin/weft-lab exec host2 weft ps                       who is attached
+  bin/weft-lab exec host3 weft status ipam              whose addresses are whose
+  bin/weft-lab exec host2 weft expose                   put the host itself on the switch
   bin/weft-lab capture lan | tcpdump -nr -              all that the network between the hosts sees
   bin/weft-lab cut host3                                pull host3's cable; then watch:
   bin/weft-lab exec host1 weft status connections

@@ -98,7 +98,7 @@ func nameArgs(args []string, fqdn string, named bool) (api.NameRequest, error) {
 		}
 	}
 	if named {
-		name, err := api.ParseFQDN(fqdn)
+		name, err := fqdnArg(fqdn)
 		if err != nil {
 			return r, err
 		}
@@ -108,6 +108,16 @@ func nameArgs(args []string, fqdn string, named bool) (api.NameRequest, error) {
 		return r, usagef("name a container, or addresses and -h FQDN")
 	}
 	return r, nil
+}
+
+// fqdnArg checks a name and gives it its final dot; without one a single label
+// stays as it is, because it is a name of the domain, which the daemon knows.
+func fqdnArg(s string) (string, error) {
+	name, err := api.ParseFQDN(s)
+	if err == nil && !strings.Contains(s, ".") {
+		return s, nil
+	}
+	return name, err
 }
 
 // targetArgs takes peers.

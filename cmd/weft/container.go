@@ -18,8 +18,10 @@ func (p *program) attachCommand() *cobra.Command {
 		Short: "Put a container on the switch and print its addresses",
 		Long: `Put a container on the switch and print its addresses. Doing it again gives the same answer.
 
-A container is a Docker name or id, pid:N, or netns:NAME-or-path. An address is [ip:]ADDRESS/LENGTH.`,
-		Example: "  weft attach 10.32.0.1/12 web\n  weft attach 10.32.0.2/12 netns:blue",
+A container is a Docker name or id, pid:N, or netns:NAME-or-path. An address is [ip:]ADDRESS/LENGTH, or net:SUBNET/LENGTH for
+one that the allocator chooses in a subnet; net:default is the default subnet, which is meant when no address is named.
+What a request waits for is said on stderr; one that is interrupted leaves nothing behind.`,
+		Example: "  weft attach web\n  weft attach net:10.33.0.0/16 web\n  weft attach 10.32.0.2/12 netns:blue",
 		RunE: p.withDaemon(func(ctx context.Context, d daemon, args []string) (err error) {
 			if r.Addresses, r.Container, err = splitArgs(args); err != nil {
 				return err
@@ -39,7 +41,7 @@ A container is a Docker name or id, pid:N, or netns:NAME-or-path. An address is 
 			if mac, err := net.ParseMAC(r.MAC); r.MAC != "" && (err != nil || len(mac) != 6 || mac[0]&1 != 0) {
 				return usagef("--mac=%s: want a unicast MAC address such as 02:00:00:00:00:01", r.MAC)
 			}
-			return p.printAddresses(d.Attach(ctx, r))
+			return p.printAddresses(waiting(ctx, p, func(ctx context.Context) (api.Addresses, error) { return d.Attach(ctx, r) }))
 		}),
 	}
 	f := cmd.Flags()
@@ -72,21 +74,22 @@ func (p *program) detachCommand() *cobra.Command {
 func (p *program) exposeCommand() *cobra.Command {
 	var r api.ExposeRequest
 	cmd := &cobra.Command{
-		Use:     "expose [flags] [ADDRESS …]",
-		Short:   "Put this host on the switch",
-		Long:    "Put this host on the switch. Containers reach the outside through it unless told otherwise.",
-		Example: "  weft expose 10.32.0.100/12 -h gateway.weft.internal",
+		Use:   "expose [flags] [ADDRESS …]",
+		Short: "Put this host on the switch",
+		Long: `Put this host on the switch and print its addresses. Containers reach the outside through it unless told otherwise.
+Addresses are named as for attach; without any the allocator chooses one in the default subnet.`,
+		Example: "  weft expose\n  weft expose 10.32.0.100/12 -h gateway.weft.internal",
 	}
 	cmd.RunE = p.withDaemon(func(ctx context.Context, d daemon, args []string) (err error) {
 		if r.Addresses, err = addressArgs(args); err != nil {
 			return err
 		}
 		if cmd.Flags().Changed("fqdn") {
-			if r.FQDN, err = api.ParseFQDN(r.FQDN); err != nil {
+			if r.FQDN, err = fqdnArg(r.FQDN); err != nil {
 				return err
 			}
 		}
-		return p.printAddresses(d.Expose(ctx, r))
+		return p.printAddresses(waiting(ctx, p, func(ctx context.Context) (api.Addresses, error) { return d.Expose(ctx, r) }))
 	})
 	cmd.Flags().StringVarP(&r.FQDN, "fqdn", "h", "", "register this `NAME` for the host")
 	cmd.Flags().BoolVar(&r.WithoutMasquerade, "without-masquerade", false, "do not let containers reach the outside through this host")

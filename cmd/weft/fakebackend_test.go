@@ -26,7 +26,8 @@ type fakeBackend struct {
 	attached map[string]api.Addresses
 	exposed  api.Addresses
 	names    []api.NameEntry
-	joined   int // looks at the status until connections are established; 0: never
+	waits    []string // what a request that needs an allocator waits for; the last for ever
+	joined   int      // looks at the status until connections are established; 0: never
 }
 
 var _ api.Backend = (*fakeBackend)(nil)
@@ -115,32 +116,17 @@ func (f *fakeBackend) find(container string) error {
 	return nil
 }
 
-func parse(addresses []string) (api.Addresses, error) {
-	var list api.Addresses
-	for _, s := range addresses {
-		a, err := api.ParseAddress(s)
-		if err != nil {
-			return nil, err
-		}
-		if a.Allocate {
-			return nil, fmt.Errorf("%s: the address allocator is off: name an address, e.g. 10.32.0.1/12", s)
-		}
-		list = append(list, a.Prefix)
-	}
-	return list, nil
-}
-
-func (f *fakeBackend) Attach(_ context.Context, r api.AttachRequest) (api.Addresses, error) {
+func (f *fakeBackend) Attach(ctx context.Context, r api.AttachRequest) (api.Addresses, error) {
 	defer f.lock()()
 	if err := f.find(r.Container); err != nil {
 		return nil, fmt.Errorf("attach: %w", err)
 	}
-	list, err := parse(r.Addresses)
+	if held := f.attached[r.Container]; len(r.Addresses) == 0 && len(held) > 0 {
+		return held, nil
+	}
+	list, err := f.addresses(ctx, r.Addresses)
 	if err != nil {
 		return nil, fmt.Errorf("attach %s: %w", r.Container, err)
-	}
-	if len(list) == 0 {
-		return nil, fmt.Errorf("attach %s: the address allocator is off: name an address, e.g. 10.32.0.1/12", r.Container)
 	}
 	for other, held := range f.attached {
 		for _, a := range list {
@@ -165,7 +151,7 @@ func (f *fakeBackend) Detach(_ context.Context, r api.DetachRequest) (api.Addres
 	if err := f.find(r.Container); err != nil {
 		return nil, fmt.Errorf("detach: %w", err)
 	}
-	list, err := parse(r.Addresses)
+	list, err := f.parse(r.Addresses)
 	if err != nil || len(list) > 0 {
 		return list, err
 	}
@@ -174,25 +160,22 @@ func (f *fakeBackend) Detach(_ context.Context, r api.DetachRequest) (api.Addres
 	return list, nil
 }
 
-func (f *fakeBackend) Expose(_ context.Context, r api.ExposeRequest) (api.Addresses, error) {
+func (f *fakeBackend) Expose(ctx context.Context, r api.ExposeRequest) (api.Addresses, error) {
 	defer f.lock()()
-	list, err := parse(r.Addresses)
-	if err == nil && len(list) == 0 {
-		err = fmt.Errorf("expose: the address allocator is off: name an address, e.g. 10.32.0.1/12")
-	}
+	list, err := f.addresses(ctx, r.Addresses)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("expose: %w", err)
 	}
 	f.exposed = append(f.exposed, list...)
 	if r.FQDN != "" {
-		f.names = append(f.names, api.NameEntry{Hostname: r.FQDN, Origin: f.status.Name, ContainerID: "weft:expose", Address: list[0].Addr()})
+		f.names = append(f.names, api.NameEntry{Hostname: full(r.FQDN), Origin: f.status.Name, ContainerID: "weft:expose", Address: list[0].Addr()})
 	}
 	return list, nil
 }
 
 func (f *fakeBackend) Hide(_ context.Context, r api.HideRequest) (api.Addresses, error) {
 	defer f.lock()()
-	list, err := parse(r.Addresses)
+	list, err := f.parse(r.Addresses)
 	if err == nil && len(list) == 0 {
 		list = f.exposed
 	}
@@ -202,7 +185,7 @@ func (f *fakeBackend) Hide(_ context.Context, r api.HideRequest) (api.Addresses,
 
 func (f *fakeBackend) DNSAdd(_ context.Context, r api.NameRequest) error {
 	defer f.lock()()
-	name, id := r.FQDN, "weft:extern"
+	name, id := full(r.FQDN), "weft:extern"
 	if r.Container != "" {
 		if err := f.find(r.Container); err != nil {
 			return fmt.Errorf("dns-add: %w", err)
@@ -231,7 +214,7 @@ func (f *fakeBackend) DNSRemove(_ context.Context, r api.NameRequest) error {
 		}
 	}
 	f.names = slices.DeleteFunc(f.names, func(e api.NameEntry) bool {
-		return (r.FQDN == "" || e.Hostname == r.FQDN) && (r.Container == "" || strings.HasSuffix(e.ContainerID, r.Container)) &&
+		return (r.FQDN == "" || e.Hostname == full(r.FQDN)) && (r.Container == "" || strings.HasSuffix(e.ContainerID, r.Container)) &&
 			(len(r.Addresses) == 0 || slices.Contains(r.Addresses, e.Address))
 	})
 	return nil
@@ -242,7 +225,7 @@ func (f *fakeBackend) DNSLookup(_ context.Context, name string) (api.Addresses, 
 	defer f.mu.Unlock()
 	var list api.Addresses
 	for _, e := range f.names {
-		if strings.TrimSuffix(strings.TrimSuffix(e.Hostname, ".weft.internal."), ".") == strings.TrimSuffix(name, ".") {
+		if e.Hostname == full(name) {
 			list = append(list, netip.PrefixFrom(e.Address, e.Address.BitLen()))
 		}
 	}

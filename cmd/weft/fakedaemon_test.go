@@ -114,6 +114,10 @@ func serveFake(s settings.Settings) error {
 	case "slow":
 		f.status.Ready, f.status.Waiting = false, "the name server"
 		f.ready = func() bool { _, err := os.Stat(s.StateDir + ".ready"); return err == nil }
+	case "ipam":
+		f.status.IPAM = fakeIPAM()
+	case "alone":
+		f.status.IPAM, f.waits = fakeIPAM(), []string{"asking host3 to take the address space"}
 	case "never":
 		f.status.Ready, f.status.Waiting = false, "the name server"
 	}

@@ -125,6 +125,8 @@ func TestMistakes(t *testing.T) {
 		{"dns-remove 10.32.0.1", "dns-remove: name a container, or addresses and -h FQDN" + see("dns-remove")},
 		{"dns-lookup", "dns-lookup: takes one name" + see("dns-lookup")},
 		{"dns-lookup a b", "dns-lookup: takes one name" + see("dns-lookup")},
+		{"dns-lookup a..b", `name "a..b": want a domain name such as web.weft.internal`},
+		{"dns-lookup bücher", `name "bücher": want a domain name such as web.weft.internal`},
 		{"dns-args x", `dns-args: takes no arguments, got "x"` + see("dns-args")},
 
 		{"connect", "connect: name a peer: IP-OR-NAME[:PORT]" + see("connect")},
@@ -132,11 +134,15 @@ func TestMistakes(t *testing.T) {
 		{"connect --replace good bad/name", `peer "bad/name"` + noPeer},
 		{"forget", "forget: name a peer as 'weft status targets' shows it" + see("forget")},
 		{"forget 300.0.0.1", `peer "300.0.0.1"` + noPeer},
+		{"prime x", `prime: takes no arguments, got "x"` + see("prime")},
+		{"rmpeer", "rmpeer: name a peer that is gone for good, as 'weft status ipam' shows it" + see("rmpeer")},
+		{"rmpeer --force", "rmpeer: name a peer that is gone for good, as 'weft status ipam' shows it" + see("rmpeer")},
+		{"rmpeer --all host2", "rmpeer: unknown flag: --all" + see("rmpeer")},
 		{"token x", `token: takes no arguments, got "x"` + see("token")},
 		{"logs x", `logs: takes no arguments, got "x"` + see("logs")},
 		{"logs -x", "logs: unknown shorthand flag: 'x' in -x" + see("logs")},
 
-		{"status ipam", `status: unknown section "ipam": want targets, connections, peers, dns` + see("status")},
+		{"status ips", `status: unknown section "ips": want targets, connections, peers, dns, ipam` + see("status")},
 		{"status dns peers", `status: takes one section, got "dns" and "peers"` + see("status")},
 		{"status --wait=2", "status: --wait=2: want connections=N" + see("status")},
 		{"status --wait=connections=-1", "status: --wait=connections=-1: want connections=N" + see("status")},
@@ -185,7 +191,7 @@ func needDaemon() [][]string {
 	for _, line := range []string{
 		"attach 10.32.0.1/12 web", "detach web", "expose 10.32.0.1/12", "hide", "ps", "dns-add web", "dns-remove web",
 		"dns-lookup web", "dns-args", "connect host2", "forget host2", "token", "logs", "logs -f", "status", "status dns",
-		"status --wait=connections=1", "report", "report -f {{.Ready}}",
+		"status --wait=connections=1", "status ipam", "prime", "rmpeer host2", "attach web", "expose", "report", "report -f {{.Ready}}",
 	} {
 		all = append(all, strings.Fields(line))
 	}

@@ -50,7 +50,8 @@ func (p *program) dnsLookupCommand() *cobra.Command {
 			if len(args) != 1 || args[0] == "" {
 				return usagef("takes one name")
 			}
-			return nil
+			_, err := api.ParseFQDN(args[0])
+			return err
 		},
 	}
 	o := outputFlag(cmd)

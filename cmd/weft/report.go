@@ -17,8 +17,8 @@ type report struct {
 	Ready   bool
 	Version string
 	Router  routerReport
-	IPAM    *struct{}  `json:",omitempty"` // nil: no allocator runs
-	DNS     *dnsReport `json:",omitempty"` // nil: no name server runs
+	IPAM    *ipamReport `json:",omitempty"` // nil: no allocator runs
+	DNS     *dnsReport  `json:",omitempty"` // nil: no name server runs
 
 	Waiting  string   `json:",omitempty"`
 	Warnings []string `json:",omitempty"`
@@ -119,6 +119,9 @@ func reportOf(s api.Status) report {
 		r.Router.Connections = append(r.Router.Connections, connectionReport{
 			Address: c.Address, Outbound: c.Outbound, State: c.State, Info: connectionInfo(c), Attrs: attributesOf(c),
 		})
+	}
+	if s.IPAM != nil {
+		r.IPAM = ipamReportOf(s.IPAM)
 	}
 	if s.DNS != nil {
 		r.DNS = &dnsReport{

@@ -90,11 +90,13 @@ func endFake(pidFile string) {
 }
 
 // startDaemon puts a fake backend behind the script's socket.
-// Usage: daemon [notready] [nodns] [joins=N]
+// Usage: daemon [notready] [nodns] [joins=N] [ipam] [twins] [waits=reason …] [troubled]
 func startDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	f := newFakeBackend()
 	for _, arg := range args {
-		switch n, joins := strings.CutPrefix(arg, "joins="); {
+		n, joins := strings.CutPrefix(arg, "joins=")
+		reason, waits := strings.CutPrefix(arg, "waits=")
+		switch {
 		case joins:
 			var err error
 			f.joined, err = strconv.Atoi(n)
@@ -103,6 +105,14 @@ func startDaemon(ts *testscript.TestScript, neg bool, args []string) {
 			f.status.Ready, f.status.Waiting = false, "the name server"
 		case arg == "nodns":
 			f.status.DNS = nil
+		case arg == "ipam":
+			f.status.IPAM = fakeIPAM()
+		case arg == "twins":
+			f.status.IPAM.Entries[2].Nickname = "host3"
+		case waits:
+			f.waits = append(f.waits, reason)
+		case arg == "troubled":
+			trouble(&f.status)
 		default:
 			ts.Fatalf("daemon: %q?", arg)
 		}

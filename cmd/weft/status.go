@@ -18,10 +18,12 @@ const waitInterval = 200 * time.Millisecond
 func (p *program) statusCommand() *cobra.Command {
 	var wait string
 	var timeout time.Duration
-	sections := []string{"targets", "connections", "peers", "dns"}
+	sections := []string{"targets", "connections", "peers", "dns", "ipam"}
 	cmd := &cobra.Command{
-		Use:       "status [targets|connections|peers|dns]",
-		Short:     "Show what weft knows and does; exit 1 before it is ready",
+		Use:   "status [targets|connections|peers|dns|ipam]",
+		Short: "Show what weft knows and does; exit 1 before it is ready",
+		Long: `Show what weft knows and does; exit 1 before it is ready. The tables are for people and for scripts that cut columns out
+of them. Warnings, addresses that are held twice, and requests that wait go to stderr; with -o json they are part of the answer.`,
 		Example:   "  weft status --wait=connections=2 --timeout=30s\n  weft status connections",
 		ValidArgs: sections,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -47,13 +49,18 @@ func (p *program) statusCommand() *cobra.Command {
 			return err
 		}
 		sortStatus(&s)
-		section := wholeStatus
+		section, name := section(wholeStatus), ""
 		if len(args) == 1 {
-			section = sectionOf(args[0])
+			section, name = sectionOf(args[0]), args[0]
 		}
 		value, table := section(s)
 		if err := p.list(*o, value, table); err != nil {
 			return err
+		}
+		if *o != "json" { // which has it all
+			for _, line := range remarksOf(s, name, time.Now()) {
+				p.say("%s", line)
+			}
 		}
 		return notReady(s)
 	})

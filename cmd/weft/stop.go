@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -37,10 +39,13 @@ func (p *program) resetCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "reset [--force]",
 		Short: "Stop the daemon and remove everything it made on this host",
-		Long:  "Stop the daemon and remove everything it made on this host: every interface, rule and file, the identity too.",
-		Args:  noArgs,
+		Long: `Stop the daemon and remove everything it made on this host: every interface, rule and file, the identity too.
+
+The address space of this host is handed over to another host first. When none is in reach nothing is done; --force goes on
+without, and other hosts get the space with 'weft rmpeer'.`,
+		Args: noArgs,
 	}
-	force := cmd.Flags().Bool("force", false, "do not hand anything over to the other hosts first")
+	force := cmd.Flags().Bool("force", false, "do not hand the address space over to another host first")
 	settings.AddFlags(cmd.Flags(), settings.Reset)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		s, err := settings.Load(settings.Reset, p.source(cmd), nil)
@@ -54,12 +59,38 @@ func (p *program) resetCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if _, err := p.stop(cmd.Context(), p.dial(s.Socket)); err != nil {
+		d := p.dial(s.Socket)
+		if !*force {
+			if err := p.handOver(cmd.Context(), d, s.StateDir); err != nil {
+				return err
+			}
+		}
+		if _, err := p.stop(cmd.Context(), d); err != nil {
 			return err
 		}
 		return p.resetHost(cmd.Context(), path, *force, settings.DaemonArgs(cmd.Flags(), settings.Reset))
 	}
 	return cmd
+}
+
+// handOver gives the address space to another host before this one leaves.
+// Only a daemon can; without one it is said that there is space left.
+func (p *program) handOver(ctx context.Context, d daemon, stateDir string) error {
+	to, err := waiting(ctx, p, d.HandOver)
+	switch {
+	case errors.Is(err, api.ErrUnreachable):
+		if _, err := os.Stat(filepath.Join(stateDir, "ipam.db")); err == nil {
+			p.say("weftd is not running: the address space of this host was not handed over; other hosts take it over with 'weft rmpeer'")
+		}
+		return nil
+	case err != nil && ctx.Err() != nil:
+		return err
+	case err != nil:
+		return fmt.Errorf("reset: the address space of this host was not handed over: %w; nothing was removed; 'weft reset --force' goes on without that", err)
+	case to.Name != "":
+		p.say("%d IPs handed over to %s", to.IPs, fullName(to.Name, to.Nickname))
+	}
+	return nil
 }
 
 // resetHost runs `weftd reset`, which says itself what went wrong.

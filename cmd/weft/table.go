@@ -25,13 +25,19 @@ func sectionOf(name string) section {
 		return peersStatus
 	case "dns":
 		return dnsStatus
+	case "ipam":
+		return ipamStatus
 	}
 	return nil
 }
 
 // sortStatus orders connections by nickname, then name; what has neither comes
-// last, by address.
+// last, by address. Owners of addresses are ordered the same way, ourselves
+// first.
 func sortStatus(s *api.Status) {
+	if s.IPAM != nil {
+		s.IPAM = sortIPAM(s.IPAM)
+	}
 	s.Connections = slices.Clone(s.Connections)
 	slices.SortStableFunc(s.Connections, func(a, b api.Connection) int {
 		if (a.Name == "") != (b.Name == "") {
@@ -63,6 +69,13 @@ func wholeStatus(s api.Status) (any, []byte) {
 	line("Connections", "%s", connectionCounts(s.Connections))
 	line("Peers", "%s", peerCounts(s.Peers))
 	line("TrustedSubnets", "%s", listed(subnets))
+	if s.IPAM != nil {
+		b.WriteByte('\n')
+		line("Service", "ipam")
+		line("Status", "%s", s.IPAM.State)
+		line("Range", "%s", s.IPAM.Range)
+		line("DefaultSubnet", "%s", s.IPAM.DefaultSubnet)
+	}
 	if s.DNS != nil {
 		b.WriteByte('\n')
 		line("Service", "dns")
@@ -203,7 +216,7 @@ func peersStatus(s api.Status) (any, []byte) {
 		fmt.Fprintf(&b, "%s(%s)\n", p.Name, p.Nickname)
 		for _, c := range p.Connections {
 			row(&b, "   %s %-21v %-37v %s", direction(c.Outbound, c.State), c.Address,
-				fmt.Sprintf("%s(%s)", c.Name, c.Nickname), peerState(c.State))
+				fullName(c.Name, c.Nickname), peerState(c.State))
 		}
 	}
 	return orEmpty(s.Peers), b.Bytes()

@@ -50,6 +50,7 @@ func host1() api.Status {
 			{Name: "02:9c:11:ab:7d:66", Nickname: "host3"},
 		},
 		TrustedSubnets: nil,
+		IPAM:           fakeIPAM(),
 		DNS: &api.DNS{
 			Domain: "weft.internal.", Upstream: []string{"192.0.2.53", "2001:db8::53"}, Address: "169.254.67.83:53", TTL: 1,
 			Entries: []api.NameEntry{
@@ -78,6 +79,11 @@ func TestTables(t *testing.T) {
           Peers: 3 (with 2 established, 1 pending, 1 relayed connections)
  TrustedSubnets: none
 
+        Service: ipam
+         Status: ready
+          Range: 10.32.0.0/12
+  DefaultSubnet: 10.32.0.0/12
+
         Service: dns
          Domain: weft.internal.
        Upstream: 192.0.2.53, 2001:db8::53
@@ -103,6 +109,12 @@ f6:42:1d:0a:5e:01(host2)
    <- 192.0.2.11:6783       8a:3e:3e:3e:3e:3e(host1)              established
    -> 192.0.2.13:6783       02:9c:11:ab:7d:66(host3)              pending
 02:9c:11:ab:7d:66(host3)
+`[1:]},
+		{"ipam", `
+8a:3e:3e:3e:3e:3e(host1)                786432 IPs (75.0% of total) (0 active)
+02:00:00:00:00:09()                      65536 IPs (06.2% of total) (3 active) - unreachable!
+f6:42:1d:0a:5e:01(host2)                131072 IPs (12.5% of total) (7 active)
+02:9c:11:ab:7d:66(host3)                 65536 IPs (06.2% of total) - unreachable!
 `[1:]},
 		{"dns", `
 web          10.32.0.1       0123456789ab 8a:3e:3e:3e:3e:3e
@@ -157,6 +169,10 @@ func TestExamplesOfTheContract(t *testing.T) {
 
 func TestReport(t *testing.T) {
 	s := host1()
+	s.IPAM.Pending = []api.IPAMPending{
+		{Kind: "allocate", Container: "web", What: "10.2.2.0/24", Why: "host3 is out of reach", Since: time.Unix(1763600000, 0).UTC()},
+		{Kind: "claim", Container: "db", What: "10.42.0.1/12"},
+	}
 	sortStatus(&s)
 	b, err := marshalJSON(reportOf(s))
 	if err != nil {
@@ -216,6 +232,48 @@ func TestReport(t *testing.T) {
             "host2"
         ],
         "TrustedSubnets": [],
+`, `    "IPAM": {
+        "Range": "10.32.0.0/12",
+        "RangeNumIPs": 1048576,
+        "ActiveIPs": 0,
+        "DefaultSubnet": "10.32.0.0/12",
+        "Entries": [
+            {
+                "Token": "10.32.0.0",
+                "Size": 786432,
+                "Peer": "8a:3e:3e:3e:3e:3e",
+                "Nickname": "host1",
+                "IsKnownPeer": true,
+                "Version": 1,
+                "Identity": "8a3e3e3e3e3e8a3e3e3e3e3e8a3e3e3e3e3e8a3e3e3e3e3e8a3e3e3e3e3e0000",
+                "Blocks": 3072,
+                "Active": 0,
+                "Self": true
+            },
+`, `        "PendingClaims": [
+            {
+                "Ident": "db",
+                "CIDR": "10.42.0.1/12"
+            }
+        ],
+        "PendingAllocates": [
+            "web"
+        ],
+        "Status": "ready",
+        "Ring": "0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f",
+        "Pending": [
+            {
+                "Kind": "allocate",
+                "Container": "web",
+                "What": "10.2.2.0/24",
+                "Why": "host3 is out of reach",
+                "Since": "2025-11-20T00:53:20Z"
+            },
+`, `        "Duplicates": [],
+        "Warnings": [],
+        "UnreachablePeers": 2,
+        "UnreachableIPs": 131072
+    },
 `, `    "DNS": {
         "Domain": "weft.internal.",
         "Upstream": [
@@ -290,5 +348,36 @@ func TestMillisecondsAreShort(t *testing.T) {
 		if got := milliseconds(d); got != want {
 			t.Errorf("milliseconds(%s) = %s, want %s", fmt.Sprint(d), got, want)
 		}
+	}
+}
+
+// TestIPAMTable: what an allocator may be like besides the usual.
+func TestIPAMTable(t *testing.T) {
+	tests := []struct {
+		name, want string
+		ipam       *api.IPAM
+	}{
+		{"off", "", nil},
+		{"not divided yet", "", &api.IPAM{State: "idle", RangeIPs: 1 << 20}},
+		{"large and small", `
+8a:3e:3e:3e:3e:3e(host1)              18446744073709551615 IPs (100.0% of total) (100000 active)
+a-name-that-is-longer-than-its-column-is(host2)        1 IPs (00.0% of total) (0 active)
+`[1:], &api.IPAM{RangeIPs: 1<<64 - 1, Entries: []api.IPAMEntry{
+			{Name: "a-name-that-is-longer-than-its-column-is", Nickname: "host2", IPs: 1, Reachable: true},
+			{Name: "8a:3e:3e:3e:3e:3e", Nickname: "host1", IPs: 1<<64 - 1, Active: 100000, Self: true},
+		}}},
+	}
+	for _, tt := range tests {
+		s := api.Status{IPAM: tt.ipam}
+		sortStatus(&s)
+		_, got := ipamStatus(s)
+		if diff := cmp.Diff(tt.want, string(got)); diff != "" {
+			t.Errorf("%s: %s", tt.name, diff)
+		}
+	}
+	s := api.Status{IPAM: fakeIPAM()}
+	first := s.IPAM.Entries[0].Name
+	if sortStatus(&s); fakeIPAM().Entries[0].Name != first || s.IPAM.Entries[0].Name == first {
+		t.Error("sortStatus has not sorted a copy")
 	}
 }

@@ -41,6 +41,7 @@ type daemon struct {
 	kernel *kernel.Kernel
 	device *wireguard.Device
 	mesh   *mesh.Mesh
+	space  *addresses // nil: the allocator is off
 	names  *router.NameServer
 	server *dns.Server
 	router *router.Router
@@ -123,6 +124,9 @@ func (d *daemon) run(asked context.Context, socket net.Listener) error {
 	}
 	group.Go(func() error { return api.NewServer(d.router, d.log.With("part", "api")).Serve(ctx, socket) })
 	group.Go(func() error { return d.mesh.Run(ctx) })
+	if d.space != nil {
+		group.Go(func() error { return d.space.Run(ctx) })
+	}
 	group.Go(func() error { return d.router.Run(ctx) })
 	group.Go(func() error { return d.router.Watch(ctx) })
 	group.Go(func() error { return d.router.Tend(ctx) })

@@ -31,6 +31,45 @@ type metrics struct {
 	connections *prometheus.Desc
 	entries     *prometheus.Desc
 	queries     *prometheus.Desc
+	addresses   []addressGauge
+}
+
+// addressGauge is one number about the address space.
+type addressGauge struct {
+	desc   *prometheus.Desc
+	labels []string
+	read   func(*api.IPAM) float64
+}
+
+func addressGauges() []addressGauge {
+	pending := func(kind string) func(*api.IPAM) float64 {
+		return func(s *api.IPAM) (n float64) {
+			for _, p := range s.Pending {
+				if p.Kind == kind {
+					n++
+				}
+			}
+			return n
+		}
+	}
+	gauge := func(name, help string, read func(*api.IPAM) float64) addressGauge {
+		return addressGauge{desc: prometheus.NewDesc(name, help, nil, nil), read: read}
+	}
+	return []addressGauge{
+		{
+			prometheus.NewDesc("weft_ips", "Number of IP addresses.", []string{"state"}, nil), []string{"local-used"},
+			func(s *api.IPAM) float64 { return float64(s.Active) },
+		},
+		gauge("weft_max_ips", "Size of the address range.", func(s *api.IPAM) float64 { return float64(s.RangeIPs) }),
+		gauge("weft_ipam_unreachable_count", "Number of peers with address space that are out of reach.",
+			func(s *api.IPAM) float64 { return float64(s.UnreachablePeers) }),
+		gauge("weft_ipam_unreachable_percentage", "Share of the range that peers out of reach own, in percent.",
+			func(s *api.IPAM) float64 { return 100 * float64(s.UnreachableIPs) / float64(max(1, s.RangeIPs)) }),
+		gauge("weft_ipam_pending_allocates", "Number of requests that wait for an address.", pending("allocate")),
+		gauge("weft_ipam_pending_claims", "Number of requests that wait for a given address.", pending("claim")),
+		gauge("weft_ipam_duplicates", "Number of addresses that two hosts hold.",
+			func(s *api.IPAM) float64 { return float64(len(s.Duplicates)) }),
+	}
 }
 
 func newMetrics(status statusReader, server *dns.Server) *metrics {
@@ -42,6 +81,7 @@ func newMetrics(status statusReader, server *dns.Server) *metrics {
 		entries: prometheus.NewDesc("weft_dns_entries", "Number of DNS entries known.", nil, nil),
 		queries: prometheus.NewDesc("weft_dns_queries_total",
 			"DNS queries answered, by outcome.", []string{"outcome"}, nil),
+		addresses: addressGauges(),
 	}
 }
 
@@ -50,6 +90,9 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- m.connections
 	ch <- m.entries
 	ch <- m.queries
+	for _, g := range m.addresses {
+		ch <- g.desc
+	}
 }
 
 // Collect implements [prometheus.Collector].
@@ -73,6 +116,11 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	if s.DNS != nil {
 		ch <- prometheus.MustNewConstMetric(m.entries, prometheus.GaugeValue, float64(len(s.DNS.Entries)))
+	}
+	if s.IPAM != nil {
+		for _, g := range m.addresses {
+			ch <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, g.read(s.IPAM), g.labels...)
+		}
 	}
 	if m.dns != nil {
 		for outcome, n := range m.dns.Stats().Outcomes() {

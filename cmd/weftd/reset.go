@@ -64,12 +64,18 @@ func reset(ctx context.Context, s settings.Settings, force bool) error {
 // removeState removes what weft keeps, and the directory unless somebody keeps
 // something else in it.
 func removeState(dir string) error {
-	return removeFiles(dir, "identity", "secret", "peers.json", "ipam.db", "workloads.json", "host.json")
+	names := []string{"identity", "secret", "peers.json", "ipam.db", "workloads.json", "host.json"}
+	aside, err := filepath.Glob(filepath.Join(dir, "ipam.db.damaged-*"))
+	for _, path := range aside {
+		names = append(names, filepath.Base(path))
+	}
+	return errors.Join(err, removeFiles(dir, names...))
 }
 
-// removeRuntime removes the log. The socket goes with its listener.
+// removeRuntime removes the log and the allocator's mark. The socket goes with
+// its listener.
 func removeRuntime(s settings.Settings) error {
-	return removeFiles(filepath.Dir(s.LogFile()), filepath.Base(s.LogFile()))
+	return removeFiles(filepath.Dir(s.LogFile()), filepath.Base(s.LogFile()), filepath.Base(s.IPAMMark()))
 }
 
 func removeFiles(dir string, names ...string) error {

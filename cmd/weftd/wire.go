@@ -2,12 +2,15 @@ package main
 
 import (
 	"net/netip"
+	"path/filepath"
 
 	"github.com/weftnet/weft/cmd/settings"
+	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/dns"
 	"github.com/weftnet/weft/mesh"
 	"github.com/weftnet/weft/mesh/advert"
 	"github.com/weftnet/weft/mesh/hello"
+	"github.com/weftnet/weft/mesh/ipam"
 	"github.com/weftnet/weft/router"
 	"github.com/weftnet/weft/router/attach"
 	"github.com/weftnet/weft/router/bridge"
@@ -38,6 +41,9 @@ func (d *daemon) wire() error {
 	if err := d.rememberRedirects(changes); err != nil {
 		return err
 	}
+	if err := d.checkRange(); err != nil {
+		return err
+	}
 	boot, err := randomID()
 	if err != nil {
 		return err
@@ -64,15 +70,23 @@ func (d *daemon) wire() error {
 		StateDir: s.StateDir, Port: s.Port, Endpoints: endpoints, Hello: greeter, Listener: d.hello,
 		Targets: s.Targets, Resume: s.Resume, Discovery: !s.NoDiscovery,
 		ConnLimit: s.ConnLimit, Log: d.log.With("part", "mesh"),
+		Deliver: func(from crypto.Identity, payload []byte) {
+			if d.space != nil {
+				d.space.Receive(from, payload)
+			}
+		},
 	})
 	if err != nil {
+		return err
+	}
+	if err := d.wireSpace(); err != nil {
 		return err
 	}
 	dnsAddr, err := d.wireNames()
 	if err != nil {
 		return err
 	}
-	d.router = router.New(router.Config{
+	config := router.Config{
 		Host: router.Host{
 			Key: d.state.Key, Keys: d.keys, Port: s.Port, MTU: mtu, DNS: dnsAddr,
 		},
@@ -86,31 +100,53 @@ func (d *daemon) wire() error {
 			Discovery: !s.NoDiscovery, Warnings: d.notes,
 		},
 		Logs: d.logFile, Stop: d.stop, Log: d.log.With("part", "router"),
-	})
+	}
+	containers := workload.Config{
+		StateDir: s.StateDir, Names: dns.NewBook(d.mesh), Log: d.log.With("part", "workload"),
+	}
+	if d.space != nil { // a nil pointer in an interface is not nil
+		config.Space, containers.Space = d.space, d.space
+	}
+	d.router = router.New(config)
 	if d.docker, err = docker.New(docker.Config{Log: d.log.With("part", "docker")}); err != nil {
 		return err
 	}
-	reboot, err := bootID()
-	if err != nil {
+	containers.Docker, containers.Host = engine{d.docker}, d.router
+	containers.Attacher = attach.New(d.kernel, openGuest, attach.Config{
+		Bridge: router.BridgeName, MTU: func() int { return mtu }, DNS: dnsAddr, Log: d.log.With("part", "attach"),
+	})
+	if !s.NoDNS {
+		containers.Domain = s.DNSDomain
+	}
+	if containers.BootID, err = bootID(); err != nil {
 		return err
 	}
-	domain := s.DNSDomain
-	if s.NoDNS {
-		domain = ""
-	}
-	d.work, err = workload.New(workload.Config{
-		StateDir: s.StateDir, BootID: reboot, Domain: domain, Docker: engine{d.docker},
-		Attacher: attach.New(d.kernel, openGuest, attach.Config{
-			Bridge: router.BridgeName, MTU: func() int { return mtu }, DNS: dnsAddr,
-			Log: d.log.With("part", "attach"),
-		}),
-		Names: dns.NewBook(d.mesh), Host: d.router, Log: d.log.With("part", "workload"),
-	})
-	if err != nil {
+	if d.work, err = workload.New(containers); err != nil {
 		return err
 	}
 	d.router.SetContainers(d.work)
 	return nil
+}
+
+// wireSpace opens the address allocator, unless it is off.
+func (d *daemon) wireSpace() error {
+	s := d.settings
+	if !s.Range.IsValid() { // the others need not wait for our vote
+		off, err := ipam.Info{Role: ipam.RoleOff}.Marshal()
+		if err != nil {
+			return err
+		}
+		return d.mesh.Put(ipam.EntryInfo, off)
+	}
+	d.space = &addresses{nickname: s.Nickname}
+	a, err := ipam.Open(ipam.Config{
+		Self: d.state.Key.Identity(), Name: d.state.Name, New: d.state.Created,
+		Range: s.Range, Subnet: s.DefaultSubnet, Mode: s.Division, ReclaimAfter: s.ReclaimAfter,
+		Path: filepath.Join(s.StateDir, "ipam.db"), Mark: s.IPAMMark(),
+		Net: d.mesh, Targets: d.space.unmetTargets(d.mesh), Log: d.log.With("part", "ipam"),
+	})
+	d.space.Allocator = a
+	return err
 }
 
 // wireNames makes the name server and returns the address that the bridge
@@ -124,7 +160,7 @@ func (d *daemon) wireNames() (netip.Addr, error) {
 	upstreams := dns.NewResolvConf(s.ResolvConf, d.log.With("part", "dns")).Upstreams
 	server, err := dns.New(dns.Config{
 		Zone: zone, Listen: []netip.AddrPort{s.DNSListen}, TTL: s.DNSTTL,
-		Upstreams: upstreams, Log: d.log.With("part", "dns"),
+		Upstreams: upstreams, Range: s.Range, Log: d.log.With("part", "dns"),
 	})
 	if err != nil {
 		return netip.Addr{}, err

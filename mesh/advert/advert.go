@@ -41,4 +41,7 @@ type Advert struct {
 	HelloPort uint16           // TCP port of the introduction at those addresses
 	Datapath  Datapath
 	Version   string // of the program, for people
+	// Gone says that these are its last words: it has left the cluster for
+	// good, and everybody forgets it. It may come back with a greater Seq.
+	Gone bool
 }

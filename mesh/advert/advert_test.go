@@ -45,6 +45,8 @@ func TestBytes(t *testing.T) {
 			" 06 20010db8000000000000000000000001 1a81"},
 		{"minimal", minimal(), "01 " + id + " " + hex.EncodeToString(name[:]) + " 0000000000000000 0000000000000000 " +
 			hex.EncodeToString(wg[:]) + " 0001 01 00 00 00"},
+		{"gone", Advert{HelloPort: 1, Datapath: Userspace, Seq: 9, Nickname: "a", Gone: true}, "02 " + id + " " +
+			hex.EncodeToString(name[:]) + " 0000000000000000 0000000000000009 " + hex.EncodeToString(wg[:]) + " 0001 01 01 61 00 00"},
 		{"IPv4 as IPv6, and twice", Advert{HelloPort: 1, Datapath: Userspace, Endpoints: []netip.AddrPort{
 			netip.MustParseAddrPort("[::ffff:192.0.2.1]:7"), netip.MustParseAddrPort("192.0.2.1:7"),
 		}}, "01 " + id + " " + hex.EncodeToString(name[:]) + " 0000000000000000 0000000000000000 " +
@@ -171,7 +173,9 @@ func TestParseRefuses(t *testing.T) {
 	}{
 		{"empty", nil, "cut off"},
 		{"too large", make([]byte, MaxSize+1), "at most 1024"},
-		{"format", at(0, 2), "format 2"},
+		{"format", at(0, 3), "format 3"},
+		{"no format", at(0, 0), "format 0"},
+		{"gone by another's hand", append(append([]byte{formatGone}, body[1:]...), good.Bytes()[len(body):]...), "signature is not of"},
 		{"zero name", at(name, 0, 0, 0, 0, 0, 0), "name is zero"},
 		{"zero WireGuard key", at(wireg, make([]byte, 32)...), "key is zero"},
 		{"nickname longer than the rest", at(nickname, 255), "cut off"},
@@ -313,6 +317,7 @@ func TestRoundTrip(t *testing.T) {
 			Boot: rapid.Uint64().Draw(t, "boot"), Seq: rapid.Uint64().Draw(t, "seq"),
 			HelloPort: rapid.Uint16().Draw(t, "port"), Datapath: Datapath(rapid.IntRange(0, 3).Draw(t, "datapath")),
 			Endpoints: rapid.SliceOfN(rapid.Custom(drawEndpoint), 0, 10).Draw(t, "endpoints"),
+			Gone:      rapid.Bool().Draw(t, "gone"),
 		}
 		copy(a.Name[:], rapid.SliceOfN(rapid.Byte(), 6, 6).Draw(t, "name"))
 		s, err := Sign(k, a)
@@ -345,18 +350,18 @@ func drawEndpoint(t *rapid.T) netip.AddrPort {
 // unsigned part is signed here.
 func FuzzParse(f *testing.F) {
 	k := testKey()
-	for _, a := range []Advert{full(), minimal(), {HelloPort: 1, Datapath: Kernel, Endpoints: endpoints(MaxEndpoints)}} {
+	for _, a := range []Advert{full(), minimal(), {HelloPort: 1, Datapath: Kernel, Gone: true}, {HelloPort: 1, Datapath: Kernel, Endpoints: endpoints(MaxEndpoints)}} {
 		s, err := Sign(k, a)
 		if err != nil {
 			f.Fatal(err)
 		}
 		b := s.Bytes()
-		f.Add(b[33 : len(b)-signatureSize])
+		f.Add(b[0], b[33:len(b)-signatureSize])
 	}
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Fuzz(func(t *testing.T, first byte, b []byte) {
 		_, _ = Parse(b)
 		id := k.Identity()
-		b = append(append([]byte{format}, id[:]...), b...)
+		b = append(append([]byte{first}, id[:]...), b...)
 		b = append(b, k.Sign(domain, b)...)
 		s, err := Parse(b)
 		if err != nil {

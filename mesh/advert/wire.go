@@ -15,7 +15,7 @@ import (
 
 // The bytes of an advert, integers big-endian:
 //
-//	 1  format, 1
+//	 1  format: 1, or 2 for the advert of a peer that is gone
 //	32  identity
 //	 6  name
 //	 8  boot
@@ -32,6 +32,7 @@ import (
 // equal adverts are equal bytes everywhere.
 const (
 	format        = 1
+	formatGone    = 2 // a reader that does not know it refuses the advert
 	signatureSize = 64
 	domain        = "weft advert"
 )
@@ -158,7 +159,11 @@ func checkText(what, s string, most int) error {
 
 func (a Advert) encode() []byte {
 	b := make([]byte, 0, 512)
-	b = append(b, format)
+	if a.Gone {
+		b = append(b, formatGone)
+	} else {
+		b = append(b, format)
+	}
 	b = append(b, a.Identity[:]...)
 	b = append(b, a.Name[:]...)
 	b = binary.BigEndian.AppendUint64(b, a.Boot)
@@ -183,10 +188,11 @@ func (a Advert) encode() []byte {
 // decode reads an advert and returns what follows it.
 func decode(b []byte) (Advert, []byte, error) {
 	r := reader{left: b}
-	if f := r.byte(); r.ok() && f != format {
+	f := r.byte()
+	if r.ok() && f != format && f != formatGone {
 		return Advert{}, nil, fmt.Errorf("format %d is unknown", f)
 	}
-	var a Advert
+	a := Advert{Gone: f == formatGone}
 	copy(a.Identity[:], r.take(len(a.Identity)))
 	copy(a.Name[:], r.take(len(a.Name)))
 	a.Boot = r.uint64()

@@ -36,6 +36,7 @@ var (
 	errStranger = errors.New("what connected does not speak weft")
 	errProtocol = errors.New("introduction: malformed message")
 	errTooMuch  = errors.New("too much before the proof")
+	errCrowd    = errors.New("ended to make room: strangers took all places")
 	errCert     = errors.New("no weft certificate")
 )
 
@@ -43,7 +44,7 @@ var (
 func reason(err error) error {
 	for _, r := range []error{
 		ErrSelf, ErrClone, ErrSecret, ErrCluster, ErrVersion,
-		ErrNotWeft, ErrIdentity, ErrRefused, errStranger, errProtocol,
+		ErrNotWeft, ErrIdentity, ErrRefused, errStranger, errProtocol, errCrowd,
 	} {
 		if errors.Is(err, r) {
 			return r

@@ -2,6 +2,7 @@ package hello
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -9,18 +10,32 @@ import (
 // gate bounds what strangers can cost the listener: connections that have not
 // proven anything, in all and per source, and sources that failed often. A
 // source is an IPv4 address or an IPv6 /64. Its memory is bounded.
+//
+// When all places are taken, a newcomer gets that of the oldest connection of
+// the source that has most: with a few addresses a stranger could otherwise
+// keep everybody out. A source that has most itself gets no more.
 type gate struct {
 	// Constant after newGate; tests change them before use.
 	maxPending, maxPerSource, maxProven int
 	freeFailures                        int           // of a source, before it must wait
 	maxWait                             time.Duration // doubling from a second
 	forget                              time.Duration // failures are remembered so long
+	makeRoom                            bool          // for a newcomer when all places are taken
 
 	mu       sync.Mutex
-	pending  map[netip.Prefix]int // connections by source, before their proof
-	total    int                  // their sum
-	proven   int                  // connections after it
+	pending  map[netip.Prefix][]*place // by source, before their proof, oldest first
+	arrived  uint64                    // counts places
+	total    int                       // their sum
+	proven   int                       // connections after it
 	failures *recent[netip.Prefix, failure]
+}
+
+// place is an admitted connection. Its fields are the gate's.
+type place struct {
+	from    netip.Prefix
+	arrived uint64
+	end     func() // ends the connection at once; any goroutine may call it
+	ended   bool   // to make room
 }
 
 type failure struct {
@@ -32,7 +47,8 @@ func newGate() *gate {
 	return &gate{
 		maxPending: 64, maxPerSource: 16, maxProven: 64,
 		freeFailures: 5, maxWait: 30 * time.Second, forget: 10 * time.Minute,
-		pending:  make(map[netip.Prefix]int),
+		makeRoom: true,
+		pending:  make(map[netip.Prefix][]*place),
 		failures: newRecent[netip.Prefix, failure](4096),
 	}
 }
@@ -48,20 +64,53 @@ func source(a netip.Addr) netip.Prefix {
 	return p
 }
 
-// admit asks whether to do any work for a connection. When it answers true,
-// leave or prove must follow.
-func (g *gate) admit(from netip.Prefix) bool {
+// admit asks whether to do any work for a connection. When it returns a place,
+// leave or prove must follow. It may end another connection by its end.
+func (g *gate) admit(from netip.Prefix, end func()) *place {
+	p, victim := g.enter(from, end)
+	if victim != nil {
+		victim.end()
+	}
+	return p
+}
+
+func (g *gate) enter(from netip.Prefix, end func()) (p, victim *place) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.total >= g.maxPending || g.pending[from] >= g.maxPerSource {
-		return false
+	if len(g.pending[from]) >= g.maxPerSource {
+		return nil, nil
 	}
 	if f, ok := g.failures.get(from); ok && time.Since(f.last) < g.wait(f.count) {
-		return false
+		return nil, nil
 	}
+	if g.total >= g.maxPending {
+		if victim = g.victimLocked(from); victim == nil {
+			return nil, nil
+		}
+		victim.ended = true
+		g.removeLocked(victim)
+	}
+	g.arrived++
+	p = &place{from: from, arrived: g.arrived, end: end}
 	g.total++
-	g.pending[from]++
-	return true
+	g.pending[from] = append(g.pending[from], p)
+	return p, victim
+}
+
+// victimLocked returns the oldest connection of the source that has most, of
+// several such sources the one that is oldest of all.
+func (g *gate) victimLocked(newcomer netip.Prefix) *place {
+	var victim *place
+	most := 0
+	for _, all := range g.pending {
+		if len(all) > most || len(all) == most && all[0].arrived < victim.arrived {
+			most, victim = len(all), all[0]
+		}
+	}
+	if !g.makeRoom || len(g.pending[newcomer]) >= most {
+		return nil
+	}
+	return victim
 }
 
 // wait is how long a source waits after so many failures.
@@ -73,17 +122,29 @@ func (g *gate) wait(failures int) time.Duration {
 	return min(time.Second<<min(over-1, 16), g.maxWait)
 }
 
-// leave ends an admitted connection that did not prove itself.
-func (g *gate) leave(from netip.Prefix) {
+// leave ends an admitted connection that did not prove itself, and reports
+// whether it was ended to make room.
+func (g *gate) leave(p *place) (ended bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.leaveLocked(from)
+	g.leaveLocked(p)
+	return p.ended
 }
 
-func (g *gate) leaveLocked(from netip.Prefix) {
+func (g *gate) leaveLocked(p *place) {
+	if !p.ended {
+		g.removeLocked(p)
+	}
+}
+
+func (g *gate) removeLocked(p *place) {
 	g.total--
-	if g.pending[from]--; g.pending[from] == 0 {
-		delete(g.pending, from)
+	all := g.pending[p.from]
+	i := slices.Index(all, p)
+	if all = slices.Delete(all, i, i+1); len(all) == 0 {
+		delete(g.pending, p.from)
+	} else {
+		g.pending[p.from] = all
 	}
 }
 
@@ -99,14 +160,15 @@ func (g *gate) fail(from netip.Prefix) {
 }
 
 // prove moves an admitted connection to the proven ones and forgives its
-// source: somebody there knows the secret. False means there are too many; the
-// connection is ended either way and only true must be followed by done.
-func (g *gate) prove(from netip.Prefix) bool {
+// source: somebody there knows the secret. False means that there are too many,
+// or that it was ended meanwhile; the connection is ended either way and only
+// true must be followed by done.
+func (g *gate) prove(p *place) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.leaveLocked(from)
-	g.failures.drop(from)
-	if g.proven >= g.maxProven {
+	g.leaveLocked(p)
+	g.failures.drop(p.from)
+	if p.ended || g.proven >= g.maxProven {
 		return false
 	}
 	g.proven++

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -35,15 +36,16 @@ func TestBackOff(t *testing.T) {
 		from, other := source(netip.MustParseAddr("192.0.2.1")), source(netip.MustParseAddr("192.0.2.2"))
 		try := func(want bool) {
 			t.Helper()
-			if got := g.admit(from); got != want {
-				t.Fatalf("admit = %v, want %v", got, want)
-			} else if got {
-				g.leave(from)
+			if p := g.admit(from, nil); p != nil != want {
+				t.Fatalf("admit = %v, want %v", p, want)
+			} else if p != nil {
+				g.leave(p)
 			}
-			if !g.admit(other) {
+			p := g.admit(other, nil)
+			if p == nil {
 				t.Fatal("another source is blamed")
 			}
-			g.leave(other)
+			g.leave(p)
 		}
 		for range 5 {
 			g.fail(from)
@@ -67,7 +69,7 @@ func TestBackOff(t *testing.T) {
 		try(false)
 		time.Sleep(30 * time.Second)
 		// A proof forgives.
-		if !g.admit(from) || !g.prove(from) {
+		if p := g.admit(from, nil); p == nil || !g.prove(p) {
 			t.Fatal("not let in")
 		}
 		g.done()
@@ -76,52 +78,103 @@ func TestBackOff(t *testing.T) {
 	})
 }
 
-// The gate against a model that counts, and its memory.
+// The gate against a list that is searched, and its memory.
 func TestGateCounts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		g := newGate()
 		g.maxPending, g.maxPerSource, g.maxProven = 5, 3, 2
-		pending, proven := map[netip.Prefix]int{}, 0
-		total := func() (n int) {
-			for _, v := range pending {
-				n += v
+		g.makeRoom = rapid.Bool().Draw(t, "make room")
+		type conn struct {
+			from  netip.Prefix
+			place *place
+			ended bool
+		}
+		var pending, gone []*conn // as they arrived; and those that were ended
+		proven := 0
+		count := func(from netip.Prefix) (n int) {
+			for _, c := range pending {
+				if c.from == from {
+					n++
+				}
 			}
 			return n
 		}
+		// victim is who must make room: the oldest of those whose source has most.
+		victim := func(from netip.Prefix) *conn {
+			var v *conn
+			for _, c := range pending {
+				if v == nil || count(c.from) > count(v.from) {
+					v = c
+				}
+			}
+			if v == nil || !g.makeRoom || count(from) >= count(v.from) {
+				return nil
+			}
+			return v
+		}
+		remove := func(c *conn) {
+			pending = slices.DeleteFunc(pending, func(x *conn) bool { return x == c })
+		}
+		pick := func() *conn {
+			all := slices.Concat(pending, gone)
+			if len(all) == 0 {
+				return nil
+			}
+			c := all[rapid.IntRange(0, len(all)-1).Draw(t, "which")]
+			remove(c)
+			gone = slices.DeleteFunc(gone, func(x *conn) bool { return x == c })
+			return c
+		}
 		for range rapid.IntRange(0, 60).Draw(t, "steps") {
 			from := source(netip.AddrFrom4([4]byte{192, 0, 2, rapid.ByteRange(0, 3).Draw(t, "source")}))
-			switch rapid.IntRange(0, 3).Draw(t, "what") {
-			case 0:
-				want := total() < 5 && pending[from] < 3
-				if got := g.admit(from); got != want {
-					t.Fatalf("admit = %v, want %v", got, want)
+			switch rapid.IntRange(0, 4).Draw(t, "what") {
+			case 0, 1:
+				want := count(from) < 3
+				var v *conn
+				if want && len(pending) >= 5 {
+					v = victim(from)
+					want = v != nil
+				}
+				c := &conn{from: from}
+				if c.place = g.admit(from, func() { c.ended = true }); c.place != nil != want {
+					t.Fatalf("admit = %v, want %v", c.place, want)
+				}
+				if v != nil {
+					if !v.ended {
+						t.Fatal("another one was ended, or none")
+					}
+					remove(v)
+					gone = append(gone, v)
 				}
 				if want {
-					pending[from]++
-				}
-			case 1:
-				if pending[from] > 0 {
-					g.leave(from)
-					pending[from]--
+					pending = append(pending, c)
 				}
 			case 2:
-				if pending[from] > 0 {
-					pending[from]--
-					want := proven < 2
-					if got := g.prove(from); got != want {
+				if c := pick(); c != nil && g.leave(c.place) != c.ended {
+					t.Fatalf("ended: want %v", c.ended)
+				}
+			case 3:
+				if c := pick(); c != nil {
+					want := proven < 2 && !c.ended
+					if got := g.prove(c.place); got != want {
 						t.Fatalf("prove = %v, want %v", got, want)
 					}
 					if want {
 						proven++
 					}
 				}
-			case 3:
+			case 4:
 				if proven > 0 {
 					g.done()
 					proven--
 				}
 			}
-			if g.total != total() || g.proven != proven || len(g.pending) > total() {
+			for _, c := range pending {
+				if c.ended {
+					t.Fatal("one more was ended")
+				}
+			}
+			if g.total != len(pending) || g.proven != proven || len(g.pending) > len(pending) {
 				t.Fatalf("%d pending, %d proven, %d sources", g.total, g.proven, len(g.pending))
 			}
 		}

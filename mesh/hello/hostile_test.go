@@ -10,7 +10,6 @@ import (
 	"errors"
 	"io"
 	"math/big"
-	"net"
 	"net/netip"
 	"testing"
 	"testing/synctest"
@@ -44,8 +43,11 @@ func TestRules(t *testing.T) {
 		{"own advert: of another boot", anyAdvert, foreignAdvert(2, 2, 77)},
 		{"deadline: a slow connection", func(h *Hello) { h.limits.beforeProof = time.Hour }, slowloris},
 		{"bytes: much before the proof", func(h *Hello) { h.limits.unproven = 1 << 40 }, bigCertificate},
-		{"connections: many from many", func(h *Hello) { h.gate.maxPending = 1 << 20 }, manyConnections(64, 8)},
-		{"connections: many from one", func(h *Hello) { h.gate.maxPerSource = 1 << 20 }, manyConnections(16, 100)},
+		{"connections: many from many", func(h *Hello) { h.gate.maxPending = 1 << 20 }, crowd(200, 1)},
+		{"connections: many from a few", func(h *Hello) { h.gate.maxPending = 1 << 20 }, crowd(200, 10)},
+		{"connections: many from one", func(h *Hello) { h.gate.maxPerSource = 1 << 20 }, crowd(17, 17)},
+		{"room: all places held by a few", func(h *Hello) { h.gate.makeRoom = false }, keepOut(22)},
+		{"room: all places held by many", func(h *Hello) { h.gate.makeRoom = false }, keepOut(60)},
 		{"back-off: guessing", func(h *Hello) { h.gate.freeFailures = 1 << 20 }, guess},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -346,49 +348,6 @@ func bigCert(t testing.TB, k ed25519.PrivateKey, size int) tls.Certificate {
 		t.Fatal(err)
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: k}
-}
-
-// manyConnections opens so many silent connections and is through when one
-// more is served.
-func manyConnections(n, perSource int) func(t *testing.T, rule func(*Hello)) bool {
-	return func(t *testing.T, rule func(*Hello)) (through bool) {
-		synctest.Test(t, func(t *testing.T) {
-			network := newMemNet()
-			l := newHost(t, network, hostConfig{n: victimL})
-			rule(l.Hello)
-			stop := l.serve(t, network.listen(l.addr))
-			from := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, 51, 100, byte(i / perSource)}) }
-			var held []net.Conn
-			for i := range n {
-				c, err := network.dial(from(i), l.addr)
-				if err != nil {
-					t.Fatal(err)
-				}
-				held = append(held, c)
-			}
-			synctest.Wait()
-			d := newHost(t, network, hostConfig{n: victimD})
-			d.dialer = network.dialFrom(from(n))
-			_, err := d.Dial(t.Context(), l.addr, nil)
-			through = err == nil
-			if !through && !errors.Is(err, ErrRefused) {
-				t.Errorf("got %v, want a refusal", err)
-			}
-			for _, c := range held {
-				_ = c.Close()
-			}
-			synctest.Wait()
-			if !through {
-				// Room again, and nobody is blamed for one silent connection each.
-				d.dialer = network.dialFrom(hostAddr(victimD).Addr())
-				if _, err := d.Dial(t.Context(), l.addr, nil); err != nil {
-					t.Errorf("afterwards: %v", err)
-				}
-			}
-			stop()
-		})
-		return through
-	}
 }
 
 // guess tries passwords, ten times at once.

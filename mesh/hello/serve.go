@@ -49,19 +49,25 @@ func (h *Hello) Serve(ctx context.Context, ln net.Listener, done func(Result)) e
 		}
 		pause = 0
 		from := source(remoteAddr(conn).Addr())
-		if !h.gate.admit(from) {
-			// Seven bytes fit into any fresh socket.
-			_ = conn.SetDeadline(time.Now().Add(100 * time.Millisecond))
-			_, _ = conn.Write([]byte(busyAlert))
-			_ = conn.Close()
+		p := h.gate.admit(from, func() { refuse(conn) })
+		if p == nil {
+			refuse(conn)
 			continue
 		}
-		conns.Go(func() { h.serve(ctx, conn, from, done) })
+		conns.Go(func() { h.serve(ctx, conn, p, done) })
 	}
 }
 
+// refuse ends a connection that was not talked to yet, or hardly: seven bytes
+// fit into any such socket.
+func refuse(conn net.Conn) {
+	_ = conn.SetDeadline(time.Now().Add(100 * time.Millisecond))
+	_, _ = conn.Write([]byte(busyAlert))
+	_ = conn.Close()
+}
+
 // serve is one admitted connection, to its end.
-func (h *Hello) serve(ctx context.Context, tcp net.Conn, from netip.Prefix, done func(Result)) {
+func (h *Hello) serve(ctx context.Context, tcp net.Conn, p *place, done func(Result)) {
 	defer tcp.Close()
 	_ = tcp.SetDeadline(time.Now().Add(h.limits.beforeProof))
 	stop := context.AfterFunc(ctx, func() { _ = tcp.Close() })
@@ -73,16 +79,18 @@ func (h *Hello) serve(ctx context.Context, tcp net.Conn, from netip.Prefix, done
 		defer s.conn.Close()
 	}
 	if err != nil {
-		h.gate.leave(from)
+		if h.gate.leave(p) {
+			err = errCrowd
+		}
 		if ctx.Err() == nil {
 			if !errors.Is(err, ErrSelf) {
-				h.gate.fail(from)
+				h.gate.fail(p.from)
 			}
 			h.warn.warn(remote, err)
 		}
 		return
 	}
-	if !h.gate.prove(from) {
+	if !h.gate.prove(p) {
 		_ = writeRefusal(s.conn, refuseBusy, "")
 		return
 	}

@@ -46,7 +46,7 @@ func (s *Store) Compare(digest []Summary) Difference {
 				d.Continued = append(d.Continued, r.ID)
 			}
 		case r.Version > own.Version || r.Version == own.Version && r.Hash > own.Hash:
-			if s.refused[r.ID] == 0 || s.refused[r.ID] != r.Version {
+			if !s.refuses(r.ID, r.Version) && (s.refused[r.ID] == 0 || s.refused[r.ID] != r.Version) {
 				d.Want = append(d.Want, Pull{ID: r.ID, Since: own.Version, Full: r.Version == own.Version}.canonical())
 			}
 		default:
@@ -180,7 +180,7 @@ func (s *Store) Apply(c Chunk) Result {
 	if c.Owner == s.cfg.Self {
 		return s.applyOwn(c, own)
 	}
-	if c.Version < own.Version || c.Version == own.Version && c.Hash <= own.Hash {
+	if c.Version < own.Version || c.Version == own.Version && c.Hash <= own.Hash || s.refuses(c.ID, c.Version) {
 		return Result{}
 	}
 	if !c.Full && c.Base > own.Version {
@@ -242,6 +242,7 @@ func (s *Store) applyAdvert(c Chunk) Result {
 		return Result{Err: err}
 	}
 	delete(s.refused, c.ID)
+	s.Open(c.Owner)
 	return Result{Changed: true}
 }
 

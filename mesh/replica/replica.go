@@ -100,7 +100,8 @@ type Store struct {
 	logs       map[ID]*log
 	owners     map[crypto.Identity]int // number of logs
 	assemblies map[ID]*assembly
-	refused    map[ID]uint64 // adverts that Verify refused, by version
+	refused    map[ID]uint64              // adverts that Verify refused, by version
+	shut       map[crypto.Identity]uint64 // see Shut
 }
 
 // New returns an empty store.
@@ -111,6 +112,7 @@ func New(cfg Config) *Store {
 		owners:     make(map[crypto.Identity]int),
 		assemblies: make(map[ID]*assembly),
 		refused:    make(map[ID]uint64),
+		shut:       make(map[crypto.Identity]uint64),
 	}
 }
 
@@ -140,6 +142,9 @@ func (s *Store) SetAdvert(owner crypto.Identity, seq uint64, value []byte) (bool
 		return false, fmt.Errorf("advert of %s: %w", owner.Fingerprint(), ErrTooLarge)
 	}
 	id := ID{owner, Adverts}
+	if s.refuses(id, seq) {
+		return false, nil
+	}
 	n := snapshot(seq, []Change{{Value: slices.Clone(value), Version: seq}})
 	if old := s.logs[id]; old != nil && !n.newer(old.version, old.hash) {
 		return false, nil
@@ -147,6 +152,7 @@ func (s *Store) SetAdvert(owner crypto.Identity, seq uint64, value []byte) (bool
 	if err := s.set(id, n); err != nil {
 		return false, err
 	}
+	s.Open(owner)
 	return true, nil
 }
 
@@ -197,6 +203,7 @@ func (s *Store) Drop(owner crypto.Identity) {
 		delete(s.refused, id)
 	}
 	delete(s.owners, owner)
+	delete(s.shut, owner)
 }
 
 // CheckEntry returns the error that [Store.Put] would return for an entry of

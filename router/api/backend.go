@@ -52,6 +52,17 @@ type Backend interface {
 	DNSLookup(ctx context.Context, name string) (Addresses, error)
 	// PS lists the attachments of this host, or of the containers named.
 	PS(ctx context.Context, containers []string) ([]Attachment, error)
+	// Prime waits until the address space has been divided; it asks for that
+	// when nobody has yet. It says through [Progress] what it waits for, as do
+	// Attach, Expose, RemovePeers and HandOver.
+	Prime(ctx context.Context) error
+	// RemovePeers takes over the address space of peers that are gone for good
+	// and answers in the order in which they were named, each once. It is
+	// refused while one of them answers; see [FindPeers] for how they are named.
+	RemovePeers(ctx context.Context, r RemoveRequest) ([]Removed, error)
+	// HandOver gives the address space of this host to a peer, before the host
+	// leaves for good. Where there is nothing to give the answer is zero.
+	HandOver(ctx context.Context) (HandOver, error)
 	// Token returns the cluster secret in the form that launch takes.
 	Token(ctx context.Context) (Token, error)
 	// Logs copies the daemon's log to w; with follow, until ctx ends, which

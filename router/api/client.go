@@ -104,7 +104,7 @@ func (c *Client) Forget(ctx context.Context, targets []string) error {
 
 // Attach implements [Backend].
 func (c *Client) Attach(ctx context.Context, r AttachRequest) (Addresses, error) {
-	return post[Addresses](ctx, c, "/v1/attach", r)
+	return wait[Addresses](ctx, c, "/v1/attach", r)
 }
 
 // Detach implements [Backend].
@@ -114,7 +114,7 @@ func (c *Client) Detach(ctx context.Context, r DetachRequest) (Addresses, error)
 
 // Expose implements [Backend].
 func (c *Client) Expose(ctx context.Context, r ExposeRequest) (Addresses, error) {
-	return post[Addresses](ctx, c, "/v1/expose", r)
+	return wait[Addresses](ctx, c, "/v1/expose", r)
 }
 
 // Hide implements [Backend].
@@ -144,6 +144,22 @@ func (c *Client) PS(ctx context.Context, containers []string) ([]Attachment, err
 	return get[[]Attachment](ctx, c, "/v1/ps", url.Values{"container": containers})
 }
 
+// Prime implements [Backend].
+func (c *Client) Prime(ctx context.Context) error {
+	_, err := wait[struct{}](ctx, c, "/v1/ipam/prime", struct{}{})
+	return err
+}
+
+// RemovePeers implements [Backend].
+func (c *Client) RemovePeers(ctx context.Context, r RemoveRequest) ([]Removed, error) {
+	return wait[[]Removed](ctx, c, "/v1/ipam/remove", r)
+}
+
+// HandOver implements [Backend].
+func (c *Client) HandOver(ctx context.Context) (HandOver, error) {
+	return wait[HandOver](ctx, c, "/v1/ipam/handover", struct{}{})
+}
+
 // Token implements [Backend].
 func (c *Client) Token(ctx context.Context) (Token, error) {
 	return get[Token](ctx, c, "/v1/token", nil)
@@ -157,7 +173,7 @@ func (c *Client) Stop(ctx context.Context) error {
 
 // Logs implements [Backend].
 func (c *Client) Logs(ctx context.Context, follow bool, w io.Writer) error {
-	res, err := c.do(ctx, http.MethodGet, "/v1/logs", url.Values{"follow": {strconv.FormatBool(follow)}}, nil)
+	res, err := c.do(ctx, http.MethodGet, "/v1/logs", url.Values{"follow": {strconv.FormatBool(follow)}}, nil, "")
 	if err != nil {
 		if follow && ctx.Err() != nil {
 			return nil
@@ -182,7 +198,7 @@ func (c *Client) Logs(ctx context.Context, follow bool, w io.Writer) error {
 }
 
 func get[Out any](ctx context.Context, c *Client, path string, q url.Values) (Out, error) {
-	return read[Out](c.do(ctx, http.MethodGet, path, q, nil))
+	return read[Out](c.do(ctx, http.MethodGet, path, q, nil, ""))
 }
 
 func post[Out any](ctx context.Context, c *Client, path string, in any) (Out, error) {
@@ -191,7 +207,35 @@ func post[Out any](ctx context.Context, c *Client, path string, in any) (Out, er
 		var none Out
 		return none, fmt.Errorf("ask weftd: %w", err)
 	}
-	return read[Out](c.do(ctx, http.MethodPost, path, nil, b))
+	return read[Out](c.do(ctx, http.MethodPost, path, nil, b, ""))
+}
+
+// wait is post of a request that may have to wait for other hosts; it reports
+// why as [Progress] of ctx.
+func wait[Out any](ctx context.Context, c *Client, path string, in any) (Out, error) {
+	if !wantsProgress(ctx) {
+		return post[Out](ctx, c, path, in)
+	}
+	var none Out
+	b, err := json.Marshal(in)
+	if err != nil {
+		return none, fmt.Errorf("ask weftd: %w", err)
+	}
+	res, err := c.do(ctx, http.MethodPost, path, nil, b, streamType)
+	if err == nil && contentType(res) == streamType {
+		defer res.Body.Close()
+		return readStream[Out](ctx, res.Body)
+	}
+	return read[Out](res, err)
+}
+
+// contentType returns the kind of a response without its parameters.
+func contentType(res *http.Response) string {
+	kind, _, err := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	if err != nil {
+		return ""
+	}
+	return kind
 }
 
 // read takes the answer from a response and closes it.
@@ -208,8 +252,8 @@ func read[Out any](res *http.Response, err error) (Out, error) {
 }
 
 // do sends a request and returns a successful response; the caller closes its
-// body.
-func (c *Client) do(ctx context.Context, method, path string, q url.Values, body []byte) (*http.Response, error) {
+// body. The form that the caller takes besides JSON may be empty.
+func (c *Client) do(ctx context.Context, method, path string, q url.Values, body []byte, accept string) (*http.Response, error) {
 	u := url.URL{Scheme: "http", Host: "weft", Path: path, RawQuery: q.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
@@ -217,6 +261,9 @@ func (c *Client) do(ctx context.Context, method, path string, q url.Values, body
 	}
 	if method == http.MethodPost {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	if accept != "" {
+		req.Header.Set("Accept", accept+", application/json")
 	}
 	res, err := c.http.Do(req)
 	if err != nil {
@@ -230,8 +277,7 @@ func (c *Client) do(ctx context.Context, method, path string, q url.Values, body
 	if err != nil {
 		return nil, fmt.Errorf("read the answer of weftd: %w", err)
 	}
-	kind, _, err := mime.ParseMediaType(res.Header.Get("Content-Type"))
-	if err == nil && kind == problemType {
+	if contentType(res) == problemType {
 		p, err := parseProblem(b)
 		if err != nil {
 			return nil, err

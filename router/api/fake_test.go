@@ -14,6 +14,9 @@ type fake struct {
 	addresses   Addresses
 	attachments []Attachment
 	token       Token
+	removed     []Removed
+	handOver    HandOver
+	reasons     []string // what Attach, Expose, Prime, RemovePeers and HandOver say on the way
 	err         error
 	log         func(ctx context.Context, w io.Writer) error
 	block       bool          // Attach waits for the end of its context
@@ -61,6 +64,7 @@ func (f *fake) Forget(_ context.Context, targets []string) error {
 
 func (f *fake) Attach(ctx context.Context, r AttachRequest) (Addresses, error) {
 	f.called("attach", r)
+	f.wait(ctx)
 	if f.block {
 		<-ctx.Done()
 		f.called("undone")
@@ -74,8 +78,9 @@ func (f *fake) Detach(_ context.Context, r DetachRequest) (Addresses, error) {
 	return f.addresses, f.err
 }
 
-func (f *fake) Expose(_ context.Context, r ExposeRequest) (Addresses, error) {
+func (f *fake) Expose(ctx context.Context, r ExposeRequest) (Addresses, error) {
 	f.called("expose", r)
+	f.wait(ctx)
 	return f.addresses, f.err
 }
 
@@ -102,6 +107,30 @@ func (f *fake) DNSLookup(_ context.Context, name string) (Addresses, error) {
 func (f *fake) PS(_ context.Context, containers []string) ([]Attachment, error) {
 	f.called("ps", containers)
 	return f.attachments, f.err
+}
+
+func (f *fake) Prime(ctx context.Context) error {
+	f.called("prime")
+	f.wait(ctx)
+	return f.err
+}
+
+func (f *fake) RemovePeers(ctx context.Context, r RemoveRequest) ([]Removed, error) {
+	f.called("remove", r)
+	f.wait(ctx)
+	return f.removed, f.err
+}
+
+func (f *fake) HandOver(ctx context.Context) (HandOver, error) {
+	f.called("handover")
+	f.wait(ctx)
+	return f.handOver, f.err
+}
+
+func (f *fake) wait(ctx context.Context) {
+	for _, r := range f.reasons {
+		Progress(ctx, r)
+	}
 }
 
 func (f *fake) Token(context.Context) (Token, error) {

@@ -20,7 +20,7 @@ func FuzzRequests(f *testing.F) {
 		`{}`, `null`, `[]`, `["host2"]`, `{"Targets":["host2"],"Replace":true}`,
 		`{"Container":"web","Addresses":["10.32.0.1/12"],"AddHosts":["a:1"],"MAC":"02:00:00:00:00:01"}`,
 		`{"Container":"web","Addresses":["10.32.0.1","fd00::1%eth0"],"FQDN":"x."}`, `{"Addresses":[""]}`,
-		`{"a":1}`, `{} {}`, `{"Container":"\ud800"}`, "{}\x00", `{"container":"case"}`,
+		`{"Peers":["host9","::8"],"Force":true}`, `{"a":1}`, `{} {}`, `{"Container":"\ud800"}`, "{}\x00", `{"container":"case"}`,
 	} {
 		f.Add([]byte(s))
 	}
@@ -32,6 +32,7 @@ func FuzzRequests(f *testing.F) {
 		again[ExposeRequest](t, b)
 		again[HideRequest](t, b)
 		again[NameRequest](t, b)
+		again[RemoveRequest](t, b)
 		again[struct{}](t, b)
 	})
 }
@@ -55,6 +56,79 @@ func again[T any](t *testing.T, b []byte) {
 	if diff := cmp.Diff(v, w, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Fatalf("%T: %s", v, diff)
 	}
+}
+
+// FuzzAnswers: what a client understands of an answer, written again, is
+// understood as the same.
+func FuzzAnswers(f *testing.F) {
+	for _, v := range []any{fullStatus(), []Removed{{Name: "a", IPs: 1<<64 - 1}}, HandOver{Nickname: "host9"}, prefixes("10.32.0.1/12", "fd00::1/64")} {
+		b, err := json.Marshal(v)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Add([]byte(`{"IPAM":{"Range":"","Entries":[{"IPs":-1}]}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		answered[Status](t, b)
+		answered[[]Removed](t, b)
+		answered[HandOver](t, b)
+		answered[Addresses](t, b)
+	})
+}
+
+func answered[T any](t *testing.T, b []byte) {
+	var v, w T
+	if json.Unmarshal(b, &v) != nil {
+		return
+	}
+	again, err := json.Marshal(v)
+	if err != nil {
+		return // years that RFC 3339 has no digits for
+	}
+	if err := json.Unmarshal(again, &w); err != nil {
+		t.Fatalf("%T: %s: %v", v, again, err)
+	}
+	if diff := cmp.Diff(v, w, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.EquateEmpty()); diff != "" {
+		t.Fatalf("%T: %s", v, diff)
+	}
+}
+
+// FuzzStream: whatever a server sends as a stream ends in a result or in an
+// error with a text, and what is heard on the way is not more than was sent.
+func FuzzStream(f *testing.F) {
+	for _, s := range []string{
+		`{"progress":"a"}` + "\n" + `{"result":["10.32.0.1/12"]}` + "\n", `{"result":null}`, `{"problem":{"detail":"d"}}`,
+		`{"problem":null}`, `{"progress":"a","result":1}`, `{}`, "\n\n", `{"result":7}`, `{"progress":""}`, `{"progress":"a"}`, "[",
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		heard := 0
+		ctx := WithProgress(t.Context(), func(reason string) { heard += len(reason) })
+		_, err := readStream[Addresses](ctx, bytes.NewReader(b))
+		if err != nil && err.Error() == "" {
+			t.Fatal("an error without text")
+		}
+		if heard > 3*len(b) { // bytes that are no text become three
+			t.Fatalf("heard %d bytes of %d", heard, len(b))
+		}
+		p, err := parsePart(b)
+		if err != nil {
+			return
+		}
+		again, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, err := parsePart(again)
+		if err != nil {
+			t.Fatalf("%s: %v", again, err)
+		}
+		if twice, err := json.Marshal(q); err != nil || !bytes.Equal(again, twice) {
+			t.Fatalf("%s became %s: %v", again, twice, err)
+		}
+	})
 }
 
 // FuzzProblem: whatever a server calls a problem becomes an error with a text.

@@ -46,7 +46,22 @@ func fullStatus() Status {
 			Domain: "weft.internal.", Upstream: []string{"192.0.2.53"}, Address: "169.254.67.83:53", TTL: 1,
 			Entries: []NameEntry{{Hostname: "web.weft.internal.", Origin: "8a:3e:3e:3e:3e:3e", ContainerID: "abc", Address: netip.MustParseAddr("10.32.0.1"), Version: 3}},
 		},
+		IPAM:     fullIPAM(),
 		Warnings: []string{"one"},
+	}
+}
+
+func fullIPAM() *IPAM {
+	return &IPAM{
+		State: "awaiting consensus (quorum: 2, known: 1)", Range: netip.MustParsePrefix("10.32.0.0/12"), DefaultSubnet: netip.MustParsePrefix("10.33.0.0/16"),
+		RangeIPs: 1<<64 - 1, Active: 2, Ring: strings.Repeat("0f", 16),
+		Entries: []IPAMEntry{
+			{Name: "8a:3e:3e:3e:3e:3e", Nickname: "host1", Identity: strings.Repeat("ab", 32), Token: netip.MustParseAddr("10.32.0.0"), IPs: 1 << 19, Blocks: 2048, Version: 3, Active: 2, Self: true, Known: true, Reachable: true},
+			{Name: "02:00:00:00:00:09", Token: netip.MustParseAddr("10.40.0.0"), IPs: 1 << 19, Blocks: 2048, Active: -1},
+		},
+		Pending:    []IPAMPending{{Kind: "claim", Container: "web", What: "10.41.0.1/12", Why: "host2 is out of reach", Since: time.Unix(1763600000, 0)}},
+		Duplicates: []IPAMDuplicate{{Address: netip.MustParseAddr("10.32.0.7"), Holders: []string{"host1: web (3f2a…)", "host2: db (77aa…)"}}},
+		Warnings:   []string{"two"}, UnreachablePeers: 1, UnreachableIPs: 1 << 19,
 	}
 }
 
@@ -55,6 +70,7 @@ func fullStatus() Status {
 func TestBothSides(t *testing.T) {
 	noLeaks(t)
 	type call func(context.Context, Backend) (any, error)
+	onTheWay := reasonsOnTheWay()
 	attach := func(ctx context.Context, b Backend) (any, error) {
 		return b.Attach(ctx, AttachRequest{
 			Container: "web", Addresses: []string{"10.32.0.1/12"}, WithoutDNS: true, RewriteHosts: true,
@@ -120,6 +136,32 @@ func TestBothSides(t *testing.T) {
 			return b.PS(ctx, []string{"web", "netns:/run/netns/blue"})
 		}},
 		{"ps of nothing", func() *fake { return &fake{} }, func(ctx context.Context, b Backend) (any, error) { return b.PS(ctx, nil) }},
+		{"attach waits", func() *fake { return &fake{addresses: prefixes("10.32.0.1/12"), reasons: onTheWay} }, attach},
+		{"attach waits in vain", func() *fake {
+			return &fake{err: fmt.Errorf("attach web: no address: %w", ErrConflict), reasons: onTheWay}
+		}, attach},
+		{"expose waits", func() *fake { return &fake{addresses: prefixes("10.32.0.9/12"), reasons: onTheWay} }, func(ctx context.Context, b Backend) (any, error) {
+			return b.Expose(ctx, ExposeRequest{})
+		}},
+		{"prime", func() *fake { return &fake{} }, func(ctx context.Context, b Backend) (any, error) { return nil, b.Prime(ctx) }},
+		{"prime waits", func() *fake { return &fake{reasons: onTheWay} }, func(ctx context.Context, b Backend) (any, error) { return nil, b.Prime(ctx) }},
+		{"prime fails", func() *fake { return &fake{err: errors.New("the address allocator is off")} }, func(ctx context.Context, b Backend) (any, error) { return nil, b.Prime(ctx) }},
+		{"rmpeer", func() *fake {
+			return &fake{reasons: onTheWay[:1], removed: []Removed{{Name: "02:00:00:00:00:09", Nickname: "host9", IPs: 1<<64 - 1}, {Name: "02:00:00:00:00:08", Released: 3}}}
+		}, func(ctx context.Context, b Backend) (any, error) {
+			return b.RemovePeers(ctx, RemoveRequest{Peers: []string{"host9", "::8"}, Force: true})
+		}},
+		{"rmpeer of nobody", func() *fake { return &fake{} }, func(ctx context.Context, b Backend) (any, error) {
+			return b.RemovePeers(ctx, RemoveRequest{})
+		}},
+		{"rmpeer is refused", func() *fake { return &fake{reasons: onTheWay, err: errors.New("host2 answers; stop it first")} }, func(ctx context.Context, b Backend) (any, error) {
+			return b.RemovePeers(ctx, RemoveRequest{Peers: []string{"host2"}})
+		}},
+		{"hand-over", func() *fake {
+			return &fake{reasons: onTheWay, handOver: HandOver{Name: "02:00:00:00:00:09", Nickname: "host9", IPs: 1 << 20}}
+		}, func(ctx context.Context, b Backend) (any, error) { return b.HandOver(ctx) }},
+		{"hand-over of nothing", func() *fake { return &fake{} }, func(ctx context.Context, b Backend) (any, error) { return b.HandOver(ctx) }},
+		{"hand-over to nobody", func() *fake { return &fake{err: errors.New("nobody is in reach")} }, func(ctx context.Context, b Backend) (any, error) { return b.HandOver(ctx) }},
 		{"token", func() *fake { return &fake{token: Token{Token: "weft1.x", Join: "weft launch --token=weft1.x host1"}} }, func(ctx context.Context, b Backend) (any, error) { return b.Token(ctx) }},
 		{"logs", func() *fake {
 			return &fake{log: func(_ context.Context, w io.Writer) error { _, err := io.WriteString(w, "a\nb\n"); return err }}
@@ -137,25 +179,47 @@ func TestBothSides(t *testing.T) {
 		{"stop fails", func() *fake { return &fake{err: errors.New("never")} }, func(ctx context.Context, b Backend) (any, error) { return nil, b.Stop(ctx) }},
 	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			direct, behind := tt.fake(), tt.fake()
-			client := serve(t, behind)
-			want, wantErr := tt.call(t.Context(), direct)
-			got, gotErr := tt.call(t.Context(), client)
-			if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
-				t.Errorf("answer, direct and through the socket:\n%s", diff)
-			}
-			if fmt.Sprint(wantErr) != fmt.Sprint(gotErr) {
-				t.Errorf("error through the socket %q, want %q", gotErr, wantErr)
-			}
-			if w, g := firstClass(wantErr), firstClass(gotErr); !errors.Is(g, w) {
-				t.Errorf("class through the socket %v, want %v", g, w)
-			}
-			if diff := cmp.Diff(direct.asked(), behind.asked()); diff != "" {
-				t.Errorf("asked, direct and through the socket:\n%s", diff)
-			}
-		})
+		bothSides(t, tt.name, tt.fake, tt.call, false)
+		bothSides(t, tt.name+", listening", tt.fake, tt.call, true)
 	}
+}
+
+// reasonsOnTheWay are what a fake says on the way; one of them twice, which is heard
+// once.
+func reasonsOnTheWay() []string {
+	return []string{"comparing addresses with host2", "a <\"line\">\nbreak \x00", "a <\"line\">\nbreak \x00", "comparing addresses with host2"}
+}
+
+// bothSides is one case, with somebody who listens to what it waits for, or
+// without.
+func bothSides(t *testing.T, name string, with func() *fake, call func(context.Context, Backend) (any, error), listens bool) {
+	t.Run(name, func(t *testing.T) {
+		direct, behind := with(), with()
+		client := serve(t, behind)
+		var wantHeard, gotHeard []string
+		directly, through := t.Context(), t.Context()
+		if listens {
+			directly = WithProgress(directly, func(r string) { wantHeard = append(wantHeard, r) })
+			through = WithProgress(through, func(r string) { gotHeard = append(gotHeard, r) })
+		}
+		want, wantErr := call(directly, direct)
+		got, gotErr := call(through, client)
+		if diff := cmp.Diff(wantHeard, gotHeard); diff != "" {
+			t.Errorf("heard on the way, direct and through the socket:\n%s", diff)
+		}
+		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
+			t.Errorf("answer, direct and through the socket:\n%s", diff)
+		}
+		if fmt.Sprint(wantErr) != fmt.Sprint(gotErr) {
+			t.Errorf("error through the socket %q, want %q", gotErr, wantErr)
+		}
+		if w, g := firstClass(wantErr), firstClass(gotErr); !errors.Is(g, w) {
+			t.Errorf("class through the socket %v, want %v", g, w)
+		}
+		if diff := cmp.Diff(direct.asked(), behind.asked()); diff != "" {
+			t.Errorf("asked, direct and through the socket:\n%s", diff)
+		}
+	})
 }
 
 // noLeaks looks for goroutines that are left after everything else that the

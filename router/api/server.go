@@ -44,12 +44,19 @@ func NewServer(b Backend, log *slog.Logger) *Server {
 	}))
 	s.mux.HandleFunc("POST /v1/connect", command(b.Connect))
 	s.mux.HandleFunc("POST /v1/forget", command(b.Forget))
-	s.mux.HandleFunc("POST /v1/attach", request(b.Attach))
+	s.mux.HandleFunc("POST /v1/attach", waiting(b.Attach))
 	s.mux.HandleFunc("POST /v1/detach", request(b.Detach))
-	s.mux.HandleFunc("POST /v1/expose", request(b.Expose))
+	s.mux.HandleFunc("POST /v1/expose", waiting(b.Expose))
 	s.mux.HandleFunc("POST /v1/hide", request(b.Hide))
 	s.mux.HandleFunc("POST /v1/dns/add", command(b.DNSAdd))
 	s.mux.HandleFunc("POST /v1/dns/remove", command(b.DNSRemove))
+	s.mux.HandleFunc("POST /v1/ipam/prime", waiting(func(ctx context.Context, _ struct{}) (struct{}, error) {
+		return struct{}{}, b.Prime(ctx)
+	}))
+	s.mux.HandleFunc("POST /v1/ipam/remove", waiting(b.RemovePeers))
+	s.mux.HandleFunc("POST /v1/ipam/handover", waiting(func(ctx context.Context, _ struct{}) (HandOver, error) {
+		return b.HandOver(ctx)
+	}))
 	s.mux.HandleFunc("POST /v1/stop", command(func(ctx context.Context, _ struct{}) error { return b.Stop(ctx) }))
 	s.mux.HandleFunc("GET /v1/logs", s.logs)
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

@@ -25,6 +25,7 @@ type Status struct {
 	Targets        []string // as typed, in the order given
 	Connections    []Connection
 	Peers          []Peer   // self first, then by nickname and name
+	IPAM           *IPAM    // nil: the allocator is off (--ipalloc-range="")
 	DNS            *DNS     // nil with --no-dns
 	Warnings       []string // for people; `weft launch` prints them
 }
@@ -114,7 +115,7 @@ type ConnectRequest struct {
 // AttachRequest asks for a container to be put on the switch.
 type AttachRequest struct {
 	Container        string   // Docker name or id, pid:N, netns:/absolute/path
-	Addresses        []string // as typed: [ip:]CIDR | net:CIDR | net:default
+	Addresses        []string // as typed: [ip:]CIDR | net:CIDR | net:default; none: net:default
 	WithoutDNS       bool
 	RewriteHosts     bool
 	AddHosts         []string // name:ip
@@ -130,8 +131,8 @@ type DetachRequest struct {
 
 // ExposeRequest puts the host on the switch.
 type ExposeRequest struct {
-	Addresses         []string
-	FQDN              string
+	Addresses         []string // none: one of the default subnet
+	FQDN              string   // one label without a final dot is a name of the domain
 	WithoutMasquerade bool
 }
 
@@ -145,7 +146,7 @@ type HideRequest struct {
 type NameRequest struct {
 	Container string
 	Addresses []netip.Addr // none: those of the container
-	FQDN      string
+	FQDN      string       // one label without a final dot is a name of the domain
 }
 
 // ExposeName is what the host itself is called among the attachments.

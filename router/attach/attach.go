@@ -53,6 +53,7 @@ type Host interface {
 	Do(f func() error) error
 	Links() ([]kernel.Link, error)
 	Link(name string) (kernel.Link, error)
+	Routes(table int) ([]kernel.Route, error)
 	AddVeth(host string, mtu int, guest kernel.Guest, guestName string, guestMAC kernel.MAC) error
 	DelLink(name string) error
 	SetUp(name string, up bool) error
@@ -196,42 +197,6 @@ func (a *Attacher) Sound(links []kernel.Link, ns Namespace) bool {
 
 // Links lists the host's links, for [Attacher.Sound].
 func (a *Attacher) Links() ([]kernel.Link, error) { return a.host.Links() }
-
-// Sweep deletes every host end that belongs to none of the namespaces in keep
-// and returns their names.
-func (a *Attacher) Sweep(keep []Namespace) ([]string, error) {
-	kept := make(map[string]bool, len(keep))
-	for _, ns := range keep {
-		kept[ns.HostEnd()] = true
-	}
-	return sweep(a.host, kept)
-}
-
-// Reset deletes every host end in host's namespace, whoever knows of it.
-func Reset(host Host) error {
-	_, err := sweep(host, nil)
-	return err
-}
-
-func sweep(host Host, kept map[string]bool) ([]string, error) {
-	links, err := host.Links()
-	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
-	}
-	var gone []string
-	var errs []error
-	for _, l := range links {
-		if l.Kind != "veth" || !isHostEnd(l.Name) || kept[l.Name] {
-			continue
-		}
-		if err := host.DelLink(l.Name); err != nil {
-			errs = append(errs, fmt.Errorf("delete %s: %w", l.Name, err))
-			continue
-		}
-		gone = append(gone, l.Name)
-	}
-	return gone, errors.Join(errs...)
-}
 
 // enter opens the namespace at path.
 func (a *Attacher) enter(path string) (Guest, Namespace, error) {

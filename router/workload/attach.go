@@ -5,19 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/weftnet/weft/router/api"
 	"github.com/weftnet/weft/router/attach"
 	"github.com/weftnet/weft/router/kernel"
 )
 
-// errAllocator answers a request that leaves the choice of an address to us.
-var errAllocator = errors.New("the address allocator is off: name an address, e.g. 10.32.0.1/12")
-
 // wish is an attach request after its syntax was checked.
 type wish struct {
-	addresses  []netip.Prefix
+	asks       []ask
 	mac        kernel.MAC // zero: any
 	hosts      []hostLine // --add-host
 	rewrite    bool
@@ -26,14 +22,11 @@ type wish struct {
 }
 
 // parseAttach checks everything about a request that needs no container.
-func parseAttach(r api.AttachRequest) (wish, error) {
+func (w *Workload) parseAttach(r api.AttachRequest) (wish, error) {
 	q := wish{rewrite: r.RewriteHosts, withoutDNS: r.WithoutDNS, multicast: !r.NoMulticastRoute}
 	var err error
-	if q.addresses, err = parseAddresses(r.Addresses); err != nil {
+	if q.asks, err = w.parseWanted(r.Addresses); err != nil {
 		return wish{}, err
-	}
-	if len(q.addresses) == 0 {
-		return wish{}, errAllocator
 	}
 	if q.mac, err = parseMAC(r.MAC); err != nil {
 		return wish{}, err
@@ -44,15 +37,13 @@ func parseAttach(r api.AttachRequest) (wish, error) {
 	if q.hosts, err = parseHosts(r.AddHosts); err != nil {
 		return wish{}, err
 	}
-	if err := checkSubnets(nil, q.addresses); err != nil {
-		return wish{}, err
-	}
 	return q, nil
 }
 
-// Attach puts a container on the switch. See api.Backend.
+// Attach puts a container on the switch. See api.Backend. It waits for
+// [Workload.Restore], and for addresses as long as there are none.
 func (w *Workload) Attach(ctx context.Context, r api.AttachRequest) (api.Addresses, error) {
-	q, err := parseAttach(r)
+	q, err := w.parseAttach(r)
 	if err != nil {
 		return nil, err
 	}
@@ -66,51 +57,79 @@ func (w *Workload) Attach(ctx context.Context, r api.AttachRequest) (api.Address
 	if q.rewrite && t.pid == 0 {
 		return nil, usage("container %s: a network namespace has no /etc/hosts; name a process in it as pid:N", r.Container)
 	}
-	for {
-		err := w.attachTo(ctx, t, q)
-		var c *taken
-		if !errors.As(err, &c) {
-			if err != nil {
-				return nil, fmt.Errorf("attach %s: %w", r.Container, err)
-			}
-			return slices.Clone(q.addresses), nil
-		}
-		// Perhaps the holder is dead and nobody has noticed yet. Its lock is
-		// taken only now that ours is released.
-		if gone, gerr := w.dropIfGone(ctx, c.key); gerr != nil || !gone {
-			return nil, fmt.Errorf("attach %s: %w", r.Container, err)
-		}
+	got, err := w.persevere(ctx, func() ([]netip.Prefix, error) { return w.attachOnce(ctx, t, q) })
+	if err != nil {
+		return nil, fmt.Errorf("attach %s: %w", r.Container, err)
 	}
+	return got, nil
 }
 
 // taken says that another container holds what was asked for.
 type taken struct {
-	key string
-	err error
+	key  string
+	addr netip.Addr // zero: a MAC address
+	err  error
 }
 
 func (e *taken) Error() string { return e.err.Error() }
 func (e *taken) Unwrap() error { return e.err }
 
-// attachTo does the work, under the namespace's lock.
-func (w *Workload) attachTo(ctx context.Context, t target, q wish) (err error) {
-	if old, ok := w.journal.entry(t.key); ok && old.NS != t.ns {
+// attachOnce finds addresses, without a lock that others who have to do with
+// the container would wait for, and then does the work.
+func (w *Workload) attachOnce(ctx context.Context, t target, q wish) (got []netip.Prefix, err error) {
+	f, err := w.takeOff(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	defer w.land(f)
+	if err := w.ready(f); err != nil {
+		return nil, err
+	}
+	if old, ok := w.journal.entry(f.key); ok && old.NS != t.ns {
 		// The container was restarted: what it had died with its namespace.
-		if _, err := w.dropIfGone(ctx, t.key); err != nil {
-			return err
+		if _, err := w.dropIfGone(f.ctx, f.key); err != nil {
+			return nil, err
 		}
 	}
-	unlock, err := w.locks.lock(ctx, t.ns.String())
+	var has, shared []netip.Prefix
+	w.journal.view(func(s *state) {
+		has, shared = s.has(t, f.key)
+		all, static := expected(q.asks, has)
+		_, err = s.admit(t, q, static, all)
+	})
+	if err != nil {
+		return nil, err
+	}
+	got, err = w.obtain(f, q.asks, has, shared)
+	if err == nil {
+		err = w.attachTo(f, q, got)
+	}
+	if err != nil {
+		return nil, w.failed("attach "+f.label, err, w.giveBack(f, got))
+	}
+	return got, nil
+}
+
+// attachTo does the work, under the namespace's lock.
+func (w *Workload) attachTo(f *flight, q wish, got []netip.Prefix) (err error) {
+	unlock, err := w.locks.lock(f.ctx, f.ns)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if err := w.ended(f); err != nil {
+		return err
+	}
+	t := f.target
 	w.journal.view(func(s *state) { t = s.adopt(t) })
+	if t.key != f.key {
+		return errStale // it stands for another holder since
+	}
 	before, _ := w.journal.entry(t.key)
 	var after entry
 	var spec attach.Spec
 	version, err := w.journal.change(func(s *state) error {
-		e, err := s.reserve(t, q)
+		e, err := s.reserve(t, q, got)
 		if err != nil {
 			return err
 		}
@@ -135,7 +154,7 @@ func (w *Workload) attachTo(ctx context.Context, t target, q wish) (err error) {
 		return err
 	}
 	if !q.withoutDNS {
-		after.Names = withNames(after.Names, w.autoNames(t.docker, q.addresses))
+		after.Names = withNames(after.Names, w.autoNames(t.docker, got))
 		if err := w.setNames(t.key, after.container(), after.Names); err != nil {
 			return err
 		}
@@ -157,16 +176,35 @@ func (w *Workload) attachTo(ctx context.Context, t target, q wish) (err error) {
 		return nil
 	})
 	if err == nil && len(st.Changed) > 0 {
-		w.log.Info("attached", "container", after.who(), "addresses", q.addresses,
+		w.log.Info("attached", "container", after.who(), "addresses", got,
 			"interface", st.Interface, "mac", st.MAC.String())
 	}
 	return err
 }
 
-// reserve adds the intent of q to the state, or says why that cannot be.
-func (s *state) reserve(t target, q wish) (*entry, error) {
+// has returns what t has on its interface, of its own first, and what others
+// have there.
+func (s *state) has(t target, key string) (own, shared []netip.Prefix) {
+	if e := s.find(key); e != nil && e.NS == t.ns {
+		own = e.Addresses
+	}
+	for _, k := range s.entriesOf(t) {
+		if e := s.find(k); e.NS == t.ns {
+			own = union(own, e.Addresses)
+		}
+	}
+	for _, e := range s.in(t.ns) {
+		shared = union(shared, e.Addresses)
+	}
+	return own, without(shared, own)
+}
+
+// admit says why a request cannot be, if so: static is the addresses that are
+// known by now, all includes the subnets of the others. It returns the MAC
+// address of the interface.
+func (s *state) admit(t target, q wish, static, all []netip.Prefix) (mac string, err error) {
 	var here []netip.Prefix // on the same interface
-	mac := q.mac.String()
+	mac = q.mac.String()
 	if q.mac == (kernel.MAC{}) {
 		mac = attach.NewMAC().String()
 	}
@@ -180,24 +218,30 @@ func (s *state) reserve(t target, q wish) (*entry, error) {
 			}
 			continue
 		}
-		for _, p := range q.addresses {
+		for _, p := range static {
 			if holds(e.held(), p.Addr()) {
-				return nil, &taken{e.Key, conflict("address %s is held by container %s of this host", p.Addr(), e.who())}
+				return "", &taken{e.Key, p.Addr(), conflict("address %s is held by container %s of this host", p.Addr(), e.who())}
 			}
 		}
 		if e.MAC == asked {
-			return nil, &taken{e.Key, conflict("MAC address %s is held by container %s of this host", asked, e.who())}
+			return "", &taken{e.Key, netip.Addr{}, conflict("MAC address %s is held by container %s of this host", asked, e.who())}
 		}
 	}
-	for _, p := range q.addresses {
+	for _, p := range static {
 		if holds(s.hostAddresses(), p.Addr()) {
-			return nil, conflict("address %s is held by this host itself (%s)", p.Addr(), api.ExposeName)
+			return "", conflict("address %s is held by this host itself (%s)", p.Addr(), api.ExposeName)
 		}
 	}
 	if q.mac != (kernel.MAC{}) && mac != asked {
-		return nil, conflict("its interface has MAC address %s; detach it first to give it another", mac)
+		return "", conflict("its interface has MAC address %s; detach it first to give it another", mac)
 	}
-	if err := checkSubnets(here, q.addresses); err != nil {
+	return mac, checkSubnets(here, all)
+}
+
+// reserve adds the intent of q to the state, or says why that cannot be.
+func (s *state) reserve(t target, q wish, got []netip.Prefix) (*entry, error) {
+	mac, err := s.admit(t, q, got, got)
+	if err != nil {
 		return nil, err
 	}
 	e := s.find(t.key)
@@ -211,8 +255,8 @@ func (s *state) reserve(t target, q wish) (*entry, error) {
 	e.refresh(t)
 	e.MAC = mac
 	e.Multicast = e.Multicast || q.multicast
-	e.Adding = union(e.Adding, without(q.addresses, e.Addresses))
-	e.Removing = without(e.Removing, q.addresses)
+	e.Adding = union(e.Adding, without(got, e.Addresses))
+	e.Removing = without(e.Removing, got)
 	return e, nil
 }
 

@@ -54,7 +54,7 @@ func operations() []operation {
 		{name: "hide", do: func(d *Workload) error {
 			_, err := d.Hide(ctx, api.HideRequest{})
 			return err
-		}},
+		}, forward: true},
 		{name: "dns-add", do: func(d *Workload) error {
 			return d.DNSAdd(ctx, api.NameRequest{Container: "web", FQDN: "www"})
 		}},
@@ -69,11 +69,58 @@ func operations() []operation {
 	}
 }
 
+// allocations are operations that need a space.
+func allocations() []operation {
+	ctx := context.Background()
+	attach := func(container string, addresses ...string) func(*Workload) error {
+		return func(d *Workload) error {
+			_, err := d.Attach(ctx, api.AttachRequest{Container: container, Addresses: addresses, MAC: crashMAC})
+			return err
+		}
+	}
+	return []operation{
+		{name: "allocate", do: attach("db")},
+		{name: "allocate for a process", do: attach("pid:200", "net:10.48.0.0/24", "10.32.0.7/12", "net:10.49.0.0/24")},
+		{name: "allocate what it has", do: func(d *Workload) error {
+			_, err := d.Attach(ctx, api.AttachRequest{Container: "web"})
+			return err
+		}},
+		{name: "detach a subnet", do: func(d *Workload) error {
+			_, err := d.Detach(ctx, api.DetachRequest{Container: "web", Addresses: []string{"net:10.32.0.0/24"}})
+			return err
+		}, forward: true},
+		{name: "allocate for the host", do: func(d *Workload) error {
+			_, err := d.Expose(ctx, api.ExposeRequest{Addresses: []string{"net:10.48.0.0/24"}})
+			return err
+		}},
+		{name: "hide a subnet", do: func(d *Workload) error {
+			_, err := d.Hide(ctx, api.HideRequest{Addresses: []string{"net:default"}})
+			return err
+		}, forward: true},
+	}
+}
+
+// variants are the worlds in which operations are tried.
+func variants() map[string]func(w *world) {
+	return map[string]func(w *world){
+		"static":    func(*world) {},
+		"allocator": func(w *world) { w.addSpace("10.32.0.0/11", "10.32.0.0/12") },
+	}
+}
+
+func operationsIn(variant string) []operation {
+	if variant == "allocator" {
+		return append(operations(), allocations()...)
+	}
+	return operations()
+}
+
 // crashWorld is a machine on which something is attached, exposed and named.
-func crashWorld(t *testing.T) (*world, *Workload) {
+func crashWorld(t *testing.T, prepare func(w *world)) (*world, *Workload) {
 	t.Helper()
 	ctx := context.Background()
 	w := newWorld(t)
+	prepare(w)
 	w.run(webID, "web", 100)
 	w.run(dbID, "db", 101)
 	w.process(200, 7, "4:200")
@@ -89,53 +136,67 @@ func crashWorld(t *testing.T) (*world, *Workload) {
 // TestCrash cuts the power at every step of every operation, before and after
 // the step has its effect, and lets a new daemon find what is left.
 func TestCrash(t *testing.T) {
-	for _, op := range operations() {
-		t.Run(op.name, func(t *testing.T) {
-			w, d := crashWorld(t)
-			before := w.see(d)
-			check(t, op.do(d))
-			after := w.see(d)
-			steps := 0
-			for _, late := range []bool{false, true} {
-				for n := 1; ; n++ {
-					w, d := crashWorld(t)
-					w.power.arm(n, late, false)
-					err := op.do(d)
-					if !w.power.hit() {
-						check(t, err)
-						break
-					}
-					steps++
-					at := fmt.Sprintf("step %d, late %v, told %v", n, late, err)
-					w.power.arm(0, false, false)
-					d = w.restart()
-					got := w.see(d)
-					if got != before && got != after {
-						t.Fatalf("%s: neither before nor after (-after +got):\n%s", at, cmp.Diff(after, got))
-					}
-					if err == nil && got != after {
-						t.Fatalf("%s: told done, and is not:\n%s", at, cmp.Diff(after, got))
-					}
-					check(t, op.do(d))
-					if diff := cmp.Diff(after, w.see(d)); diff != "" {
-						t.Fatalf("%s: asking again does not help:\n%s", at, diff)
-					}
-				}
-			}
-			if steps == 0 {
-				t.Error("no step was cut")
-			}
-			t.Logf("%d steps", steps)
-		})
+	for variant, prepare := range variants() {
+		for _, op := range operationsIn(variant) {
+			t.Run(variant+"/"+op.name, func(t *testing.T) {
+				crash(t, prepare, op)
+			})
+		}
 	}
+}
+
+func crash(t *testing.T, prepare func(w *world), op operation) {
+	t.Helper()
+	w, d := crashWorld(t, prepare)
+	before := w.see(d)
+	check(t, op.do(d))
+	after := w.see(d)
+	steps := 0
+	for _, late := range []bool{false, true} {
+		for n := 1; ; n++ {
+			w, d := crashWorld(t, prepare)
+			w.power.arm(n, late, false)
+			err := op.do(d)
+			if !w.power.hit() {
+				check(t, err)
+				break
+			}
+			steps++
+			at := fmt.Sprintf("step %d, late %v, told %v", n, late, err)
+			w.power.arm(0, false, false)
+			d = w.restart()
+			got := w.see(d)
+			if got != before && got != after {
+				t.Fatalf("%s: neither before nor after (-after +got):\n%s", at, cmp.Diff(after, got))
+			}
+			if err == nil && got != after {
+				t.Fatalf("%s: told done, and is not:\n%s", at, cmp.Diff(after, got))
+			}
+			check(t, op.do(d))
+			if diff := cmp.Diff(after, w.see(d)); diff != "" {
+				t.Fatalf("%s: asking again does not help:\n%s", at, diff)
+			}
+		}
+	}
+	if steps == 0 {
+		t.Error("no step was cut")
+	}
+	t.Logf("%d steps", steps)
 }
 
 // TestCrashInRestore cuts the power while a daemon repairs what a cut left.
 func TestCrashInRestore(t *testing.T) {
+	for variant, prepare := range variants() {
+		t.Run(variant, func(t *testing.T) { crashInRestore(t, prepare) })
+	}
+}
+
+func crashInRestore(t *testing.T, prepare func(w *world)) {
+	t.Helper()
 	ctx := context.Background()
 	for first := 1; first < 60; first += 3 {
 		for n := 1; ; n++ {
-			w, d := crashWorld(t)
+			w, d := crashWorld(t, prepare)
 			before := w.see(d)
 			w.power.arm(first, false, false)
 			_, err := d.Attach(ctx, api.AttachRequest{Container: "web", Addresses: []string{"10.32.0.2/12"}})
@@ -161,41 +222,48 @@ func TestCrashInRestore(t *testing.T) {
 // TestOneFailure lets every step fail once, with and without effect: what was
 // begun is undone, or the next sweep completes it.
 func TestOneFailure(t *testing.T) {
-	for _, op := range operations() {
-		t.Run(op.name, func(t *testing.T) {
-			w, d := crashWorld(t)
-			before := w.see(d)
-			check(t, op.do(d))
-			after := w.see(d)
-			for _, late := range []bool{false, true} {
-				for n := 1; ; n++ {
-					w, d := crashWorld(t)
-					w.power.arm(n, late, true)
-					err := op.do(d)
-					if !w.power.hit() {
-						check(t, err)
-						break
-					}
-					at := fmt.Sprintf("step %d, late %v, told %v", n, late, err)
-					w.power.arm(0, false, false)
-					if err != nil && !errors.Is(err, errPower) {
-						t.Errorf("%s: the reason is lost", at)
-					}
-					if op.forward || late {
-						_, serr := d.Sweep(context.Background())
-						check(t, serr)
-					}
-					got := w.see(d)
-					switch {
-					case err == nil && got != after:
-						t.Fatalf("%s: told done, and is not:\n%s", at, cmp.Diff(after, got))
-					case err != nil && got != before && !op.forward:
-						t.Fatalf("%s: something is left (-before +got):\n%s", at, cmp.Diff(before, got))
-					case got != before && got != after:
-						t.Fatalf("%s: neither before nor after (-after +got):\n%s", at, cmp.Diff(after, got))
-					}
-				}
+	for variant, prepare := range variants() {
+		for _, op := range operationsIn(variant) {
+			t.Run(variant+"/"+op.name, func(t *testing.T) {
+				oneFailure(t, prepare, op)
+			})
+		}
+	}
+}
+
+func oneFailure(t *testing.T, prepare func(w *world), op operation) {
+	t.Helper()
+	w, d := crashWorld(t, prepare)
+	before := w.see(d)
+	check(t, op.do(d))
+	after := w.see(d)
+	for _, late := range []bool{false, true} {
+		for n := 1; ; n++ {
+			w, d := crashWorld(t, prepare)
+			w.power.arm(n, late, true)
+			err := op.do(d)
+			if !w.power.hit() {
+				check(t, err)
+				break
 			}
-		})
+			at := fmt.Sprintf("step %d, late %v, told %v", n, late, err)
+			w.power.arm(0, false, false)
+			if err != nil && !errors.Is(err, errPower) {
+				t.Errorf("%s: the reason is lost", at)
+			}
+			if op.forward || late {
+				_, serr := d.Sweep(context.Background())
+				check(t, serr)
+			}
+			got := w.see(d)
+			switch {
+			case err == nil && got != after:
+				t.Fatalf("%s: told done, and is not:\n%s", at, cmp.Diff(after, got))
+			case err != nil && got != before && !op.forward:
+				t.Fatalf("%s: something is left (-before +got):\n%s", at, cmp.Diff(before, got))
+			case got != before && got != after:
+				t.Fatalf("%s: neither before nor after (-after +got):\n%s", at, cmp.Diff(after, got))
+			}
+		}
 	}
 }

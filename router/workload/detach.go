@@ -11,45 +11,63 @@ import (
 )
 
 // Detach takes addresses, or everything, from a container. See api.Backend.
-// What was named is returned even when it was not there.
+// What was named is returned even when it was not there. Who takes everything
+// also ends requests for more.
 func (w *Workload) Detach(ctx context.Context, r api.DetachRequest) (api.Addresses, error) {
-	named, err := parseAddresses(r.Addresses)
+	asks, err := w.parseAsks(r.Addresses)
 	if err != nil {
 		return nil, err
 	}
-	keys, err := w.lookup(ctx, r.Container)
-	if err != nil {
-		return nil, err
-	}
-	released := named
-	for _, key := range keys {
-		had, err := w.detachFrom(ctx, key, named)
+	t, rerr := w.resolve(ctx, r.Container)
+	if len(asks) == 0 {
+		err := w.cancelFlights(ctx, errDetached, func(f *flight) bool {
+			return f.key == t.key || f.target.ns == t.ns && !t.ns.IsZero() || f.target.label == r.Container
+		})
 		if err != nil {
 			return nil, fmt.Errorf("detach %s: %w", r.Container, err)
 		}
-		if len(named) == 0 {
-			released = union(released, had)
+	}
+	keys, err := w.entriesFor(r.Container, t, rerr)
+	if err != nil {
+		return nil, err
+	}
+	var had []netip.Prefix
+	for _, key := range keys {
+		some, err := w.detachFrom(ctx, key, asks)
+		if err != nil {
+			return nil, fmt.Errorf("detach %s: %w", r.Container, err)
+		}
+		had = union(had, some)
+	}
+	if len(asks) > 0 {
+		return answer(asks, had), nil
+	}
+	if t.key != "" {
+		// It may have died and keep something for a while.
+		if err := w.releaseRest(ctx, t.key); err != nil {
+			return nil, fmt.Errorf("detach %s: %w", r.Container, err)
 		}
 	}
-	return released, nil
+	return had, nil
 }
 
-// detachFrom releases those of an entry's addresses that are named, or all,
+// detachFrom releases those of an entry's addresses that are asked for, or all,
 // and returns them. Once the intent is written it is not taken back: a detach
 // that fails is completed by the next sweep.
-func (w *Workload) detachFrom(ctx context.Context, key string, named []netip.Prefix) ([]netip.Prefix, error) {
+func (w *Workload) detachFrom(ctx context.Context, key string, asks []ask) ([]netip.Prefix, error) {
 	e, unlock, err := w.lockEntry(ctx, key)
 	if err != nil || unlock == nil {
 		return nil, err
 	}
 	defer unlock()
 	take := e.held()
-	if len(named) > 0 {
-		take = both(take, named)
+	if len(asks) > 0 {
+		take = matching(take, asks)
 	}
 	if len(take) == 0 {
 		return nil, nil
 	}
+	w.flights.disturb(key, e.NS.String())
 	err = w.journal.update(func(s *state) error {
 		s.find(key).release(take)
 		return nil
@@ -76,7 +94,7 @@ func (e *entry) release(take []netip.Prefix) {
 }
 
 // complete makes the world what the journal says of an entry, whose lock is
-// held: names, then addresses, then the end of the intent. It returns what it
+// held: names, then the interface, then the space, then the end of the intent. It returns what it
 // changed of the interface.
 func (w *Workload) complete(key string) (changed []string, err error) {
 	e, ok := w.journal.entry(key)
@@ -104,6 +122,9 @@ func (w *Workload) complete(key string) (changed []string, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := w.releaseRemoved(&e); err != nil {
+		return nil, err
+	}
 	if st.Made { // the rest follows from it
 		st.Changed = []string{"its interface was gone"}
 	}
@@ -118,6 +139,27 @@ func (w *Workload) complete(key string) (changed []string, err error) {
 		}
 		return nil
 	})
+}
+
+// releaseRemoved gives the space what an entry, whose lock is held, no longer
+// has on its interface.
+func (w *Workload) releaseRemoved(e *entry) error {
+	addrs := slices.DeleteFunc(w.ours(e.Removing), func(a netip.Addr) bool {
+		return holds(union(e.Addresses, e.Adding), a)
+	})
+	if len(addrs) == 0 {
+		return nil
+	}
+	// Who asked may be gone: what was begun is completed.
+	ctx := context.Background()
+	rest, err := w.handOn(ctx, e, addrs)
+	if err == nil && len(rest) > 0 {
+		err = w.space.Release(ctx, e.Key, rest)
+	}
+	if err != nil {
+		return fmt.Errorf("release %v: %w", addrs, err)
+	}
+	return nil
 }
 
 // lockEntry takes the lock of an entry's namespace and returns the entry as it

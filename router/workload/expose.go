@@ -2,7 +2,6 @@ package workload
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -10,51 +9,83 @@ import (
 	"github.com/weftnet/weft/router/api"
 )
 
-// Expose gives the host addresses on the switch. See api.Backend.
+// Expose gives the host addresses on the switch. See api.Backend. It waits for
+// [Workload.Restore], and for addresses as long as there are none.
 func (w *Workload) Expose(ctx context.Context, r api.ExposeRequest) (api.Addresses, error) {
-	addresses, err := parseAddresses(r.Addresses)
+	asks, err := w.parseWanted(r.Addresses)
 	if err != nil {
 		return nil, err
 	}
-	if len(addresses) == 0 {
-		return nil, errAllocator
-	}
-	var names []name
+	full := ""
 	if r.FQDN != "" {
 		if w.domain == "" {
 			return nil, errNoDNS
 		}
-		full, err := parseFQDN(r.FQDN, w.domain)
-		if err != nil {
+		if full, err = parseFQDN(r.FQDN, w.domain); err != nil {
 			return nil, err
 		}
-		names = named(full, addrsOf(addresses), false)
 	}
-	for {
-		err := w.expose(ctx, addresses, names, !r.WithoutMasquerade)
-		var c *taken
-		if !errors.As(err, &c) {
-			if err != nil {
-				return nil, fmt.Errorf("expose: %w", err)
-			}
-			return addresses, nil
-		}
-		if gone, gerr := w.dropIfGone(ctx, c.key); gerr != nil || !gone {
-			return nil, fmt.Errorf("expose: %w", err)
-		}
+	got, err := w.persevere(ctx, func() ([]netip.Prefix, error) {
+		return w.exposeOnce(ctx, asks, full, !r.WithoutMasquerade)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("expose: %w", err)
 	}
+	return got, nil
 }
 
-func (w *Workload) expose(ctx context.Context, addresses []netip.Prefix, names []name, masquerade bool) error {
-	unlock, err := w.locks.lock(ctx, exposeKey)
+func (w *Workload) exposeOnce(ctx context.Context, asks []ask, full string, masquerade bool) (got []netip.Prefix, err error) {
+	f, err := w.takeOffHost(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer w.land(f)
+	if err := w.ready(f); err != nil {
+		return nil, err
+	}
+	var has, all []netip.Prefix
+	w.journal.view(func(s *state) {
+		for _, e := range s.Exposed {
+			has = append(has, e.Address)
+		}
+		var static []netip.Prefix
+		all, static = expected(asks, has)
+		err = s.admitHost(static, all)
+	})
+	if err == nil {
+		err = w.checkRoutes(without(all, has))
+	}
+	if err != nil {
+		return nil, err
+	}
+	got, err = w.obtain(f, asks, has, nil)
+	if err == nil {
+		var names []name
+		if full != "" {
+			names = named(full, addrsOf(got), false)
+		}
+		err = w.expose(f, got, names, masquerade)
+	}
+	if err != nil {
+		return nil, w.failed("expose", err, w.giveBack(f, got))
+	}
+	return got, nil
+}
+
+// expose does the work, under the lock of exposeKey.
+func (w *Workload) expose(f *flight, addresses []netip.Prefix, names []name, masquerade bool) error {
+	unlock, err := w.locks.lock(f.ctx, exposeKey)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if err := w.ended(f); err != nil {
+		return err
+	}
 	// Nobody else may take the addresses meanwhile. If the daemon dies before
 	// the end, this was never asked for: so it is not written down.
 	_, err = w.journal.change(func(s *state) error {
-		if err := s.reserveHost(addresses); err != nil {
+		if err := s.admitHost(addresses, addresses); err != nil {
 			return err
 		}
 		s.exposing = addresses
@@ -63,7 +94,7 @@ func (w *Workload) expose(ctx context.Context, addresses []netip.Prefix, names [
 	if err != nil {
 		return err
 	}
-	return w.changeHost(ctx, func(s *state) {
+	return w.changeHost(f.ctx, func(s *state) {
 		for _, p := range addresses {
 			i := slices.IndexFunc(s.Exposed, func(e exposure) bool { return e.Address == p })
 			if i < 0 {
@@ -76,42 +107,85 @@ func (w *Workload) expose(ctx context.Context, addresses []netip.Prefix, names [
 	})
 }
 
-// reserveHost says why the host cannot have the addresses, if so.
-func (s *state) reserveHost(addresses []netip.Prefix) error {
-	for i := range s.Containers {
-		e := &s.Containers[i]
-		for _, p := range addresses {
-			if holds(e.held(), p.Addr()) {
-				return &taken{e.Key, conflict("address %s is held by container %s of this host", p.Addr(), e.who())}
+// checkRoutes refuses addresses whose subnets the host reaches in another way:
+// with such an address it would look for its own network on the switch. What
+// leads to almost everywhere gives way to every subnet, and is no reason.
+func (w *Workload) checkRoutes(subnets []netip.Prefix) error {
+	if len(subnets) == 0 {
+		return nil
+	}
+	routes, err := w.attacher.HostRoutes()
+	if err != nil {
+		return fmt.Errorf("look for routes of this host: %w", err)
+	}
+	for _, p := range subnets {
+		for _, r := range routes {
+			if r.Dst.Bits() > 1 && r.Dst.Overlaps(p.Masked()) {
+				return fmt.Errorf("%s overlaps %s, which this host reaches through %s and could not any more; expose an address of another subnet",
+					subnetOf(p), r.Dst, r.Link)
 			}
 		}
 	}
-	return checkSubnets(s.hostAddresses(), addresses)
+	return nil
+}
+
+// admitHost says why the host cannot have addresses, if so: static is those
+// that are known by now, all includes the subnets of the others.
+func (s *state) admitHost(static, all []netip.Prefix) error {
+	for i := range s.Containers {
+		e := &s.Containers[i]
+		for _, p := range static {
+			if holds(e.held(), p.Addr()) {
+				return &taken{e.Key, p.Addr(), conflict("address %s is held by container %s of this host", p.Addr(), e.who())}
+			}
+		}
+	}
+	return checkSubnets(s.hostAddresses(), all)
 }
 
 // Hide takes addresses, or all, off the host's place on the switch. See
-// api.Backend.
+// api.Backend. Who takes all also ends requests for more.
 func (w *Workload) Hide(ctx context.Context, r api.HideRequest) (api.Addresses, error) {
-	released, err := parseAddresses(r.Addresses)
+	asks, err := w.parseAsks(r.Addresses)
 	if err != nil {
 		return nil, err
 	}
+	if len(asks) == 0 {
+		err = w.cancelFlights(ctx, errDetached, func(f *flight) bool { return f.key == exposeKey })
+	}
+	var released []netip.Prefix
+	if err == nil {
+		released, err = w.hide(ctx, asks)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("hide: %w", err)
+	}
+	if len(asks) > 0 {
+		return answer(asks, released), nil
+	}
+	return released, nil
+}
+
+func (w *Workload) hide(ctx context.Context, asks []ask) ([]netip.Prefix, error) {
 	unlock, err := w.locks.lock(ctx, exposeKey)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	if len(r.Addresses) == 0 {
-		w.journal.view(func(s *state) { released = s.hostAddresses() })
+	var released []netip.Prefix
+	w.journal.view(func(s *state) { released = s.hostAddresses() })
+	if len(asks) > 0 {
+		released = matching(released, asks)
 	}
+	w.flights.disturb(exposeKey, exposeKey)
 	err = w.changeHost(ctx, func(s *state) {
 		s.Exposed = slices.DeleteFunc(s.Exposed, func(e exposure) bool { return slices.Contains(released, e.Address) })
 		s.ExposeName = slices.DeleteFunc(s.ExposeName, func(n name) bool { return !holds(s.hostAddresses(), n.Addr) })
 	})
 	if err != nil {
-		return nil, fmt.Errorf("hide: %w", err)
+		return nil, err
 	}
-	return released, nil
+	return released, w.release(context.WithoutCancel(ctx), exposeKey, w.ours(released))
 }
 
 // changeHost changes the host's place on the switch: first there, then in the
@@ -185,70 +259,4 @@ func (w *Workload) setExposed(ctx context.Context, exposed []exposure) error {
 		return fmt.Errorf("set the host's addresses: %w", err)
 	}
 	return nil
-}
-
-// PS lists the attachments of this host. See api.Backend.
-func (w *Workload) PS(ctx context.Context, containers []string) ([]api.Attachment, error) {
-	if len(containers) == 0 {
-		return w.list(append([]string{exposeKey}, w.keys()...)), nil
-	}
-	var keys []string
-	for _, arg := range containers {
-		found := []string{exposeKey}
-		if arg != api.ExposeName {
-			var err error
-			if found, err = w.lookup(ctx, arg); err != nil {
-				return nil, err
-			}
-		}
-		for _, key := range found {
-			if !slices.Contains(keys, key) {
-				keys = append(keys, key)
-			}
-		}
-	}
-	return w.list(keys), nil
-}
-
-func (w *Workload) list(keys []string) []api.Attachment {
-	list := []api.Attachment{}
-	w.journal.view(func(s *state) {
-		for _, key := range keys {
-			if key == exposeKey {
-				list = append(list, w.hostAttachment(s))
-				continue
-			}
-			e := s.find(key)
-			if e == nil || len(e.Addresses) == 0 {
-				continue
-			}
-			list = append(list, api.Attachment{
-				Container: e.Label, ID: e.ID, Interface: e.Interface, MAC: e.MAC,
-				Addresses: slices.Clone(e.Addresses), Names: hostnames(e.Names),
-			})
-		}
-	})
-	return list
-}
-
-func (w *Workload) hostAttachment(s *state) api.Attachment {
-	a := api.Attachment{Container: api.ExposeName, Names: hostnames(s.ExposeName)}
-	if w.host != nil {
-		a.MAC = w.host.MAC().String()
-	}
-	for _, e := range s.Exposed {
-		a.Addresses = append(a.Addresses, e.Address)
-	}
-	return a
-}
-
-// hostnames returns each name once.
-func hostnames(list []name) []string {
-	var out []string
-	for _, n := range list {
-		if !slices.Contains(out, n.Hostname) {
-			out = append(out, n.Hostname)
-		}
-	}
-	return out
 }

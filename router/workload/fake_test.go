@@ -17,7 +17,6 @@ import (
 	"testing"
 
 	"github.com/weftnet/weft/dns"
-	"github.com/weftnet/weft/router/api"
 	"github.com/weftnet/weft/router/attach"
 	"github.com/weftnet/weft/router/kernel"
 	"github.com/weftnet/weft/router/kerneltest"
@@ -38,7 +37,13 @@ type power struct {
 	off   bool
 }
 
-func (p *power) use(f func() error) error {
+func (p *power) use(f func() error) error { return p.spend(f, true) }
+
+// useWhole is use of what never fails with effect, though the power may go off
+// after it.
+func (p *power) useWhole(f func() error) error { return p.spend(f, false) }
+
+func (p *power) spend(f func() error, halves bool) error {
 	p.mu.Lock()
 	if p.off {
 		p.mu.Unlock()
@@ -47,8 +52,9 @@ func (p *power) use(f func() error) error {
 	p.uses++
 	hit := p.limit != 0 && p.uses == p.limit
 	p.off = hit && !p.once
+	late := p.late && (halves || !p.once)
 	p.mu.Unlock()
-	if hit && !p.late {
+	if hit && !late {
 		return errPower
 	}
 	err := f()
@@ -163,6 +169,7 @@ type world struct {
 	power  *power
 	host   *namespace
 	docker *fakeDocker
+	space  *fakeSpace // nil: none
 
 	mu     sync.Mutex
 	paths  map[string]*namespace
@@ -197,7 +204,8 @@ func (w *world) nspath(pid int) string { return filepath.Join(w.proc, strconv.It
 func (w *world) stat(pid, start int) {
 	w.t.Helper()
 	dir := filepath.Join(w.proc, strconv.Itoa(pid))
-	check(w.t, os.MkdirAll(dir, 0o755))
+	check(w.t, os.MkdirAll(filepath.Join(dir, "ns"), 0o755))
+	check(w.t, os.WriteFile(w.nspath(pid), nil, 0o444))
 	line := fmt.Sprintf("%d (a) b (c) S %s %d 0 0\n", pid, strings.Repeat("0 ", 18), start)
 	check(w.t, os.WriteFile(filepath.Join(dir, "stat"), []byte(line), 0o644))
 }
@@ -277,10 +285,14 @@ func (w *world) start() *Workload {
 	w.mu.Lock()
 	clear(w.names)
 	w.mu.Unlock()
-	d, err := New(Config{
+	c := Config{
 		StateDir: w.dir, BootID: w.boot, Domain: testDomain, Docker: w.docker, Names: w, Host: w, Proc: w.proc,
 		Attacher: attach.New(w.host, w.Open, attach.Config{MTU: func() int { return 1370 }, DNS: dnsAddress()}),
-	})
+	}
+	if w.space != nil {
+		c.Space = w.space
+	}
+	d, err := New(c)
 	check(w.t, err)
 	d.journal.write = func(path string, data []byte) error {
 		return w.power.use(func() error {
@@ -313,6 +325,7 @@ func (w *world) see(d *Workload) string {
 		fmt.Fprintf(&b, "ps %s\n", j)
 	}
 	w.checkKernel(d)
+	b.WriteString(w.checkSpace(d))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, key := range slices.Sorted(maps.Keys(w.names)) {
@@ -374,43 +387,3 @@ func (w *world) checkKernel(d *Workload) {
 		w.t.Errorf("%d host ends belong to no namespace", ends)
 	}
 }
-
-// fakeDocker is an engine.
-type fakeDocker struct {
-	mu         sync.Mutex
-	containers map[string]Container // by name
-	err        error                // it does not answer
-	asked      int
-}
-
-func (f *fakeDocker) set(name string, c Container) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.containers[name] = c
-}
-
-func (f *fakeDocker) remove(name string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.containers, name)
-}
-
-func (f *fakeDocker) Inspect(_ context.Context, nameOrID string) (Container, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.asked++
-	if f.err != nil {
-		return Container{}, f.err
-	}
-	for name, c := range f.containers {
-		if name == nameOrID || strings.HasPrefix(c.ID, nameOrID) {
-			return c, nil
-		}
-	}
-	return Container{}, fmt.Errorf("no such container: %s: %w", nameOrID, api.ErrNotFound)
-}
-
-const (
-	webID = "aaaaaaaaaaaa0000000000000000000000000000000000000000000000000001"
-	dbID  = "bbbbbbbbbbbb0000000000000000000000000000000000000000000000000002"
-)

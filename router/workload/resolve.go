@@ -56,7 +56,7 @@ func (w *Workload) resolve(ctx context.Context, arg string) (target, error) {
 		}
 		ns, err := w.attacher.Identify(filepath.Clean(path))
 		if err != nil {
-			return t, w.identifyError(arg, err)
+			return t, w.identifyError(arg, path, err)
 		}
 		return target{key: "ns:" + ns.String(), label: arg, ns: ns, path: filepath.Clean(path)}, nil
 	case arg == "" || strings.ContainsAny(arg, ":/ "):
@@ -66,14 +66,14 @@ func (w *Workload) resolve(ctx context.Context, arg string) (target, error) {
 }
 
 func (w *Workload) resolveProcess(arg string, pid int) (target, error) {
+	path := w.namespacePath(pid)
 	start, err := w.startTime(pid)
 	if err != nil {
-		return target{}, w.identifyError(arg, err)
+		return target{}, w.identifyError(arg, path, err)
 	}
-	path := w.namespacePath(pid)
 	ns, err := w.attacher.Identify(path)
 	if err != nil {
-		return target{}, w.identifyError(arg, err)
+		return target{}, w.identifyError(arg, path, err)
 	}
 	// If it is still the same process, what was opened was its namespace.
 	if again, err := w.startTime(pid); err != nil || again != start {
@@ -107,12 +107,14 @@ func (w *Workload) resolveDocker(ctx context.Context, arg string) (target, error
 	return t, nil
 }
 
-func (w *Workload) identifyError(arg string, err error) error {
-	if isGone(err) {
-		if strings.HasPrefix(arg, pidForm) {
-			return notFound("container %s: no such process", arg)
-		}
-		return notFound("container %s: no such network namespace: %w", arg, err)
+func (w *Workload) identifyError(arg, path string, err error) error {
+	switch {
+	case isGone(err) && strings.HasPrefix(arg, pidForm):
+		return notFound("container %s: no such process", arg)
+	case isGone(err) && strings.HasPrefix(arg, netnsForm):
+		return notFound("container %s: no such network namespace: %s does not exist", arg, path)
+	case isGone(err):
+		return notFound("container %s: it has just ended", arg)
 	}
 	return fmt.Errorf("container %s: %w", arg, err)
 }
@@ -167,6 +169,11 @@ func (s *state) adopt(t target) target {
 // what it named.
 func (w *Workload) lookup(ctx context.Context, arg string) (keys []string, err error) {
 	t, err := w.resolve(ctx, arg)
+	return w.entriesFor(arg, t, err)
+}
+
+// entriesFor is lookup after arg was resolved.
+func (w *Workload) entriesFor(arg string, t target, err error) (keys []string, _ error) {
 	w.journal.view(func(s *state) {
 		if err == nil {
 			keys = s.entriesOf(t)

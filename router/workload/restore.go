@@ -12,9 +12,10 @@ import (
 
 // Restore makes the host what the journal says, once, when the daemon starts:
 // containers that are gone are forgotten, what was begun is undone or
-// completed, lost interfaces are made again, names and the host's own
-// addresses are set. The error names what could not be restored; everything
-// else is.
+// completed, lost interfaces are made again, those that the journal does not
+// know are adopted, names and the host's own addresses are set, and the space
+// learns who holds what. The error names what could not be restored;
+// everything else is.
 func (w *Workload) Restore(ctx context.Context) error {
 	var errs []error
 	fresh := false
@@ -33,19 +34,12 @@ func (w *Workload) Restore(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 	}
-	var keep []attach.Namespace
+	errs = append(errs, w.adoptFound(ctx), w.adoptSpace(ctx))
+	close(w.restored)
 	var expose, extern []name
 	w.journal.view(func(s *state) {
-		for _, e := range s.Containers {
-			keep = append(keep, e.NS)
-		}
 		expose, extern = slices.Clone(s.ExposeName), slices.Clone(s.Extern)
 	})
-	swept, err := w.attacher.Sweep(keep)
-	errs = append(errs, err)
-	for _, end := range swept {
-		w.log.Warn("removed an interface that belongs to no container we know", "interface", end)
-	}
 	errs = append(errs,
 		w.applyExposed(ctx),
 		w.setNames(exposeKey, exposeKey, expose),
@@ -53,18 +47,39 @@ func (w *Workload) Restore(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// ready waits for Restore: before, we do not know who holds what, and an
+// interface that we make could be taken for a stranger's.
+func (w *Workload) ready(f *flight) error {
+	select {
+	case <-w.restored:
+		return nil
+	default:
+	}
+	f.say("weftd looks for the containers that are attached")
+	select {
+	case <-w.restored:
+		return nil
+	case <-f.ctx.Done():
+		return context.Cause(f.ctx)
+	}
+}
+
 // Sweep looks at every attachment: it forgets containers that are gone,
 // completes what was begun and repairs what was changed. It says what it
 // repaired. It waits for work on a container that is under way, so it must not
 // be called by whoever that work waits for.
 func (w *Workload) Sweep(ctx context.Context) (repaired []string, err error) {
-	return w.checkAll(ctx, w.keys())
+	w.cancelDead()
+	err = w.settle(ctx)
+	repaired, cerr := w.checkAll(ctx, w.keys())
+	return repaired, errors.Join(err, cerr)
 }
 
 // LinksChanged is for when the kernel says that some link of the host changed:
 // a [Workload.Sweep] of those attachments only whose host end is not as it
 // should be.
 func (w *Workload) LinksChanged(ctx context.Context) (repaired []string, err error) {
+	w.cancelDead()
 	links, err := w.attacher.Links()
 	if err != nil {
 		return nil, fmt.Errorf("look for lost attachments: %w", err)
@@ -106,9 +121,11 @@ func (w *Workload) Announce(ctx context.Context) error {
 }
 
 // ContainerDied is for when the engine says that a container ended: its
-// addresses and names go at once, even if others share its namespace. One that
-// runs again, and was attached again before the news came, keeps them.
+// interface and names go at once, even if others share its namespace; its
+// addresses are kept for a while by the space, if that gave them. One that runs
+// again, and was attached again before the news came, keeps everything.
 func (w *Workload) ContainerDied(ctx context.Context, id string) error {
+	w.cancelDead()
 	if _, err := w.dropIfGone(ctx, dockerKey(id)); err != nil {
 		return fmt.Errorf("container %s ended: %w", id, err)
 	}
@@ -173,6 +190,7 @@ func (w *Workload) check(ctx context.Context, key string) (repaired []string, er
 	}
 	if len(e.Adding) > 0 {
 		// Nobody is at work on it, so nobody was told that it is done.
+		w.flights.disturb(key, e.NS.String())
 		err = w.journal.update(func(s *state) error {
 			e := s.find(key)
 			e.release(e.Adding)
@@ -236,7 +254,8 @@ func (w *Workload) gone(ctx context.Context, e *entry) (why string, err error) {
 }
 
 // drop forgets an entry whose lock is held: names first, for others ask for
-// them. If something fails the entry stays for the next sweep.
+// them. If something fails the entry stays for the next sweep. The space keeps
+// the addresses for a while, as the container may be starting again.
 func (w *Workload) drop(e *entry, why string) error {
 	if err := w.setNames(e.Key, e.container(), nil); err != nil {
 		return fmt.Errorf("forget container %s: %w", e.who(), err)
@@ -252,8 +271,15 @@ func (w *Workload) drop(e *entry, why string) error {
 	if len(spec.Addresses) > 0 {
 		path, _ = w.locate(e)
 	}
+	w.flights.disturb(e.Key, e.NS.String())
 	if err := w.set(path, e.NS, spec); err != nil {
 		return fmt.Errorf("forget container %s: %w", e.who(), err)
+	}
+	if w.space != nil {
+		if _, err := w.handOn(context.Background(), e, w.ours(e.held())); err != nil {
+			return fmt.Errorf("forget container %s: %w", e.who(), err)
+		}
+		w.space.Died(e.Key)
 	}
 	w.log.Info("container forgotten", "container", e.who(), "addresses", e.held(), "why", why)
 	return w.journal.update(func(s *state) error {

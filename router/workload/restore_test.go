@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -206,18 +204,6 @@ func TestReboot(t *testing.T) {
 		"exposed 10.32.0.9/12 false\nweft:expose 10.32.0.9/12\n"
 	if diff := cmp.Diff(want, again.people(d)); diff != "" {
 		t.Errorf("after a reboot:\n%s", diff)
-	}
-}
-
-func TestRestoreSweepsStrangers(t *testing.T) {
-	w := newWorld(t)
-	w.run(webID, "web", 100)
-	d := w.restart()
-	mustAttach(t, d, "web", "10.32.0.1/12")
-	check(t, os.Remove(filepath.Join(w.dir, "workloads.json")))
-	d = w.restart()
-	if diff := cmp.Diff("weft:expose\n", w.people(d)); diff != "" {
-		t.Errorf("without a journal:\n%s", diff)
 	}
 }
 

@@ -26,8 +26,3 @@ func without(a, b []netip.Prefix) []netip.Prefix {
 	}
 	return out
 }
-
-// both returns those of a that are in b, in new memory.
-func both(a, b []netip.Prefix) []netip.Prefix {
-	return without(a, without(a, b))
-}

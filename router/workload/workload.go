@@ -50,7 +50,10 @@ type Attacher interface {
 	Announce(path string, ns attach.Namespace, name string, addresses []netip.Prefix) error
 	Links() ([]kernel.Link, error)
 	Sound(links []kernel.Link, ns attach.Namespace) bool
+	Strangers(keep []attach.Namespace) ([]kernel.Link, error)
+	Look(path string, ns attach.Namespace) (attach.Sight, error)
 	Sweep(keep []attach.Namespace) ([]string, error)
+	HostRoutes() ([]kernel.Route, error)
 }
 
 // Names takes the names of this host's containers. Set replaces all records of
@@ -82,6 +85,7 @@ type Config struct {
 	Attacher Attacher
 	Names    Names
 	Host     Host
+	Space    Space  // nil: addresses are explicit
 	Proc     string // empty: /proc
 	Log      *slog.Logger
 }
@@ -97,11 +101,16 @@ type Workload struct {
 	attacher Attacher
 	names    Names
 	host     Host
+	space    Space // nil: addresses are explicit
 	proc     string
 	log      *slog.Logger
+	restored chan struct{} // closed by Restore when it knows who holds what
 
-	journal *journal // locks itself
-	locks   locks    // locks itself
+	// Each locks itself.
+	journal *journal
+	locks   locks
+	flights flights
+	debts   debts
 }
 
 // New reads the journal. Nothing else is touched before [Workload.Restore].
@@ -112,6 +121,8 @@ func New(c Config) (*Workload, error) {
 		attacher: c.Attacher,
 		names:    c.Names,
 		host:     c.Host,
+		space:    c.Space,
+		restored: make(chan struct{}),
 		proc:     c.Proc,
 		log:      c.Log,
 	}

@@ -48,8 +48,10 @@ func TestStopAndReset(t *testing.T) {
 	whole(c, append(boxes, neighbour))
 
 	// One host is reset with its daemon running, the other with it killed.
-	c.nodes[1].kill()
 	for i, n := range c.nodes {
+		if i == 1 {
+			n.kill()
+		}
 		n.must("reset")
 		for _, b := range n.Containers() {
 			if addrs, err := b.Addrs("weft0"); err == nil {

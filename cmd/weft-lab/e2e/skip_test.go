@@ -16,6 +16,7 @@ type skip struct{ test, datapath, reason string }
 
 // skips is the whole list; everything else runs with both data paths.
 func skips() []skip {
+	const space = "who gives which address has nothing to do with the data path; TestAddresses and TestStateDirectoryDeleted run"
 	return []skip{
 		{"TestDockerContainers", "kernel", "the guest has no Docker engine; what depends on the data path is in the other tests"},
 		{"TestDockerForwardPolicy", "kernel", "the guest has no Docker engine; TestForwardPolicyDrop is the same without one"},
@@ -33,6 +34,25 @@ func skips() []skip {
 		{"TestOneIdentityTwice", "kernel", "the gossip that finds a clone is the same with both data paths, and slow under emulation"},
 		{"TestTenSecondsWithoutNetwork", "kernel", "the membership is the same with both data paths; TestTenSecondsWithoutHost runs"},
 		{"TestRepairWithoutNotifications", "kernel", "the sweep is tested with the other data path; what it repairs is in TestRepair"},
+		{"TestAddressesAtOnce", "kernel", space},
+		{"TestNamedAddresses", "kernel", space},
+		{"TestCutHalvesAllocate", "kernel", space},
+		{"TestKillUnderStream", "kernel", space},
+		{"TestKillWhileWaiting", "kernel", space},
+		{"TestDiskFull", "kernel", space},
+		{"TestDamagedDatabase", "kernel", space},
+		{"TestDivisionAlone", "kernel", space},
+		{"TestDivisionConsensus", "kernel", space},
+		{"TestDivisionConsensusOfThree", "kernel", space},
+		{"TestDivisionSeed", "kernel", space},
+		{"TestDivisionObserver", "kernel", space},
+		{"TestRemovePeer", "kernel", space},
+		{"TestRemovePeersOutOfReach", "kernel", space},
+		{"TestRemovePeerOthersReach", "kernel", space},
+		{"TestResetHandsOver", "kernel", space},
+		{"TestTwoSpacesMeet", "kernel", space},
+		{"TestTwoSpacesMeetThroughThird", "kernel", space},
+		{"TestDockerKeepsAddress", "kernel", "the guest has no Docker engine"},
 		{"TestHostileFlood", "kernel", "emulation is too slow for a flood to mean anything"},
 	}
 }

@@ -1,0 +1,127 @@
+package ipam
+
+import (
+	"fmt"
+
+	"github.com/weftnet/weft/crypto"
+)
+
+// startClaim takes an address that somebody chose.
+func (c *core) startClaim(e claimEvent) {
+	r := &request{ticket: e.Ticket, kind: wantThis, key: e.Key, label: e.Label, addr: e.Addr}
+	c.addRequest(r)
+	c.tryClaim(r)
+}
+
+// tryClaim answers r if it can, or asks the owner of its block.
+func (c *core) tryClaim(r *request) {
+	if !c.geo.Contains(r.addr) {
+		c.endRequest(r, result{})
+		return
+	}
+	if h, ok := c.local[r.addr]; ok {
+		if h.Key == r.key {
+			delete(c.holders.dying, r.addr)
+			c.endRequest(r, result{})
+		} else {
+			c.refuseClaim(r, Conflict{Addr: r.addr, Host: c.cfg.Self, Key: h.Key, Label: h.Label})
+		}
+		return
+	}
+	if c.ring == nil {
+		c.reason(r, c.ringReason())
+		return
+	}
+	if why := c.halted(); why != "" {
+		c.reason(r, why)
+		return
+	}
+	owner, known := c.ownerOf(r.addr)
+	if known && owner == c.cfg.Self {
+		c.claimOwn(r)
+		return
+	}
+	c.claimForeign(r, owner, known)
+}
+
+// claimOwn takes an address of our own blocks.
+func (c *core) claimOwn(r *request) {
+	block, _ := c.geo.Block(r.addr)
+	if own := c.own(); !own.Has(block) {
+		c.reason(r, c.unprovenReason())
+		return
+	}
+	if taken, is := c.conflict(c.cfg.Self, r.addr); is {
+		c.refuseClaim(r, taken)
+		return
+	}
+	c.setLocal(r.addr, holder{Key: r.key, Label: r.label})
+	c.endRequest(r, result{Fresh: true})
+}
+
+// claimForeign asks the owner of the block. Only a claim whose owner is in
+// reach waits: the user can choose another address.
+func (c *core) claimForeign(r *request, owner crypto.Identity, known bool) {
+	if !known || !c.alive(owner) {
+		block, _ := c.geo.Block(r.addr)
+		who := c.title(c.ring.Owner(block))
+		c.endRequest(r, result{Err: fmt.Errorf("%s is in the space of %s, which is %w; choose another address, or 'weft rmpeer %s' if it is gone",
+			r.addr, who, ErrUnreachable, who)})
+		return
+	}
+	if c.sureness.unproven && !c.peer(owner).met {
+		c.reason(r, "comparing addresses with "+c.title(owner))
+		return
+	}
+	if r.reason == "" {
+		c.reason(r, fmt.Sprintf("asking %s for %s", c.title(owner), r.addr))
+	}
+	c.askFor(r, owner)
+}
+
+// grantedThis is called when the owner of the block lets us have the address.
+func (c *core) grantedThis(r *request, op uint64) {
+	if r.ticket == 0 {
+		c.confirmed(r, op)
+		return
+	}
+	if _, used := c.local[r.addr]; !used {
+		c.setLocal(r.addr, holder{r.key, r.label, op})
+		c.endRequest(r, result{Fresh: true})
+	}
+}
+
+// receiveConflict ends a claim, or says that an address of ours is somebody
+// else's, too.
+func (c *core) receiveConflict(p *peer, m Conflict) {
+	if m.Op == 0 {
+		c.disputed(m)
+		return
+	}
+	a := c.requests.asks[m.Op]
+	if a == nil || a.to != p.ID || a.req.kind != wantThis {
+		return
+	}
+	c.closeAsk(a)
+	if a.req.ticket == 0 {
+		c.disputed(m)
+		return
+	}
+	c.refuseClaim(a.req, m)
+}
+
+func (c *core) refuseClaim(r *request, m Conflict) {
+	c.endRequest(r, result{Err: fmt.Errorf("%s: %w by %s", m.Addr, ErrConflict, c.inUse(m))})
+}
+
+// inUse names the holder of an address.
+func (c *core) inUse(m Conflict) string {
+	label := m.Label
+	if label == "" {
+		label = m.Key
+	}
+	if label == "" {
+		label = "a container"
+	}
+	return fmt.Sprintf("%s on %s", label, c.title(m.Host))
+}

@@ -1,0 +1,191 @@
+package ipam
+
+import (
+	"log/slog"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/weftnet/weft/crypto"
+)
+
+const (
+	digestEvery = 10 * time.Second // on average, to one peer by chance
+	castMost    = 900              // bytes of a broadcast
+)
+
+// gossip spreads registers: what is news is cast to all, and hosts compare
+// all they know now and then.
+type gossip struct {
+	at time.Time // of the next digest to somebody
+}
+
+// receive handles a message.
+func (c *core) receive(from crypto.Identity, data []byte) {
+	p := c.peers[from]
+	if p == nil || !p.listed {
+		return // the list of peers lags behind; it comes again
+	}
+	m, err := ParseMessage(data)
+	if err != nil {
+		if !p.garbled {
+			p.garbled = true
+			c.logf(slog.LevelWarn, "message about addresses not understood", "peer", c.title(from), "err", err)
+		}
+		return
+	}
+	if m.Range != c.geo.Range() {
+		if p.alien != m.Range {
+			p.alien, c.sureness.look = m.Range, true
+			c.logf(slog.LevelWarn, "peer has another address range: its messages about addresses are ignored",
+				"peer", c.title(from), "range", m.Range, "ours", c.geo.Range())
+		}
+		return
+	}
+	if !p.heard || p.alien.IsValid() {
+		p.heard, p.alien, c.sureness.look = true, netip.Prefix{}, true
+	}
+	c.dispatch(p, m)
+}
+
+// dispatch hands a message to whom it is for.
+func (c *core) dispatch(p *peer, m Message) {
+	if !m.Ring.IsZero() && m.Ring != c.ringID() {
+		c.meetMessage(p.ID, m)
+	}
+	same := c.ring != nil && m.Ring == c.ring.id
+	switch body := m.Body.(type) {
+	case Digest:
+		c.receiveDigest(p, body, m.Ring)
+	case State:
+		c.receiveState(p, body, m.Ring)
+	case Want:
+		if same {
+			c.receiveWant(p, body)
+		}
+	case Give:
+		if same {
+			c.receiveGive(p, body)
+		}
+	case Held:
+		if same {
+			c.receiveHeld(p, body)
+		}
+	case Conflict:
+		if same {
+			c.receiveConflict(p, body)
+		}
+	case Prepare, Promise, Nack, Off, Accept, Accepted, Elect:
+		c.receiveDivision(p.ID, m.Body)
+	case FenceAsk, FencePromise, FenceRefuse, FenceOver:
+		c.receiveTakeover(p.ID, m)
+	case HandOver, HandedOver:
+		c.receiveHandOver(p.ID, m)
+	}
+}
+
+// ringID returns the id of our ring, zero: none.
+func (c *core) ringID() RingID {
+	if c.ring == nil {
+		return RingID{}
+	}
+	return c.ring.id
+}
+
+// digest sums up what we know, for a peer or, with a zero one, for all.
+func (c *core) digest(exchange uint64, to crypto.Identity) Digest {
+	d := Digest{Exchange: exchange}
+	if c.ring != nil {
+		d.Hash, d.Groups = c.ring.Hash(), c.ring.Groups()
+	}
+	if !to.IsZero() {
+		d.Pending = c.fencesOf(to)
+	}
+	return d
+}
+
+// receiveDigest answers with what differs.
+func (c *core) receiveDigest(p *peer, d Digest, ring RingID) {
+	c.toldFences(p.ID, d.Pending)
+	if c.ring == nil && !ring.IsZero() && (p.asked.IsZero() || !c.now.Before(p.asked.Add(askAgain))) {
+		c.exchange(p) // its answer has the whole ring
+	}
+	if d.Exchange == 0 {
+		// A broadcast: its sender knows something, and is asked for no more
+		// than that by each of us.
+		if ring == c.ringID() && c.ring != nil && d.Hash != c.ring.Hash() {
+			c.send(p.ID, State{Wanted: c.ring.Differing(d.Groups)})
+		}
+		return
+	}
+	if !c.sureness.adopted {
+		return // we could not say yet what we hold; it asks again
+	}
+	st := State{Re: d.Exchange, LastOp: p.lastOp, Against: c.fencesAgainst(p.ID), Pending: c.fencesOf(p.ID), Removed: c.removedPeers()}
+	if c.ring != nil {
+		st.Held = c.heldFor(p.ID)
+		if ring == c.ring.id {
+			st.Wanted = c.ring.Differing(d.Groups)
+			st.Runs = c.ring.GroupRuns(st.Wanted)
+		} else {
+			st.Runs = c.ring.AllRuns()
+		}
+	}
+	c.send(p.ID, st)
+}
+
+// receiveState takes over what others know.
+func (c *core) receiveState(p *peer, st State, ring RingID) {
+	c.learnRemoved(st.Removed)
+	if c.ring != nil && ring == c.ring.id {
+		c.mergeRuns(st.Runs)
+		c.toldFences(p.ID, st.Pending)
+		if runs := c.ring.GroupRuns(st.Wanted); len(runs) > 0 {
+			c.send(p.ID, State{Runs: runs})
+		}
+	}
+	if st.Re == 0 {
+		return
+	}
+	c.raiseOps(st.LastOp)
+	if slices.ContainsFunc(st.Against, func(f Fence) bool { return !slices.Contains(p.against, f) }) {
+		c.setUnsure(c.title(st.Against[0].Initiator) + " is taking them over")
+	}
+	p.against = st.Against
+	if c.ring != nil && ring == c.ring.id {
+		c.receiveHeld(p, st.Held)
+		c.sendHeld(p, nil)
+	}
+	c.exchanged(p, st.Re, ring)
+}
+
+// stepGossip casts what is news and compares now and then.
+func (c *core) stepGossip() {
+	if c.ring != nil && !c.changed.Empty() {
+		c.castChanged()
+	}
+	if c.gossip.at.IsZero() {
+		c.gossip.at = c.now.Add(c.jitter(digestEvery))
+	}
+	if !c.due(c.gossip.at) {
+		return
+	}
+	c.gossip.at = c.now.Add(c.jitter(digestEvery))
+	c.due(c.gossip.at)
+	if mates := c.mates(); len(mates) > 0 {
+		c.exchange(mates[c.rand.IntN(len(mates))])
+	}
+}
+
+// castChanged tells all hosts the registers that are news to us; each that
+// learns something from it does the same. What is too long for a broadcast is
+// only pointed to.
+func (c *core) castChanged() {
+	runs := c.ring.Runs(&c.changed)
+	c.changed = blockSet{}
+	if data := c.pack(State{Runs: runs}); len(data) <= castMost {
+		c.out.Casts = append(c.out.Casts, data)
+		return
+	}
+	c.cast(c.digest(0, crypto.Identity{}))
+}

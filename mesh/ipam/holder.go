@@ -1,0 +1,302 @@
+package ipam
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/weftnet/weft/crypto"
+)
+
+const (
+	grace         = 30 * time.Second // for which one that died keeps its addresses
+	confirmEvery  = time.Second
+	confirmAtOnce = 64               // addresses that are being confirmed at a time
+	disputedEvery = 30 * time.Second // an address that another one has is asked for again
+)
+
+// holders is what is going on with addresses that containers of this host
+// have.
+type holders struct {
+	dying     map[netip.Addr]time.Time // of holders that died: when they become free
+	unsettled bool                     // owners changed: claims is to be made anew
+	claims    map[netip.Addr]*request  // addresses that we have and that others must confirm
+	claimAt   time.Time                // of the next look at claims
+	heldAt    time.Time                // of the next Held to all
+}
+
+func (h *holders) init() {
+	h.dying = make(map[netip.Addr]time.Time)
+	h.claims = make(map[netip.Addr]*request)
+}
+
+// release frees addresses of a key, nil: all.
+func (c *core) release(e releaseEvent) {
+	freed := c.free(e.Key, e.Addrs)
+	c.finish(e.Ticket, result{Released: freed})
+}
+
+// free frees addresses of a key and tells the owners of their blocks.
+func (c *core) free(key string, addrs []netip.Addr) []netip.Addr {
+	freed := slices.Clone(c.keys[key])
+	if addrs != nil {
+		freed = slices.DeleteFunc(freed, func(a netip.Addr) bool { return !slices.Contains(addrs, a) })
+	}
+	owners := make(map[crypto.Identity][]netip.Addr)
+	for _, addr := range freed {
+		if owner, ok := c.ownerOf(addr); ok && owner != c.cfg.Self {
+			owners[owner] = append(owners[owner], addr)
+		}
+		if r := c.holders.claims[addr]; r != nil {
+			c.endClaim(r)
+		}
+		delete(c.holders.dying, addr)
+		c.dropLocal(addr)
+	}
+	for _, owner := range sortedIDs(owners) {
+		c.sendHeld(c.peer(owner), owners[owner])
+	}
+	return freed
+}
+
+// move gives addresses of one key to another.
+func (c *core) move(e moveEvent) {
+	for _, addr := range e.Addrs {
+		if h, ok := c.local[addr]; ok && h.Key == e.From {
+			c.rename(addr, e.Key, e.Label)
+		}
+	}
+	c.finish(e.Ticket, result{})
+}
+
+// rename gives an address of this host to another of its containers.
+func (c *core) rename(addr netip.Addr, key, label string) {
+	h := c.local[addr]
+	h.Key, h.Label = key, label
+	c.setLocal(addr, h)
+	delete(c.holders.dying, addr)
+	if r := c.holders.claims[addr]; r != nil {
+		r.key, r.label = key, label
+	}
+}
+
+// died frees the addresses of a key after the grace, save those that it is
+// given again until then.
+func (c *core) died(key string) {
+	for _, addr := range c.keys[key] {
+		c.dies(addr)
+	}
+}
+
+func (c *core) dies(addr netip.Addr) {
+	if _, dying := c.holders.dying[addr]; !dying {
+		c.holders.dying[addr] = c.now.Add(grace)
+	}
+}
+
+// adopt takes over what was found attached at the start. It is there whatever
+// the database says, and what the database says beyond it counts as dead.
+func (c *core) adopt(e adoptEvent) {
+	found := make(map[netip.Addr]struct{})
+	for _, key := range sortedStrings(e.Live) {
+		for _, addr := range e.Live[key].Addrs {
+			if _, twice := found[addr]; c.geo.Contains(addr) && !twice {
+				found[addr] = struct{}{}
+				c.adoptAddr(key, e.Live[key].Label, addr)
+			}
+		}
+	}
+	for _, addr := range sortedAddrs(c.local) {
+		if _, ok := found[addr]; !ok {
+			c.dies(addr)
+		}
+	}
+	s := &c.sureness
+	if !s.adopted {
+		s.adopted, s.look = true, true
+	}
+	c.holders.unsettled = true
+	c.retry()
+	if e.Ticket != 0 {
+		c.finish(e.Ticket, result{})
+	}
+}
+
+func (c *core) adoptAddr(key, label string, addr netip.Addr) {
+	delete(c.holders.dying, addr)
+	old, ok := c.local[addr]
+	if ok && old.Key == key {
+		return
+	}
+	if ok {
+		c.rename(addr, key, label)
+		return
+	}
+	if g, lent := c.leased[addr]; lent {
+		c.logf(slog.LevelWarn, "address found attached that was lent to a peer", "address", addr, "by", label, "peer", c.title(g.Host), "there", g.Label)
+	}
+	c.setLocal(addr, holder{Key: key, Label: label})
+}
+
+// stepHolders ends the grace of the dead, and tells owners of blocks what this
+// host has of them.
+func (c *core) stepHolders() {
+	h := &c.holders
+	if len(h.dying) > 0 {
+		c.bury()
+	}
+	if c.ring == nil {
+		return
+	}
+	if h.unsettled {
+		h.unsettled = false
+		c.settle()
+	}
+	c.confirm()
+	if h.heldAt.IsZero() {
+		h.heldAt = c.now.Add(c.jitter(heldEvery))
+	}
+	if c.due(h.heldAt) {
+		h.heldAt = c.now.Add(c.jitter(heldEvery))
+		c.due(h.heldAt)
+		c.tellHeld()
+	}
+}
+
+// bury frees what belonged to the dead.
+func (c *core) bury() {
+	freed := make(map[string][]netip.Addr)
+	for _, addr := range sortedAddrs(c.holders.dying) {
+		if c.due(c.holders.dying[addr]) {
+			key := c.local[addr].Key
+			freed[key] = append(freed[key], addr)
+		}
+	}
+	for _, key := range sortedStrings(freed) {
+		c.logf(slog.LevelInfo, "addresses of a dead container are free", "key", key, "addresses", fmt.Sprint(freed[key]))
+		c.free(key, freed[key])
+	}
+}
+
+// tellHeld sends a full Held to whoever owns what we have, or might think so.
+func (c *core) tellHeld() {
+	owners := make(map[crypto.Identity]struct{})
+	for b := range c.localIn {
+		if owner, ok := c.resolve(c.ring.Owner(b)); ok {
+			owners[owner] = struct{}{}
+		}
+	}
+	for _, p := range c.mates() {
+		if _, owns := owners[p.ID]; owns || p.wanted {
+			c.sendHeld(p, nil)
+		}
+	}
+}
+
+// settle finds the addresses of this host of which the owners of their blocks
+// did not say that they may stay: they were found attached, or their block was
+// taken over. Each becomes a claim that waits until the owner says so.
+func (c *core) settle() {
+	h := &c.holders
+	need := make(map[netip.Addr]struct{})
+	for b := range c.localIn {
+		if c.ring.Owner(b) == c.cfg.Self {
+			continue
+		}
+		for addr := range c.localIn[b] {
+			if c.local[addr].Op == 0 {
+				need[addr] = struct{}{}
+			}
+		}
+	}
+	for _, addr := range sortedAddrs(h.claims) {
+		if _, ok := need[addr]; !ok {
+			c.endClaim(h.claims[addr])
+		}
+	}
+	for _, addr := range sortedAddrs(need) {
+		if h.claims[addr] == nil {
+			l := c.local[addr]
+			h.claims[addr] = &request{kind: wantThis, key: l.Key, label: l.Label, addr: addr, since: c.now}
+		}
+	}
+	h.claimAt = c.now
+}
+
+// confirm asks for some of these addresses.
+func (c *core) confirm() {
+	h := &c.holders
+	if len(h.claims) == 0 || !c.due(h.claimAt) {
+		return
+	}
+	h.claimAt = c.now.Add(confirmEvery)
+	c.due(h.claimAt)
+	open := 0
+	for _, addr := range sortedAddrs(h.claims) {
+		r := h.claims[addr]
+		if open < confirmAtOnce || r.ask != nil {
+			c.confirmOne(r)
+		}
+		if r.ask != nil {
+			open++
+		}
+	}
+}
+
+func (c *core) confirmOne(r *request) {
+	owner, ok := c.ownerOf(r.addr)
+	switch {
+	case ok && owner == c.cfg.Self:
+		c.endClaim(r)
+	case !ok || !c.alive(owner):
+		block, _ := c.geo.Block(r.addr)
+		c.closeAsk(r.ask)
+		r.reason = c.title(c.ring.Owner(block)) + ", which has the block, is out of reach"
+	case c.halted() != "":
+		r.reason = c.halted()
+	case c.sureness.unproven && !c.peer(owner).met:
+		r.reason = "comparing addresses with " + c.title(owner)
+	default:
+		c.askFor(r, owner)
+	}
+}
+
+func (c *core) endClaim(r *request) {
+	c.closeAsk(r.ask)
+	delete(c.holders.claims, r.addr)
+}
+
+// confirmed is called when the owner of the block lets us have an address that
+// we had already.
+func (c *core) confirmed(r *request, op uint64) {
+	c.endClaim(r)
+	if h, ok := c.local[r.addr]; ok {
+		h.Op = op
+		c.setLocal(r.addr, h)
+	}
+}
+
+// disputed is called when the owner of the block says that an address of ours
+// is somebody else's. Nobody is cut off: it is asked for again, and listed.
+func (c *core) disputed(m Conflict) {
+	h, ok := c.local[m.Addr]
+	if !ok {
+		return
+	}
+	if m.Op == 0 && h.Op != 0 {
+		h.Op = 0
+		c.setLocal(m.Addr, h)
+		c.holders.unsettled = true
+	}
+	if r := c.holders.claims[m.Addr]; r != nil {
+		c.closeAsk(r.ask)
+		r.again = c.now.Add(disputedEvery)
+		if r.reason = c.inUse(m); !r.told {
+			r.told = true
+			c.logf(slog.LevelWarn, "address used twice: detach one of them", "address", m.Addr,
+				"by", h.Label, "peer", c.title(m.Host), "there", m.Label)
+		}
+	}
+}

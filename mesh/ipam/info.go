@@ -1,0 +1,344 @@
+package ipam
+
+import (
+	"bytes"
+	"cmp"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weftnet/weft/crypto"
+)
+
+const (
+	putEvery   = time.Second      // own entries are put at most so often
+	keepEvery  = 10 * time.Second // and what others attached is written
+	calmBefore = 3 * time.Second  // a duplicate lasts so long before it is logged: entries lag behind moves
+)
+
+// infos is what is known from entries, and what is published.
+type infos struct {
+	names   map[crypto.Name]crypto.Identity             // of peers that are listed
+	byGroup map[netip.Addr]map[crypto.Identity]struct{} // peers with addresses in a group
+	twice   map[netip.Addr]*duplicate
+
+	look    map[netip.Addr]struct{} // groups in which duplicates came or went
+	dirty   map[netip.Addr]struct{} // groups of ours that are to be put
+	keep    map[knownKey]struct{}   // groups of others that are to be written
+	changed bool                    // our Info is to be put
+	putAt   time.Time
+	keepAt  time.Time
+	put     []byte // our Info as last put
+}
+
+type knownKey struct {
+	peer crypto.Identity
+	base netip.Addr
+}
+
+// peer is what is known of another host.
+type peer struct {
+	Peer
+	listed bool      // in the list of known peers
+	since  time.Time // when Alive changed, or we started
+
+	info     *Info                 // nil: none seen
+	groups   map[netip.Addr][]Item // what it last said it uses
+	raw      map[string][]byte     // the entries that these came from
+	alien    netip.Prefix          // the range of its messages, when it is another one
+	heard    bool                  // a message came since it is alive
+	garbled  bool                  // a message of it was not understood; logged
+	reminded bool                  // of --ipalloc-reclaim-after
+
+	met      bool      // has finished an exchange, see sureness
+	greeted  bool      // has got a Digest since it is alive
+	asked    time.Time // when it got the last one
+	exchange uint64    // of that
+	against  []Fence   // pending there with this host as the target
+
+	wantOp uint64 // the highest op of its Wants
+	heldOp uint64 // the highest op of its Helds
+	lastOp uint64 // the highest op of all, also in former starts
+	wanted bool   // it got a Want since the last full Held
+}
+
+// duplicate is an address that two hosts use.
+type duplicate struct {
+	users []crypto.Identity // ascending
+	since time.Time
+	told  bool
+}
+
+func (i *infos) init() {
+	i.names = make(map[crypto.Name]crypto.Identity)
+	i.byGroup = make(map[netip.Addr]map[crypto.Identity]struct{})
+	i.twice = make(map[netip.Addr]*duplicate)
+	i.look = make(map[netip.Addr]struct{})
+	i.dirty = make(map[netip.Addr]struct{})
+	i.keep = make(map[knownKey]struct{})
+	i.changed = true
+}
+
+// touch notes that an address of this host came or went.
+func (i *infos) touch(addr netip.Addr) {
+	base := groupBase(addr)
+	i.dirty[base] = struct{}{}
+	i.look[base] = struct{}{}
+	i.changed = true
+}
+
+// peer returns the record of a host, made when there is none.
+func (c *core) peer(id crypto.Identity) *peer {
+	p := c.peers[id]
+	if p == nil {
+		p = &peer{Peer: Peer{ID: id, Name: id.Name()}, since: c.now, groups: make(map[netip.Addr][]Item), raw: make(map[string][]byte)}
+		c.peers[id] = p
+	}
+	return p
+}
+
+// setPeers takes over the list of known peers.
+func (c *core) setPeers(list []Peer, targets int) {
+	first := !c.peersKnown
+	c.peersKnown, c.targets = true, targets
+	for _, p := range c.peers {
+		p.listed = false
+	}
+	clear(c.infos.names)
+	for _, l := range list {
+		if l.ID == c.cfg.Self {
+			continue
+		}
+		p := c.peer(l.ID)
+		alive := p.Alive
+		p.Peer, p.listed = l, true
+		c.infos.names[l.Name] = l.ID
+		if alive != l.Alive {
+			c.aliveChanged(p)
+		}
+		if !first {
+			continue
+		}
+		c.sureness.mustMeet = true
+	}
+	for _, id := range sortedIDs(c.peers) {
+		if p := c.peers[id]; !p.listed {
+			c.unlisted(p)
+		}
+	}
+	c.sureness.look = true
+	c.retry()
+}
+
+func (c *core) aliveChanged(p *peer) {
+	p.since = c.now
+	p.heard, p.greeted, p.asked, p.reminded = false, false, time.Time{}, false
+	for base := range p.groups {
+		c.infos.look[base] = struct{}{}
+	}
+	if p.Alive {
+		c.requests.hurry = true
+	} else {
+		c.closeAsksOf(p.ID)
+	}
+}
+
+// unlisted handles a peer that is not known to the mesh: one that left for
+// good, was expelled, or was never met. It is remembered if it has space.
+func (c *core) unlisted(p *peer) {
+	if p.Alive {
+		p.Alive = false
+		c.aliveChanged(p)
+	}
+	if c.ring != nil && c.ring.Count(p.ID) > 0 || len(c.leasedTo[p.ID]) > 0 {
+		return
+	}
+	if _, removed := c.removedEpoch(p.ID); removed {
+		return
+	}
+	for _, base := range sortedAddrs(p.groups) {
+		c.setGroup(p, base, nil)
+	}
+	if p.lastOp > 0 {
+		c.forget(&storedOp{Host: p.ID})
+	}
+	delete(c.peers, p.ID)
+}
+
+// setEntries takes over the entries of others. Those of a host that is not in
+// the list are remembered as they were.
+func (c *core) setEntries(list []Entry) {
+	byOwner := make(map[crypto.Identity][]Entry)
+	for _, e := range list {
+		if e.Owner != c.cfg.Self && (e.Key == EntryInfo || strings.HasPrefix(e.Key, entryAttached)) {
+			byOwner[e.Owner] = append(byOwner[e.Owner], e)
+		}
+	}
+	for _, id := range sortedIDs(byOwner) {
+		entries := byOwner[id]
+		if slices.ContainsFunc(entries, func(e Entry) bool { return e.Key == EntryInfo }) {
+			c.setEntriesOf(c.peer(id), entries)
+		}
+	}
+}
+
+func (c *core) setEntriesOf(p *peer, entries []Entry) {
+	now := make(map[string][]byte, len(entries))
+	for _, e := range entries {
+		now[e.Key] = e.Value
+		if old, ok := p.raw[e.Key]; ok && bytes.Equal(old, e.Value) {
+			continue
+		}
+		if e.Key == EntryInfo {
+			c.setInfo(p, e.Value)
+			continue
+		}
+		if a, err := ParseGroup(e.Key, e.Value); err == nil {
+			c.setGroup(p, a.Base, a.Items)
+		}
+	}
+	for _, base := range sortedAddrs(p.groups) {
+		if _, ok := now[attachedKey(base)]; !ok {
+			c.setGroup(p, base, nil)
+		}
+	}
+	p.raw = now
+}
+
+func (c *core) setInfo(p *peer, value []byte) {
+	info, err := ParseInfo(value)
+	if err != nil {
+		return // of a newer version, perhaps
+	}
+	old := p.info
+	p.info = &info
+	c.sureness.look = true
+	c.meeting.look = true
+	if old == nil || info.Free > old.Free || info.FreeIPs > old.FreeIPs || info.Ring != old.Ring {
+		c.requests.hurry = true
+	}
+}
+
+// setGroup takes over what p uses in a group, nil: nothing.
+func (c *core) setGroup(p *peer, base netip.Addr, items []Item) {
+	c.infos.look[base] = struct{}{}
+	c.infos.keep[knownKey{p.ID, base}] = struct{}{}
+	if len(items) == 0 {
+		delete(p.groups, base)
+		if delete(c.infos.byGroup[base], p.ID); len(c.infos.byGroup[base]) == 0 {
+			delete(c.infos.byGroup, base)
+		}
+		return
+	}
+	p.groups[base] = items
+	if c.infos.byGroup[base] == nil {
+		c.infos.byGroup[base] = make(map[crypto.Identity]struct{})
+	}
+	c.infos.byGroup[base][p.ID] = struct{}{}
+}
+
+// loadKnown takes over a group from the store.
+func (c *core) loadKnown(s storedKnown) {
+	c.setGroup(c.peer(s.Peer), s.Base, s.Items)
+	delete(c.infos.keep, knownKey{s.Peer, s.Base})
+}
+
+// stepInfo finds duplicates and puts our entries.
+func (c *core) stepInfo() {
+	in := &c.infos
+	if len(in.look) > 0 {
+		for _, base := range sortedAddrs(in.look) {
+			c.lookAt(base)
+		}
+		clear(in.look)
+	}
+	c.tellDuplicates()
+	if (in.changed || len(in.dirty) > 0) && (in.putAt.IsZero() || c.due(in.putAt)) {
+		in.putAt = c.now.Add(putEvery)
+		c.putEntries()
+	}
+	if len(in.keep) > 0 {
+		if in.keepAt.IsZero() {
+			in.keepAt = c.now.Add(keepEvery)
+		}
+		if c.due(in.keepAt) {
+			in.keepAt = time.Time{}
+			c.keepKnown()
+		}
+	}
+	c.remind()
+}
+
+// putEntries publishes what changed.
+func (c *core) putEntries() {
+	in := &c.infos
+	if c.out.Puts == nil {
+		c.out.Puts = make(map[string][]byte)
+	}
+	if b, err := c.ownInfo().Marshal(); err != nil {
+		c.logf(slog.LevelError, "own info not published", "err", err)
+	} else if !bytes.Equal(b, in.put) {
+		in.put = b
+		c.out.Puts[EntryInfo] = b
+	}
+	for _, base := range sortedAddrs(in.dirty) {
+		a := Group{Base: base, Items: c.ownItems(base)}
+		key := attachedKey(base)
+		c.out.Puts[key] = nil
+		if len(a.Items) > 0 {
+			if _, b, err := a.Marshal(); err == nil {
+				c.out.Puts[key] = b
+			}
+		}
+	}
+	clear(in.dirty)
+	in.changed = false
+}
+
+// ownInfo returns what we say of ourselves.
+func (c *core) ownInfo() Info {
+	info := Info{Role: RoleVoter, Range: c.geo.Range(), Local: uint64(len(c.local)), Leaving: c.handingOver()}
+	if c.cfg.Mode.Kind == ModeObserver {
+		info.Role = RoleObserver
+	}
+	if c.ring == nil {
+		return info
+	}
+	owned := c.ring.Owned(c.cfg.Self)
+	free := c.used.WhollyFree(&owned, c.geo.Range())
+	info.Ring, info.Blocks, info.Free = c.ring.id, owned.Len(), free.Len()
+	for b := range owned.All() {
+		if n := info.FreeIPs + c.geo.Size() - c.used.UsedIn(b); n >= info.FreeIPs {
+			info.FreeIPs = n
+		}
+	}
+	return info
+}
+
+// ownItems returns what this host uses in a group.
+func (c *core) ownItems(base netip.Addr) []Item {
+	var items []Item
+	for i, addr := uint8(0), base; i < groupSize && addr.IsValid(); i, addr = i+1, addr.Next() {
+		if h, ok := c.local[addr]; ok {
+			items = append(items, Item{Offset: i, Label: h.Label})
+		}
+	}
+	return items
+}
+
+// keepKnown writes what others attached, in case that they die.
+func (c *core) keepKnown() {
+	byKey := func(a, b knownKey) int { return cmp.Or(a.peer.Compare(b.peer), a.base.Compare(b.base)) }
+	for _, k := range sortedKeys(c.infos.keep, byKey) {
+		s := &storedKnown{Peer: k.peer, Group: Group{Base: k.base}}
+		if p := c.peers[k.peer]; p != nil && len(p.groups[k.base]) > 0 {
+			s.Items = p.groups[k.base]
+			c.put(s)
+		} else {
+			c.forget(s)
+		}
+	}
+	clear(c.infos.keep)
+}

@@ -1,0 +1,260 @@
+package ipam
+
+import (
+	"cmp"
+	"math"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/weftnet/weft/crypto"
+)
+
+// A host that owns blocks lends single addresses of them to others. Who may
+// end a lease is settled without clocks: every message of a host that speaks
+// of its leases has a number, op, that the host never uses twice and that only
+// grows, also over restarts. A lease has the op of the Want that it answers; a
+// Held says which ops are over. So an owner can tell a lease that its holder
+// gave up, or never heard of, from one that is on its way.
+
+const (
+	heldEvery     = 30 * time.Second
+	conflictsMost = 64 // told in answer to one Held
+)
+
+// nextOp returns a number that this host never used before.
+func (c *core) nextOp() uint64 {
+	if c.seq++; c.seq == 0 {
+		c.boot++
+		c.putMeta()
+	}
+	return c.lastOp()
+}
+
+func (c *core) lastOp() uint64 { return uint64(c.boot)<<32 | uint64(c.seq) }
+
+// raiseOps makes later ops higher than one of ours that somebody remembers: an
+// old copy of the database does not.
+func (c *core) raiseOps(last uint64) {
+	if boot := last >> 32; last >= c.lastOp() && boot < math.MaxUint32 {
+		c.boot, c.seq = uint32(boot)+1, 0
+		c.putMeta()
+	}
+}
+
+// receiveWant gives blocks, or one address, or nothing.
+func (c *core) receiveWant(p *peer, w Want) {
+	if w.Op <= p.wantOp || c.fencedPeer(p.ID) {
+		return // twice, or too late: it asks again with another op
+	}
+	p.wantOp, p.lastOp = w.Op, max(p.lastOp, w.Op)
+	switch {
+	case !c.sure():
+		c.send(p.ID, Give{Op: w.Op, Busy: true})
+	case w.Addr.IsValid():
+		c.lendThis(p, w)
+	default:
+		c.send(p.ID, c.give(p, w))
+	}
+}
+
+// give answers a Want for any address.
+func (c *core) give(p *peer, w Want) Give {
+	owned := c.ring.Owned(c.cfg.Self)
+	free := c.used.WhollyFree(&owned, w.Subnet)
+	if n := free.Len(); n > 0 {
+		if n = (n + 1) / 2; w.Unsure {
+			n = 1
+		}
+		free = free.Highest(n)
+		for b := range free.All() {
+			c.giveBlock(b, p.ID)
+		}
+		c.put(&storedOp{p.ID, p.lastOp})
+		c.infos.changed = true
+		return Give{Op: w.Op, Runs: c.ring.Runs(&free)}
+	}
+	if addr, ok := c.used.LowestFree(&owned, w.Subnet); ok {
+		c.lend(p, w, addr)
+		return Give{Op: w.Op, Addr: addr}
+	}
+	return Give{Op: w.Op}
+}
+
+// giveBlock makes a block of ours somebody else's.
+func (c *core) giveBlock(block int, to crypto.Identity) {
+	reg := c.ring.Register(block)
+	reg.Owner, reg.Giver, reg.Version = to, c.cfg.Self, reg.Version+1
+	if c.cfg.sabotage.sameVersion {
+		reg.Version--
+		c.ring.put(block, reg)
+		c.put(&storedBlock{block, reg})
+		c.changed.Add(block)
+		return
+	}
+	c.setRegister(block, reg)
+}
+
+func (c *core) lend(p *peer, w Want, addr netip.Addr) {
+	c.setLease(addr, grant{p.ID, holder{w.Key, w.Label, w.Op}})
+	c.put(&storedOp{p.ID, p.lastOp})
+}
+
+// lendThis answers a Want for one address.
+func (c *core) lendThis(p *peer, w Want) {
+	block, ok := c.geo.Block(w.Addr)
+	if !ok || c.ring.Owner(block) != c.cfg.Self {
+		if ok { // so that it asks the right one
+			one := setOf(block)
+			c.send(p.ID, State{Runs: c.ring.Runs(&one)})
+		}
+		c.send(p.ID, Give{Op: w.Op})
+		return
+	}
+	if refusal, taken := c.conflict(p.ID, w.Addr); taken {
+		refusal.Op = w.Op
+		c.send(p.ID, refusal)
+		return
+	}
+	c.lend(p, w, w.Addr)
+	c.send(p.ID, Give{Op: w.Op, Addr: w.Addr})
+}
+
+// conflict says who has an address of our blocks, unless that is id itself or
+// nobody.
+func (c *core) conflict(id crypto.Identity, addr netip.Addr) (Conflict, bool) {
+	if h, ok := c.local[addr]; ok {
+		return Conflict{Addr: addr, Host: c.cfg.Self, Key: h.Key, Label: h.Label}, true
+	}
+	if g, ok := c.leased[addr]; ok && g.Host != id {
+		return Conflict{Addr: addr, Host: g.Host, Key: g.Key, Label: g.Label}, true
+	}
+	return Conflict{}, false
+}
+
+// receiveGive takes what a Want of ours brought.
+func (c *core) receiveGive(p *peer, g Give) {
+	c.mergeRuns(g.Runs)
+	a := c.requests.asks[g.Op]
+	if a == nil || a.to != p.ID {
+		// The request is over. Blocks are ours all the same, an address goes back.
+		if _, has := c.local[g.Addr]; g.Addr.IsValid() && !has {
+			c.sendHeld(p, []netip.Addr{g.Addr})
+		}
+		return
+	}
+	c.closeAsk(a)
+	for _, run := range g.Runs {
+		c.received(p, run)
+	}
+	switch {
+	case g.Addr.IsValid():
+		c.granted(a, g.Addr)
+	case len(g.Runs) > 0:
+		c.retry()
+	default:
+		c.askRefused(a, g.Busy)
+	}
+}
+
+// received notes blocks that were given to us just now: what we know of them
+// is all there is to know, whatever we forgot before.
+func (c *core) received(p *peer, run Run) {
+	for b := run.First; b-run.First < run.Count && b < c.geo.Blocks(); b++ {
+		if reg := c.ring.Register(b); reg == run.Register && reg.Owner == c.cfg.Self && reg.Giver == p.ID {
+			c.sureness.fresh.Add(b)
+		}
+	}
+}
+
+// receiveHeld takes over what another host says of the addresses that it has
+// of our blocks.
+func (c *core) receiveHeld(p *peer, h Held) {
+	if h.UpTo <= p.heldOp {
+		return // we have had a newer one
+	}
+	p.heldOp, p.lastOp = h.UpTo, max(p.lastOp, h.UpTo)
+	held := make(map[netip.Addr]struct{}, len(h.Held))
+	for _, l := range h.Held {
+		held[l.Addr] = struct{}{}
+	}
+	over := h.Dropped
+	if h.Full {
+		over = append(slices.Clone(over), c.leasedTo.sorted(p.ID)...)
+	}
+	for _, addr := range over {
+		g, ok := c.leased[addr]
+		if _, has := held[addr]; ok && !has && g.Host == p.ID && g.Op <= h.UpTo && !slices.Contains(h.Open, g.Op) {
+			c.dropLease(addr)
+		}
+	}
+	conflicts := 0
+	for _, l := range h.Held {
+		block, ok := c.geo.Block(l.Addr)
+		if !ok || c.ring.Owner(block) != c.cfg.Self {
+			continue
+		}
+		if taken, is := c.conflict(p.ID, l.Addr); is {
+			if conflicts++; conflicts <= conflictsMost {
+				c.send(p.ID, taken)
+			}
+			continue
+		}
+		if _, has := c.leased[l.Addr]; !has {
+			// No Held from before this one may end it.
+			c.setLease(l.Addr, grant{p.ID, holder{l.Key, l.Label, h.UpTo}})
+		}
+	}
+}
+
+// heldFor returns everything that this host has of the blocks of another.
+func (c *core) heldFor(id crypto.Identity) Held {
+	h := c.heldHead(id)
+	for _, b := range sortedKeys(c.localIn, cmp.Compare[int]) {
+		if owner, ok := c.resolve(c.ring.Owner(b)); !ok || owner != id {
+			continue
+		}
+		for _, addr := range c.localIn.sorted(b) {
+			l := c.local[addr]
+			h.Held = append(h.Held, Lease{Addr: addr, Op: l.Op, Key: l.Key, Label: l.Label})
+		}
+	}
+	h.Full = c.sureness.adopted
+	if len(h.Held) > maxAddresses {
+		h.Held, h.Full = h.Held[:maxAddresses], false
+	}
+	return h
+}
+
+func (c *core) heldHead(id crypto.Identity) Held {
+	h := Held{UpTo: c.nextOp()}
+	for _, op := range sortedKeys(c.requests.asks, cmp.Compare[uint64]) {
+		if c.requests.asks[op].to == id {
+			h.Open = append(h.Open, op)
+		}
+	}
+	if len(h.Open) > maxOpen {
+		// Without all of them nothing may end.
+		h.UpTo, h.Open = h.Open[0]-1, nil
+	}
+	return h
+}
+
+// sendHeld tells the owner of blocks which addresses of them are free again,
+// nil: all that this host has of them.
+func (c *core) sendHeld(p *peer, dropped []netip.Addr) {
+	if c.ring == nil {
+		return
+	}
+	if dropped == nil {
+		if h := c.heldFor(p.ID); c.ring.Count(p.ID) > 0 {
+			c.send(p.ID, h)
+		}
+		p.wanted = false
+		return
+	}
+	h := c.heldHead(p.ID)
+	h.Dropped = dropped
+	p.wanted = true // in case that this is lost
+	c.send(p.ID, h)
+}

@@ -1,0 +1,232 @@
+package ipam
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// heal ends every fault: everybody is reached, no letter is lost, disks have
+// room, and everybody runs who is not removed for good. Users pause, and time
+// passes.
+func (w *world) heal() {
+	w.calm = true
+	w.note(nil, "everything heals")
+	w.net.mend()
+	for _, h := range w.hosts {
+		h.disk.fails, h.frozen, h.doom = 0, 0, doomNone
+	}
+	w.advance(w.now + 45*time.Second) // until takeovers and hand-overs came to an end
+	for _, h := range w.hosts {
+		if !h.removed {
+			h.start()
+		}
+	}
+	w.advance(w.now + 150*time.Second)
+}
+
+// audit compares what every host knows with what is, in a world that healed.
+func (w *world) audit() {
+	if w.err != nil {
+		return
+	}
+	w.count["audits"]++
+	w.auditRings()
+	w.auditAddresses()
+	w.auditWaits()
+	w.auditDuplicates()
+}
+
+// auditRings checks that everybody has the same ring and every block an owner.
+func (w *world) auditRings() {
+	var first *host
+	for _, h := range w.hosts {
+		switch {
+		case !h.on || h.core.ring == nil:
+			if h.on && first != nil {
+				w.fail(-1, "%s has no ring and %s has", h.nick, first.nick)
+			}
+		case first == nil:
+			first = h
+		case h.core.ring.id != first.core.ring.id && w.rings:
+		case h.core.ring.id != first.core.ring.id:
+			w.fail(0, "%s and %s have different rings", first.nick, h.nick)
+		case h.core.ring.Hash() != first.core.ring.Hash():
+			for b := range w.geo.Blocks() {
+				if h.core.ring.Register(b) != first.core.ring.Register(b) {
+					w.fail(b, "%s and %s have different registers of block %d", first.nick, h.nick, b)
+				}
+			}
+		}
+		if h.on && !h.core.sure() {
+			w.fail(-1, "%s is not sure although it could ask everybody", h.nick)
+		}
+	}
+	if first == nil || w.rings {
+		return
+	}
+	for b := range w.geo.Blocks() {
+		reg := first.core.ring.Register(b)
+		owner := w.byID[reg.Owner]
+		switch {
+		case reg.IsZero():
+			w.fail(b, "block %d belongs to nobody", b)
+		case owner == nil:
+			w.fail(b, "block %d belongs to %s, whom nobody knows", b, w.title(reg.Owner))
+		case owner.left:
+			w.fail(b, "block %d belongs to %s, which left", b, owner.nick)
+		case owner.removed && !owner.on:
+			w.fail(b, "block %d belongs to %s, which was removed", b, owner.nick)
+		}
+	}
+}
+
+// auditAddresses checks that each host's addresses are those that its
+// containers use, and that the owners of foreign ones know of them.
+func (w *world) auditAddresses() {
+	for _, h := range w.hosts {
+		if !h.on || w.err != nil {
+			continue
+		}
+		used := make(map[netip.Addr]*pod)
+		for _, p := range h.pods {
+			for _, a := range p.addrs {
+				used[a] = p
+			}
+		}
+		for _, a := range sortedAddrs(h.core.local) {
+			block, _ := w.geo.Block(a)
+			switch p := used[a]; {
+			case p == nil:
+				w.fail(block, "%s keeps %s for %+v, which does not use it", h.nick, a, h.core.local[a])
+			case p.key != h.core.local[a].Key:
+				w.fail(block, "%s keeps %s for %s, but %s uses it", h.nick, a, h.core.local[a].Key, p.key)
+			}
+		}
+		for _, a := range sortedAddrs(used) {
+			block, _ := w.geo.Block(a)
+			if _, ok := h.core.local[a]; !ok {
+				w.fail(block, "%s does not know that %s uses %s", h.nick, used[a].key, a)
+			}
+			w.auditForeign(h, a, block)
+		}
+	}
+	w.auditLeases()
+}
+
+// auditLeases checks that what is leased is used.
+func (w *world) auditLeases() {
+	for _, h := range w.hosts {
+		if !h.on {
+			continue
+		}
+		for _, a := range sortedAddrs(h.core.leased) {
+			block, _ := w.geo.Block(a)
+			g := h.core.leased[a]
+			holder := w.byID[g.Host]
+			if _, ok := h.core.local[a]; ok && len(w.truth.users[a]) < 2 {
+				w.fail(block, "%s uses %s and leases it to %s", h.nick, a, w.title(g.Host))
+			}
+			if h.core.ring == nil || h.core.ring.Register(block).Owner != h.id {
+				w.fail(block, "%s leases %s, which is not in its space", h.nick, a)
+			}
+			if holder == nil || holder.left || holder.on && !holder.uses(a) {
+				w.fail(block, "%s leases %s to %s, which does not use it", h.nick, a, w.title(g.Host))
+			}
+		}
+	}
+}
+
+// auditForeign checks that the owner of an address knows that h uses it.
+func (w *world) auditForeign(h *host, a netip.Addr, block int) {
+	if h.core.ring == nil {
+		return
+	}
+	owner := w.byID[h.core.ring.Register(block).Owner]
+	if owner == h || owner == nil || !owner.on || len(w.truth.users[a]) > 1 {
+		return
+	}
+	if g, ok := owner.core.leased[a]; !ok || g.Host != h.id {
+		w.fail(block, "%s uses %s and its owner %s does not know", h.nick, a, owner.nick)
+	}
+}
+
+func (h *host) uses(a netip.Addr) bool {
+	return slices.ContainsFunc(h.pods, func(p *pod) bool { return slices.Contains(p.addrs, a) })
+}
+
+// auditWaits checks that nothing waits whose cause is gone.
+func (w *world) auditWaits() {
+	for _, h := range w.hosts {
+		if !h.on {
+			continue
+		}
+		for _, t := range sortedKeys(h.calls, compareTickets) {
+			c := h.calls[t]
+			e, ok := c.event.(allocateEvent)
+			if !ok {
+				w.fail(-1, "%s: ticket %d (%T) waits for %v: %s", h.nick, t, c.event, w.now-c.began, c.reason)
+				return
+			}
+			if a, free := w.freeAddr(e.Subnet); free && c.began < w.now-20*time.Second {
+				block, _ := w.geo.Block(a)
+				w.fail(block, "%s: ticket %d waits for an address in %s for %v although %s is free: %s", h.nick, t, e.Subnet,
+					w.now-c.began, a, c.reason)
+				return
+			}
+		}
+	}
+}
+
+// freeAddr returns an address of subnet that nobody uses nor is kept for
+// anybody.
+func (w *world) freeAddr(subnet netip.Prefix) (netip.Addr, bool) {
+	taken := func(a netip.Addr) bool {
+		for _, h := range w.hosts {
+			if h.on {
+				_, local := h.core.local[a]
+				_, leased := h.core.leased[a]
+				if local || leased {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	n := 0
+	for a := subnet.Masked().Addr(); subnet.Contains(a) && n < 1<<16; a = a.Next() {
+		if n++; w.space.Contains(a) && !w.geo.Reserved(a, subnet) && !taken(a) {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// auditDuplicates checks that status lists exactly the addresses that have
+// two users.
+func (w *world) auditDuplicates() {
+	listed := make(map[netip.Addr]bool)
+	for _, h := range w.hosts {
+		if !h.on {
+			continue
+		}
+		for _, d := range h.core.status().Duplicates {
+			listed[d.Addr] = true
+			if len(w.truth.users[d.Addr]) < 2 {
+				block, _ := w.geo.Block(d.Addr)
+				w.fail(block, "%s lists %+v as a duplicate, which it is not", h.nick, d)
+			}
+		}
+	}
+	for _, a := range sortedAddrs(w.truth.users) {
+		users := w.truth.users[a]
+		if len(users) > 1 && !listed[a] && !slices.ContainsFunc(users, func(p *pod) bool { return !p.h.on }) {
+			block, _ := w.geo.Block(a)
+			w.fail(block, "nobody lists %s as a duplicate, which %s of %s and %s of %s use", a, users[0].key,
+				users[0].h.nick, users[1].key, users[1].h.nick)
+		}
+		if len(users) > 1 {
+			w.count["duplicates reported"]++
+		}
+	}
+}

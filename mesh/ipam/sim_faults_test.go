@@ -1,0 +1,393 @@
+package ipam
+
+import (
+	"errors"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/weftnet/weft/crypto"
+)
+
+// act is one operation: something that a user or fate does.
+func (w *world) act() {
+	if w.p(w.faults) {
+		w.fault()
+	} else {
+		w.use()
+	}
+}
+
+// nobody lets time pass when no daemon runs; that is not an operation.
+func (w *world) nobody() {
+	w.done--
+	w.advance(w.now + time.Second)
+}
+
+// fault does one thing that goes wrong.
+func (w *world) fault() {
+	h := w.pick(func(h *host) bool { return h.on && !h.leaving })
+	if h == nil {
+		w.nobody()
+		return
+	}
+	switch x := w.rnd.IntN(100); {
+	case x < 28:
+		h.doom = doom(1 + w.rnd.IntN(int(dooms)-1))
+		w.reviveLater(h)
+	case x < 36:
+		h.stop("stopped")
+		w.reviveLater(h)
+	case x < 44:
+		h.reboot("machine restarts")
+		w.reviveLater(h)
+	case x < 49:
+		w.oldCopy(h)
+	case x < 67:
+		w.partition(h)
+	case x < 73:
+		h.disk.fails += 1 + w.rnd.IntN(4)
+	case x < 78:
+		h.jump()
+	case x < 83:
+		h.frozen = w.now + w.between(time.Second, 25*time.Second)
+	case x < 90:
+		w.join()
+	case x < 96:
+		w.remove(h)
+	case x < 98:
+		h.leave()
+	default:
+		h.ask(nil, func(t ticket) event { return primeEvent{t} }, func(result) {})
+	}
+}
+
+// reviveLater starts a host again after a while, unless its machine is off.
+func (w *world) reviveLater(h *host) {
+	life := h.life
+	w.after(w.outage(), func() {
+		if h.on && h.life == life && h.doom != doomNone {
+			h.crash("late") // there was nothing to save
+		}
+		if !h.on && !h.down {
+			w.revive(h)
+		}
+	})
+}
+
+// outage returns how long a host is away: some milliseconds as often as some
+// seconds or a minute.
+func (w *world) outage() time.Duration {
+	return time.Duration(float64(20*time.Millisecond) * math.Exp(w.rnd.Float64()*math.Log(3000)))
+}
+
+// revive starts a host, and some of what ran on it.
+func (w *world) revive(h *host) {
+	if h.stale != "" && !w.force && !w.calm &&
+		w.pick(func(b *host) bool { return b != h && w.net.reaches(h, b) }) == nil {
+		w.count["put off: stale and alone"]++
+		w.after(w.between(time.Second, 5*time.Second), func() {
+			if !h.on && !h.down {
+				w.revive(h)
+			}
+		})
+		return
+	}
+	if !w.noClock && w.p(0.1) {
+		h.skew += w.between(-time.Hour, time.Hour)
+	}
+	h.start()
+	if !w.calm && w.p(0.5) {
+		for _, p := range slices.Clone(h.dead) {
+			if w.p(0.5) {
+				h.restart(p)
+			}
+		}
+	}
+}
+
+// jump makes the clock of a running host jump ahead, as it does when a machine
+// was asleep.
+func (h *host) jump() {
+	if h.w.noClock {
+		return
+	}
+	d := h.w.between(time.Second, time.Hour)
+	h.w.note(h, "clock jumps by %v", d)
+	h.skew += d
+	h.push(tickEvent{})
+}
+
+// oldCopy crashes a host and starts it with an older state of its disk, or
+// none.
+func (w *world) oldCopy(h *host) {
+	if !w.oldDisk {
+		return
+	}
+	h.stop("its disk is replaced")
+	h.disks++
+	if w.p(0.6) {
+		h.reboot("its disk is replaced")
+	}
+	n := len(h.disk.past)
+	if w.p(0.3) {
+		h.disk.wipe()
+	} else {
+		back := 1 + w.rnd.IntN(1+min(n, 200))
+		h.disk.restore(max(0, n-back))
+	}
+	w.note(h, "goes back by %d of %d saves", n-len(h.disk.past), n)
+	h.stale = "old copy"
+	w.count["old copies"]++
+	w.truth.forget(h)
+	w.reviveLater(h)
+}
+
+// watch stops a stale host that reaches nobody: that it must ask somebody
+// before it allocates is only a promise for when somebody is there.
+func (h *host) watch() {
+	w, life := h.w, h.life
+	var again func()
+	again = func() {
+		if h.life != life || h.stale == "" {
+			return
+		}
+		if h.core.sure() {
+			w.note(h, "is sure again")
+			h.stale, h.removed = "", false
+			w.truth.alone(h, h.mine)
+			return
+		}
+		if slices.Contains(h.alive, true) {
+			h.lonely = w.now
+		}
+		if w.now-h.lonely > 8*time.Second && !w.force {
+			w.count["stopped: stale and alone"]++
+			h.stop("it is stale and alone")
+			w.reviveLater(h)
+			return
+		}
+		w.after(time.Second, again)
+	}
+	again()
+}
+
+// partition changes who hears whom.
+func (w *world) partition(h *host) {
+	if w.calm {
+		return
+	}
+	n := len(w.hosts)
+	switch w.rnd.IntN(5) {
+	case 0: // into two or three
+		side, groups := make([]int, n), 2+w.rnd.IntN(2)
+		for i := range side {
+			side[i] = w.rnd.IntN(groups)
+		}
+		w.note(nil, "parts into %v", side)
+		w.net.sides(func(h *host) int { return side[h.n] })
+	case 1: // one from the others
+		w.note(h, "is cut off")
+		w.net.sides(func(g *host) int {
+			if g == h {
+				return 1
+			}
+			return 0
+		})
+	case 2: // one pair, one way
+		g := w.hosts[w.rnd.IntN(n)]
+		w.note(h, "is not heard by %s", g.nick)
+		w.net.cut[h.n][g.n] = g != h
+		w.net.notice()
+	case 3: // one host, one way
+		out := w.p(0.5)
+		w.note(h, "is heard by nobody or hears nobody: %v", out)
+		for _, g := range w.hosts {
+			if out {
+				w.net.cut[h.n][g.n] = g != h
+			} else {
+				w.net.cut[g.n][h.n] = g != h
+			}
+		}
+		w.net.notice()
+	default:
+		w.note(nil, "joins up")
+		w.net.mend()
+		return
+	}
+	w.after(10*w.outage(), func() {
+		if w.p(0.7) {
+			w.note(nil, "joins up")
+			w.net.mend()
+		}
+	})
+}
+
+// join launches another host. Before the first division it could be in a
+// majority of its own (see the top of sim_test.go).
+func (w *world) join() {
+	if len(w.hosts) >= len(w.net.cut) {
+		return
+	}
+	if w.truth.ring.IsZero() {
+		w.count["skipped: join before the division"]++
+		return
+	}
+	h := w.add()
+	w.note(h, "is launched")
+	h.start()
+}
+
+// leave hands a host's space over and lets it go for good.
+func (h *host) leave() {
+	w := h.w
+	if !w.leave || h.stale != "" || len(w.running()) < 3 {
+		return
+	}
+	w.note(h, "resets with %d containers", len(h.pods))
+	h.leaving = true
+	for _, p := range slices.Clone(h.pods) {
+		if p.call != nil {
+			p.call.cancel()
+		}
+		p.end(true)
+	}
+	h.ask(nil, func(t ticket) event { return handOverEvent{t} }, func(r result) {
+		h.leaving = false
+		w.note(h, "handed over %d to %s: %v", r.IPs, w.title(r.To), r.Err)
+		if r.Err != nil {
+			w.count["hand-overs refused"]++
+			for _, p := range h.dead {
+				h.push(diedEvent{p.key})
+			}
+			return
+		}
+		w.count["hand-overs"]++
+		h.stop("it leaves")
+		h.left, h.advert, h.mine, h.dead = true, gone, blockSet{}, nil
+		for _, g := range w.hosts {
+			if g != h && !w.net.cut[h.n][g.n] {
+				w.after(w.between(10*time.Millisecond, time.Second), func() { w.net.hear(g, h.n, gone) })
+			}
+		}
+	})
+}
+
+func (w *world) running() []*host {
+	return slices.DeleteFunc(slices.Clone(w.hosts), func(h *host) bool { return !h.on })
+}
+
+// remove switches a host off and lets others take its space over.
+func (w *world) remove(p *host) {
+	if !w.takeover || len(w.running()) < 3 || w.truth.ring.IsZero() {
+		return
+	}
+	targets := []*host{p}
+	for _, h := range w.hosts {
+		if h != p && !h.left && !h.removed && !h.leaving && (h.down || !h.on && w.p(0.5)) && len(targets) < 3 {
+			targets = append(targets, h)
+		}
+	}
+	for _, h := range targets {
+		h.reboot("switched off")
+		h.down = true
+	}
+	w.after(w.between(3*time.Second, 10*time.Second), func() { w.takeOver(targets) })
+	if w.p(0.2) {
+		w.after(w.between(3*time.Second, 10*time.Second), func() { w.takeOver(targets) })
+	}
+}
+
+// takeOver is `weft rmpeer` of hosts that are switched off. Until it has ended
+// they stay off.
+func (w *world) takeOver(targets []*host) {
+	by := w.pick(func(h *host) bool { return h.on && !h.leaving && h.core.ring != nil })
+	var ids []crypto.Identity
+	before := make(map[*host]string)
+	for _, p := range targets {
+		if by != nil && by.knows(p) && p.down && !p.on {
+			ids = append(ids, p.id)
+			before[p] = p.stale
+		}
+	}
+	if len(ids) == 0 || !w.force && !w.asksAll(by) {
+		w.count["skipped: rmpeer that does not ask all"]++
+		w.release(targets)
+		return
+	}
+	w.removing++
+	for p := range before {
+		p.stale = "being removed"
+	}
+	by.ask(nil, func(t ticket) event {
+		w.note(by, "%d: rmpeer of %d hosts", t, len(ids))
+		return removeEvent{Ticket: t, Peers: ids, Force: w.force}
+	}, func(r result) {
+		w.removing--
+		w.note(by, "rmpeer: %+v %v", r.Taken, r.Err)
+		switch {
+		case r.Err == nil:
+			w.count["takeovers"]++
+		default:
+			w.count["takeovers refused"]++
+		}
+		for _, p := range targets {
+			was, asked := before[p]
+			switch {
+			case asked && (r.Err == nil || errors.Is(r.Err, errNoAnswer)):
+				w.wasRemoved(p, r.Err == nil)
+			case asked && w.removing == 0:
+				p.stale = was
+			}
+		}
+		w.release(targets)
+	})
+}
+
+// wasRemoved remembers that others own the space of p now, or may do so.
+func (w *world) wasRemoved(p *host, sure bool) {
+	p.stale, p.removed = "removed", p.removed || sure
+	if c := p.probe(); c != nil {
+		for a := range c.local {
+			w.truth.excused[a] = true
+		}
+	}
+}
+
+// release lets hosts that were to be removed start again, much later.
+func (w *world) release(targets []*host) {
+	for _, p := range targets {
+		w.after(w.between(30*time.Second, 120*time.Second), func() {
+			switch {
+			case p.on || !p.down || w.calm && p.removed:
+			case w.removing > 0:
+				w.release([]*host{p})
+			default:
+				p.down = false
+				w.revive(p)
+			}
+		})
+	}
+}
+
+// asksAll reports whether a takeover by h asks everybody that there is, by way
+// of those that it knows.
+func (w *world) asksAll(h *host) bool {
+	asked := make([]bool, len(w.hosts))
+	asked[h.n] = true
+	list := []*host{h}
+	for i := 0; i < len(list); i++ {
+		for _, g := range w.hosts {
+			if !asked[g.n] && list[i].knows(g) {
+				asked[g.n] = true
+				list = append(list, g)
+			}
+		}
+	}
+	for _, g := range w.hosts {
+		if !asked[g.n] && !g.left && !(g.removed && !g.on) && g.advert > 0 {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,209 @@
+package ipam
+
+import (
+	"slices"
+	"time"
+)
+
+// What Allocator.Run does with a core, a store and a network, the host does
+// here, with crashes in between.
+
+// push hands an event to the run loop.
+func (h *host) push(e event) {
+	if h.on {
+		h.inbox = append(h.inbox, e)
+		h.plan(h.w.between(0, 2*time.Millisecond))
+	}
+}
+
+// plan makes the run loop run d from now.
+func (h *host) plan(d time.Duration) {
+	if h.busy {
+		return
+	}
+	h.busy = true
+	life := h.life
+	h.w.after(max(d, h.frozen-h.w.now), func() {
+		if h.life == life {
+			h.busy = false
+			h.run()
+		}
+	})
+}
+
+const maxBatch = 256
+
+// run is one round of the run loop: some events, one save, then their effects.
+func (h *host) run() {
+	w, now := h.w, h.now()
+	batch := h.inbox[:min(len(h.inbox), maxBatch)]
+	h.inbox = h.inbox[len(batch):]
+	if len(h.inbox) > 0 {
+		h.plan(0)
+	}
+	if len(batch) == 0 {
+		batch = []event{tickEvent{}}
+	}
+	for _, e := range batch {
+		h.core.step(now, e)
+		w.truth.steps++
+		if err := h.core.check(); err != nil {
+			w.fail(-1, "%s: invariant after %T: %v", h.nick, e, err)
+			return
+		}
+	}
+	out := h.core.take()
+	if h.doom == doomUnsaved {
+		h.crash("before its save")
+		return
+	}
+	if err := h.disk.save(out.Writes); err != nil {
+		h.reload(batch, err)
+		return
+	}
+	if h.doom == doomUnmarked {
+		h.crash("before its mark")
+		return
+	}
+	h.disk.stamp()
+	w.truth.saved(h)
+	if h.doom == doomUnsaid {
+		h.crash("before it said anything")
+		return
+	}
+	h.emit(out)
+	if h.on {
+		h.schedule()
+	}
+}
+
+// crash ends the run that it happens in. What was written counts.
+func (h *host) crash(where string) {
+	h.w.count["crashes"]++
+	if h.doom != doomUnsaved {
+		h.w.truth.saved(h)
+	}
+	if h.w.p(0.3) {
+		h.reboot("machine crashes " + where)
+	} else {
+		h.stop("crashes " + where)
+	}
+}
+
+// reload is what the run loop does when a save fails.
+func (h *host) reload(batch []event, err error) {
+	h.w.count["failed saves"]++
+	h.w.note(h, "save fails in a batch of %d", len(batch))
+	waiting := sortedKeys(h.calls, compareTickets)
+	rest := h.inbox
+	stored, _ := h.disk.load()
+	if !h.wake(stored, true) {
+		return
+	}
+	var failed []ticket
+	for _, e := range batch {
+		if t := ticketOf(e); t != 0 {
+			failed = append(failed, t)
+		}
+	}
+	later := make([]ticket, 0, len(rest))
+	for _, e := range rest {
+		later = append(later, ticketOf(e))
+	}
+	for _, t := range waiting {
+		// Those that waited before this batch go on waiting.
+		if c := h.calls[t]; !slices.Contains(failed, t) && !slices.Contains(later, t) {
+			h.push(c.event)
+			if c.cancelled {
+				h.push(cancelEvent{t})
+			}
+		}
+	}
+	for _, e := range rest {
+		h.push(e)
+	}
+	for _, t := range failed {
+		if c := h.calls[t]; c != nil {
+			c.answer(result{Err: err})
+		}
+	}
+}
+
+// emit does what a step wants done.
+func (h *host) emit(out effects) {
+	w := h.w
+	half := h.doom == doomHalfSaid
+	for i, l := range out.Sends {
+		if half && i == len(out.Sends)/2 {
+			h.crash("half way")
+			return
+		}
+		w.stir(uint64(len(l.Data)), uint64(l.Data[len(l.Data)-1]))
+		if to := w.byID[l.To]; to != nil {
+			w.net.send(h, to, l.Data)
+		} else {
+			w.fail(-1, "%s sends to %s, whom nobody knows", h.nick, l.To)
+		}
+	}
+	for _, data := range out.Casts {
+		for _, to := range w.hosts {
+			w.net.send(h, to, data)
+		}
+	}
+	if half {
+		h.crash("half way")
+		return
+	}
+	if len(out.Puts) > 0 {
+		all := make(map[string][]byte, len(h.own.all)+len(out.Puts))
+		for k, v := range h.own.all {
+			all[k] = v
+		}
+		for k, v := range out.Puts {
+			if v == nil {
+				delete(all, k)
+			} else {
+				all[k] = v
+			}
+		}
+		h.own = entries{h.own.version + 1, all}
+		w.net.spread(h)
+	}
+	for _, id := range out.Expels {
+		p := w.byID[id]
+		h.expelled[p.n], h.known[p.n] = max(h.known[p.n], h.expelled[p.n]), 0
+		h.peersChanged()
+	}
+	for _, l := range out.Logs {
+		w.note(h, "log: %s %v", l.Msg, l.Args)
+	}
+	for _, a := range out.Waits {
+		if c := h.calls[a.Ticket]; c != nil {
+			c.reason = a.Reason
+		}
+	}
+	for _, a := range out.Answers {
+		c := h.calls[a.Ticket]
+		if c == nil {
+			w.fail(-1, "%s answers ticket %d, which nobody waits for: %+v", h.nick, a.Ticket, a.Result)
+			return
+		}
+		c.answer(a.Result)
+	}
+}
+
+// schedule plans the tick that the core wants.
+func (h *host) schedule() {
+	at := max(h.core.wake().Sub(h.now())+h.w.now, h.w.now+time.Millisecond)
+	if h.tick >= 0 && h.tick <= at && h.tick > h.w.now {
+		return
+	}
+	h.tick = at
+	life := h.life
+	h.w.after(at-h.w.now, func() {
+		if h.life == life && h.tick == at {
+			h.tick = -1
+			h.plan(0)
+		}
+	})
+}

@@ -1,0 +1,297 @@
+package ipam
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+)
+
+// write changes one stored value.
+type write struct {
+	Key   string
+	Value []byte // nil: delete
+}
+
+// store keeps values. save is all or nothing, and what it saved survives a
+// power cut. load returns copies. A store is not safe for concurrent use.
+type store interface {
+	load() (map[string][]byte, error)
+	save(batch []write) error
+	close() error
+}
+
+// ErrHeld is returned by [Open] when another process has the database open.
+var ErrHeld = errors.New("another weftd has it open")
+
+var (
+	errDamaged = errors.New("damaged")
+	errBroken  = errors.New("the database was damaged while it was open; restart weftd, which starts it anew")
+)
+
+const (
+	lockTimeout = time.Second
+	dirMode     = 0o700
+	fileMode    = 0o600
+	// 100,000 addresses take some 30 MB.
+	maxDatabase  = 1 << 30
+	maxSetAside  = 9
+	bucketHead   = "head"
+	bucketValues = "values"
+)
+
+// fileStore is a store in a bbolt file.
+//
+// bbolt maps the file and believes what it reads there, so the file is looked
+// through before bbolt sees it (see inspect), and a fault later on becomes an
+// error. bbolt has no checksums of values; the head has one over all of them.
+// A file that is damaged is renamed, for people to look at, and a new one
+// begun: blocks come back from peers, addresses from running containers.
+//
+// The mark, in a directory that does not survive a reboot, says what the
+// newest state was. With it the store is proven: it is not an old copy.
+type fileStore struct {
+	// Constant after openStore.
+
+	db     *bolt.DB
+	file   *os.File // db's, with its lock
+	path   string
+	mark   string // empty: none
+	log    *slog.Logger
+	proven bool   // values are the newest there ever were
+	damage string // what happened to the file before; empty: nothing
+
+	// Owned by the caller.
+
+	head     head
+	broken   bool     // bbolt panicked; its locks are in no known state
+	markFile *os.File // nil: not written yet
+	markLost bool     // it could not be written
+}
+
+// openStore opens the database at path, or begins one. It waits for a second
+// for another process to close it, then fails with [ErrHeld]. mark is the
+// file that proves that the database is the newest; empty: there is none.
+func openStore(path, mark string, log *slog.Logger) (*fileStore, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	s := &fileStore{path: path, mark: mark, log: log}
+	for {
+		again, err := s.open()
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("open address database %s: %w", path, err)
+		case !again:
+			s.proven = s.checkMark()
+			return s, nil
+		}
+	}
+}
+
+// open opens the file, again being true when it was set aside and the next
+// attempt will find none.
+func (s *fileStore) open() (again bool, err error) {
+	f, made, err := lockFile(s.path)
+	if err != nil {
+		return false, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return false, errors.Join(err, f.Close())
+	}
+	if info.Size() == 0 && !made {
+		s.note("it was empty, begun anew")
+	}
+	if info.Size() > 0 {
+		if err := inspect(f, info.Size()); err != nil {
+			return s.giveUp(f, err)
+		}
+	}
+	s.file, s.db, s.head = f, nil, head{}
+	err = guarded(func() (err error) {
+		s.db, err = bolt.Open(s.path, fileMode, &bolt.Options{
+			Timeout:      lockTimeout,
+			MaxSize:      maxDatabase,
+			NoStatistics: true,
+			OpenFile:     func(string, int, os.FileMode) (*os.File, error) { return f, nil },
+		})
+		if err != nil {
+			return err
+		}
+		if info.Size() == 0 {
+			return s.begin()
+		}
+		_, s.head, err = s.read()
+		return err
+	})
+	if err == nil {
+		return false, syncDir(s.path)
+	}
+	if s.db != nil && !errors.Is(err, errBroken) {
+		defer func() { err = errors.Join(err, s.db.Close()) }()
+		f = nil
+	}
+	return s.giveUp(f, err)
+}
+
+// giveUp closes f, if it is not nil, and sets the file aside if err says that
+// it is damaged. The lock is held until it is done.
+func (s *fileStore) giveUp(f *os.File, err error) (again bool, _ error) {
+	if f != nil {
+		defer f.Close() // nothing was written
+	}
+	if !errors.Is(err, errDamaged) && !errors.Is(err, errBroken) {
+		return false, err
+	}
+	aside := ""
+	for n := 1; n <= maxSetAside; n++ { // the last one is replaced
+		aside = fmt.Sprintf("%s.damaged-%d", s.path, n)
+		if _, err := os.Lstat(aside); errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	if rename := os.Rename(s.path, aside); rename != nil {
+		return false, fmt.Errorf("%w, and it cannot be set aside: %w", err, rename)
+	}
+	s.note(fmt.Sprintf("%v; set aside as %s, begun anew", err, aside))
+	return true, nil
+}
+
+// note keeps what is to be said of a damaged file.
+func (s *fileStore) note(what string) {
+	s.damage = fmt.Sprintf("address database %s: %s; space comes back from peers, addresses from running containers", s.path, what)
+	s.log.Error("address database not usable, begun anew", "file", s.path, "why", what)
+}
+
+// guarded calls fn and turns panics, and faults of a mapped file that changed
+// its length, into errBroken.
+func guarded(fn func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w (%v)", errBroken, r)
+		}
+	}()
+	return fn()
+}
+
+// begin writes the head of a new database.
+func (s *fileStore) begin() error {
+	if _, err := rand.Read(s.head.ID[:]); err != nil {
+		return err
+	}
+	return s.db.Update(func(tx *bolt.Tx) error {
+		for _, name := range []string{bucketHead, bucketValues} {
+			if _, err := tx.CreateBucket([]byte(name)); err != nil {
+				return err
+			}
+		}
+		return tx.Bucket([]byte(bucketHead)).Put([]byte(bucketHead), s.head.marshal())
+	})
+}
+
+// read reads everything there is and compares it with the head.
+func (s *fileStore) read() (values map[string][]byte, h head, err error) {
+	values = make(map[string][]byte)
+	err = s.db.View(func(tx *bolt.Tx) error {
+		first, second := tx.Bucket([]byte(bucketHead)), tx.Bucket([]byte(bucketValues))
+		if first == nil || second == nil {
+			return fmt.Errorf("%w: it is not an address database", errDamaged)
+		}
+		if h, err = parseHead(first.Get([]byte(bucketHead))); err != nil {
+			return err
+		}
+		var sum uint64
+		err = second.ForEach(func(k, v []byte) error {
+			if v == nil {
+				return fmt.Errorf("%w: unknown bucket", errDamaged)
+			}
+			values[string(k)] = bytes.Clone(v)
+			sum += hashOf(k, v)
+			return nil
+		})
+		if err == nil && (sum != h.Sum || uint64(len(values)) != h.Count) {
+			err = fmt.Errorf("%w: %d values do not match their checksum", errDamaged, len(values))
+		}
+		return err
+	})
+	return values, h, err
+}
+
+// load returns copies of all values.
+func (s *fileStore) load() (values map[string][]byte, err error) {
+	err = s.use(func() error {
+		values, s.head, err = s.read()
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read address database %s: %w", s.path, err)
+	}
+	return values, nil
+}
+
+// use calls fn, and never again once bbolt panicked.
+func (s *fileStore) use(fn func() error) error {
+	if s.broken {
+		return errBroken
+	}
+	err := guarded(fn)
+	s.broken = errors.Is(err, errBroken)
+	return err
+}
+
+// save writes a batch, and then the mark.
+func (s *fileStore) save(batch []write) error {
+	if len(batch) == 0 {
+		return nil
+	}
+	next := s.head
+	err := s.use(func() error {
+		return s.db.Update(func(tx *bolt.Tx) error {
+			values := tx.Bucket([]byte(bucketValues))
+			for _, w := range batch {
+				if err := next.put(values, w); err != nil {
+					return fmt.Errorf("%s: %w", w.Key, err)
+				}
+			}
+			next.Seq++
+			return tx.Bucket([]byte(bucketHead)).Put([]byte(bucketHead), next.marshal())
+		})
+	})
+	switch {
+	case errors.Is(err, berrors.ErrMaxSizeReached):
+		return fmt.Errorf("write address database %s: larger than %d MB: %w", s.path, maxDatabase>>20, err)
+	case err != nil:
+		return fmt.Errorf("write address database %s: %w", s.path, err)
+	}
+	s.head = next
+	s.writeMark()
+	return nil
+}
+
+// close closes the database. Every save is on the disk already.
+func (s *fileStore) close() error {
+	var errs []error
+	if s.markFile != nil {
+		errs = append(errs, s.markFile.Close())
+	}
+	switch {
+	case s.broken:
+		// bbolt's locks may never be free again. The one on the file is, but
+		// not by closing it: the mapping stays.
+		errs = append(errs, syscall.Flock(int(s.file.Fd()), syscall.LOCK_UN), s.file.Close())
+	default:
+		errs = append(errs, guarded(s.db.Close))
+	}
+	return errors.Join(errs...)
+}

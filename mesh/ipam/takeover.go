@@ -1,0 +1,529 @@
+package ipam
+
+import (
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weftnet/weft/crypto"
+)
+
+const (
+	fenceTime = 5 * time.Second // how long others may take to promise
+	fenceAsk  = time.Second     // after which who has not answered is asked again
+	// epochStep is the largest step of an epoch. Each attempt of a host has a
+	// higher one, so that what is late from an earlier one says nothing of it.
+	// Steps are random for the sake of hosts that forgot the earlier one, since
+	// they were restored from an old copy of their disk.
+	epochStep = 1 << 16
+)
+
+// takeover takes over the space of hosts that are gone, and keeps what this
+// host promised to others that do. See fence.go for that other half.
+//
+//	asking ──── all known hosts promised ───────▶ taken, told to all
+//	  ├── 5 s, somebody reaches a target ───────▶ given up, told to all
+//	  ├── 5 s, somebody does not answer ────────▶ given up, or taken with --force
+//	  └── one with a smaller identity is at it ─▶ given up, again when that is over
+type takeover struct {
+	// Owned by the run loop; on the disk, too.
+
+	fences map[fenceKey]uint64               // promises that are pending: epoch
+	gone   map[crypto.Identity]storedRemoved // by peer; see removedEpoch
+	floor  uint64                            // highest epoch that this host ever asked with; kept as a fence against itself
+
+	// Owned by the run loop.
+
+	queue   []*removal // requests of this host, the first of which is at it
+	attempt *attempt   // nil: none, or put off
+	again   time.Time  // when one that was put off begins again
+}
+
+// removal is one rmpeer.
+type removal struct {
+	ticket ticket
+	ids    []crypto.Identity // ascending
+	force  bool
+	taken  map[crypto.Identity]Taken // what is done already
+	reason string                    // as last told
+}
+
+// attempt asks everybody for one removal.
+type attempt struct {
+	op       uint64
+	epoch    uint64
+	targets  []crypto.Identity // ascending
+	asked    map[crypto.Identity]bool
+	promises map[crypto.Identity]FencePromise
+	refusals map[crypto.Identity]FenceRefuse
+	deadline time.Time
+	askAt    time.Time
+}
+
+// refusedError is an [ErrRefused] that says no more than why.
+type refusedError string
+
+func (e refusedError) Error() string        { return string(e) }
+func (e refusedError) Is(target error) bool { return target == ErrRefused }
+
+// startTakeover begins a removal, or puts it behind the one that is going on.
+func (c *core) startTakeover(t ticket, ids []crypto.Identity, force bool) {
+	ids = union(ids, nil)
+	if slices.Contains(ids, c.cfg.Self) {
+		c.finish(t, result{Err: refusedError("this host cannot be removed by itself; use 'weft reset'")})
+		return
+	}
+	k := &c.takeover
+	k.queue = append(k.queue, &removal{ticket: t, ids: ids, force: force, taken: make(map[crypto.Identity]Taken)})
+}
+
+// cancelTakeover ends a removal that is not done.
+func (c *core) cancelTakeover(t ticket) bool {
+	k := &c.takeover
+	i := slices.IndexFunc(k.queue, func(r *removal) bool { return r.ticket == t })
+	if i < 0 {
+		return false
+	}
+	if i == 0 {
+		c.giveUp()
+		k.again = time.Time{}
+	}
+	k.queue = slices.Delete(k.queue, i, i+1)
+	c.finish(t, result{Err: errCancelled})
+	return true
+}
+
+// stepTakeover goes on with the first removal of the queue.
+func (c *core) stepTakeover() {
+	k := &c.takeover
+	c.noticeReturns()
+	for len(k.queue) > 0 {
+		r := k.queue[0]
+		if k.attempt == nil && !c.beginAttempt(r) {
+			return
+		}
+		taken, err, done := c.goOn(r)
+		if !done {
+			return
+		}
+		if err != nil {
+			c.giveUp()
+		}
+		k.queue = k.queue[1:]
+		c.finish(r.ticket, result{Taken: taken, Err: err})
+	}
+}
+
+// beginAttempt begins to ask, unless it was put off or there is nothing to
+// ask: then the attempt has no targets. It returns false while it is put off.
+func (c *core) beginAttempt(r *removal) bool {
+	k := &c.takeover
+	if !k.again.IsZero() && !c.due(k.again) {
+		return false
+	}
+	k.again = time.Time{}
+	if !c.peersKnown {
+		return false // who is alive is not known yet
+	}
+	a := &attempt{
+		asked:    make(map[crypto.Identity]bool),
+		promises: make(map[crypto.Identity]FencePromise),
+		refusals: make(map[crypto.Identity]FenceRefuse),
+	}
+	for _, id := range r.ids {
+		if blocks := c.blocksOf(id); !c.removed(id) || !blocks.Empty() {
+			a.targets = append(a.targets, id)
+		} else if _, done := r.taken[id]; !done {
+			r.taken[id] = Taken{Peer: id, Released: c.releaseByHand(id, r.force)}
+		}
+	}
+	k.attempt = a
+	if len(a.targets) > 0 && c.targetAlive(a) == nil {
+		c.fence(a, 0)
+	}
+	return true
+}
+
+// fence makes an attempt ask from the beginning, with an epoch above all that
+// are known and above.
+func (c *core) fence(a *attempt, above uint64) {
+	for _, id := range a.targets {
+		c.dropFence(Fence{Target: id, Initiator: c.cfg.Self})
+	}
+	// Epochs of takeovers are even, see removedEpoch.
+	highest := max(c.highestEpoch(), c.takeover.floor, above)
+	a.op, a.epoch = c.nextOp(), (highest+2)&^1+2*c.rand.Uint64N(epochStep/2)
+	c.takeover.floor = a.epoch
+	c.put(&storedFence{Fence{c.cfg.Self, c.cfg.Self, a.epoch}})
+	for _, id := range a.targets {
+		c.putFence(Fence{Target: id, Initiator: c.cfg.Self, Epoch: a.epoch})
+	}
+	clear(a.promises)
+	clear(a.refusals)
+	a.deadline, a.askAt = c.now.Add(fenceTime), time.Time{}
+	for _, id := range c.mayHold(a.targets) {
+		a.asked[id] = true
+	}
+}
+
+// goOn does what is due in an attempt and reports whether it is done.
+func (c *core) goOn(r *removal) (taken []Taken, err error, done bool) {
+	a := c.takeover.attempt
+	if len(a.targets) == 0 {
+		c.takeover.attempt = nil
+		return r.results(), nil, true
+	}
+	if err := c.targetAlive(a); err != nil {
+		return nil, err, true
+	}
+	for _, id := range sortedIDs(a.asked) {
+		if c.removed(id) && !c.alive(id) {
+			delete(a.asked, id) // by somebody else, as we were told just now
+		}
+	}
+	missing := slices.DeleteFunc(sortedIDs(a.asked), func(id crypto.Identity) bool {
+		_, ok := a.promises[id]
+		return ok
+	})
+	if len(missing) == 0 || c.cfg.sabotage.unasked {
+		return c.finishTakeover(r, a), nil, true
+	}
+	if c.due(a.deadline) {
+		if err := c.refusal(a); err != nil {
+			return nil, err, true
+		}
+		if !r.force {
+			return nil, c.outOfReach(a, missing), true
+		}
+		return c.finishTakeover(r, a), nil, true
+	}
+	if a.askAt.IsZero() || c.due(a.askAt) {
+		a.askAt = c.now.Add(fenceAsk)
+		c.wakeAt(a.askAt)
+		for _, id := range missing {
+			c.send(id, FenceAsk{Op: a.op, Targets: a.targets, Epoch: a.epoch})
+		}
+	}
+	c.tell(r, fmt.Sprintf("asking %s what %s gave them", shortened(c.titles(missing)), strings.Join(c.titles(a.targets), " and ")))
+	return nil, nil, false
+}
+
+func (c *core) tell(r *removal, reason string) {
+	if reason != r.reason {
+		r.reason = reason
+		c.wait(r.ticket, reason)
+	}
+}
+
+func (r *removal) results() []Taken {
+	var list []Taken
+	for _, id := range r.ids {
+		list = append(list, r.taken[id])
+	}
+	return list
+}
+
+// targetAlive returns an error if one of the targets answers.
+func (c *core) targetAlive(a *attempt) error {
+	for _, id := range a.targets {
+		if c.reached(id) {
+			return refusedError(c.title(id) + " answers; stop it first")
+		}
+	}
+	return nil
+}
+
+// refusal returns an error if somebody reaches one of the targets.
+func (c *core) refusal(a *attempt) error {
+	for _, id := range sortedIDs(a.refusals) {
+		m := a.refusals[id]
+		if _, promised := a.promises[id]; promised || m.Why != RefuseAlive {
+			continue
+		}
+		return refusedError(fmt.Sprintf("%s reaches %s; stop it first", c.title(id), c.title(m.Peer)))
+	}
+	return nil
+}
+
+// outOfReach says who did not answer.
+func (c *core) outOfReach(a *attempt, missing []crypto.Identity) error {
+	targets := strings.Join(c.titles(a.targets), " and ")
+	verb, them, they := "is", "it", "it is"
+	if len(missing) > 1 {
+		verb, them, they = "are", "them", "they are"
+	}
+	return refusedError(fmt.Sprintf("%s %s out of reach and may hold space that %s gave away: name %s too if %s gone, "+
+		"or use --force (an address may then be given twice)", strings.Join(c.titles(missing), " and "), verb, targets, them, they))
+}
+
+// giveUp ends the attempt and lifts its fences everywhere. Who does not hear
+// of it asks in its next digest.
+func (c *core) giveUp() {
+	a := c.takeover.attempt
+	c.takeover.attempt = nil
+	if a == nil || a.epoch == 0 {
+		return
+	}
+	for _, id := range a.targets {
+		c.dropFence(Fence{Target: id, Initiator: c.cfg.Self})
+	}
+	for _, id := range sortedIDs(a.asked) {
+		c.send(id, FenceOver{Op: a.op, Targets: a.targets, Epoch: a.epoch})
+	}
+}
+
+// putOff gives up for now, since another host is at it.
+func (c *core) putOff(other crypto.Identity) {
+	k := &c.takeover
+	if k.attempt == nil {
+		return
+	}
+	c.giveUp()
+	k.again = c.now.Add(c.jitter(2 * time.Second))
+	c.wakeAt(k.again)
+	c.tell(k.queue[0], fmt.Sprintf("%s is taking over space; this host goes on after that", c.title(other)))
+}
+
+// receivePromise counts an answer. Its registers are taken whether or not
+// anything comes of the attempt: its sender had them before it promised.
+func (c *core) receivePromise(from crypto.Identity, m FencePromise, ring RingID) {
+	a := c.takeover.attempt
+	if a == nil || a.epoch == 0 || m.Op != a.op || !a.asked[from] {
+		return
+	}
+	if c.ring == nil && !ring.IsZero() {
+		return // first its ring must become ours; it is asked again
+	}
+	if m.Epoch != a.epoch {
+		if m.Epoch > a.epoch {
+			c.fence(a, m.Epoch)
+		}
+		return // of an attempt before this one
+	}
+	if ring != c.ringID() {
+		// It has no part in our ring and holds nothing of it.
+		m.Runs, m.Held = nil, nil
+	}
+	c.mergeBut(m.Runs, c.cfg.Self)
+	c.learnRemoved(m.Removed)
+	a.promises[from] = m
+	for _, id := range m.Known {
+		if id != c.cfg.Self && !a.asked[id] && !c.removed(id) && !slices.Contains(a.targets, id) {
+			a.asked[id], a.askAt = true, time.Time{}
+			a.deadline = c.now.Add(fenceTime)
+		}
+	}
+}
+
+// receiveRefusal notes why somebody does not promise; it is asked again until
+// the deadline.
+func (c *core) receiveRefusal(from crypto.Identity, m FenceRefuse) {
+	a := c.takeover.attempt
+	if a == nil || a.epoch == 0 || m.Op != a.op || !a.asked[from] {
+		return
+	}
+	switch m.Why {
+	case RefuseBusy:
+		if from.Compare(c.cfg.Self) < 0 {
+			c.putOff(from)
+		}
+	case RefuseEpoch:
+		if m.Epoch >= a.epoch {
+			c.fence(a, m.Epoch)
+		}
+	case RefuseOff:
+		a.promises[from] = FencePromise{Op: m.Op}
+	case RefuseAlive:
+		a.refusals[from] = m
+	}
+}
+
+// finishTakeover makes the targets' blocks ours, with all that is used in them, and
+// tells everybody.
+func (c *core) finishTakeover(r *removal, a *attempt) []Taken {
+	c.takeover.attempt = nil
+	var taken blockSet
+	for _, id := range a.targets {
+		blocks := c.blocksOf(id)
+		taken.Or(&blocks)
+		r.taken[id] = Taken{Peer: id, IPs: c.geo.ipsIn(blocks.Len())}
+		for block := range blocks.All() {
+			reg := c.ring.Register(block)
+			c.setRegister(block, Register{Owner: c.cfg.Self, Giver: c.cfg.Self, Epoch: a.epoch, Version: reg.Version + 1})
+		}
+	}
+	c.keepUsed(a, &taken)
+	if len(a.promises) == len(a.asked) {
+		// All that is used in them is known, whatever we forgot ourselves.
+		c.sureness.fresh.Or(&taken)
+	}
+	for _, id := range a.targets {
+		c.dropFence(Fence{Target: id, Initiator: c.cfg.Self})
+		c.learnRemoved([]Removed{{id, a.epoch}})
+		c.logf(slog.LevelInfo, "space taken over", "peer", c.title(id), "ips", r.taken[id].IPs)
+	}
+	over := FenceOver{Op: a.op, Targets: a.targets, Epoch: a.epoch, Taken: true}
+	if c.ring != nil {
+		over.Runs = c.ring.AllRuns()
+	}
+	for _, id := range union(sortedIDs(a.asked), c.known()) {
+		c.send(id, over)
+	}
+	c.retry()
+	return r.results()
+}
+
+// keepUsed makes leases of the addresses that are used in blocks that were
+// taken: first what its holders said themselves, then what was last known of
+// those who could not be asked.
+func (c *core) keepUsed(a *attempt, taken *blockSet) {
+	lease := func(host crypto.Identity, l Lease) {
+		block, ok := c.geo.Block(l.Addr)
+		if !ok || !taken.Has(block) || host == c.cfg.Self {
+			return
+		}
+		if _, local := c.local[l.Addr]; local {
+			return
+		}
+		if _, leased := c.leased[l.Addr]; !leased {
+			c.setLease(l.Addr, grant{host, holder{l.Key, l.Label, l.Op}})
+		}
+	}
+	for _, id := range sortedIDs(a.promises) {
+		for _, l := range a.promises[id].Held {
+			lease(id, l)
+		}
+	}
+	for _, id := range sortedIDs(a.promises) {
+		for _, g := range a.promises[id].Attached {
+			lease(g.Host, Lease{Addr: g.Addr, Key: g.Key, Label: g.Label})
+		}
+	}
+	for _, id := range sortedIDs(c.peers) {
+		if _, answered := a.promises[id]; answered {
+			continue
+		}
+		for _, g := range c.attachedOf([]crypto.Identity{id}) {
+			lease(id, g.Lease)
+		}
+	}
+}
+
+// releaseByHand frees what is kept for a host that was removed, in our blocks.
+func (c *core) releaseByHand(id crypto.Identity, force bool) int {
+	if !force || c.alive(id) {
+		return 0
+	}
+	addrs := c.leasedTo.sorted(id)
+	for _, addr := range addrs {
+		c.dropLease(addr)
+	}
+	return len(addrs)
+}
+
+// reached reports whether a target answers; it may be a placeholder of which
+// the host is known.
+func (c *core) reached(id crypto.Identity) bool {
+	id, ok := c.resolve(id)
+	return ok && (id == c.cfg.Self || c.alive(id))
+}
+
+// blocksOf returns the blocks that a host has, also under its name.
+func (c *core) blocksOf(id crypto.Identity) blockSet {
+	var blocks blockSet
+	if c.ring == nil {
+		return blocks
+	}
+	for _, s := range c.ring.Owners() {
+		if owner, ok := c.resolve(s.Owner); s.Owner == id || ok && owner == id {
+			set := c.ring.Owned(s.Owner)
+			blocks.Or(&set)
+		}
+	}
+	return blocks
+}
+
+// mayHold returns the hosts that may have space of ours or of the targets,
+// without these and us, ascending.
+func (c *core) mayHold(targets []crypto.Identity) []crypto.Identity {
+	ids := c.others()
+	if c.ring != nil {
+		for _, s := range c.ring.Owners() {
+			if id, ok := c.resolve(s.Owner); ok {
+				ids = append(ids, id)
+			}
+		}
+	}
+	for key := range c.takeover.fences {
+		ids = append(ids, key.initiator)
+	}
+	return slices.DeleteFunc(union(ids, nil), func(id crypto.Identity) bool {
+		return id == c.cfg.Self || c.removed(id) || slices.Contains(targets, id)
+	})
+}
+
+// attachedOf returns what the given hosts last said that they use.
+func (c *core) attachedOf(ids []crypto.Identity) []Granted {
+	var list []Granted
+	for _, id := range ids {
+		p := c.peers[id]
+		if p == nil {
+			continue
+		}
+		for _, base := range sortedAddrs(p.groups) {
+			for _, item := range p.groups[base] {
+				if addr := offset(base, item.Offset); c.geo.Contains(addr) && len(list) < maxAddresses {
+					list = append(list, Granted{Host: id, Lease: Lease{Addr: addr, Label: item.Label}})
+				}
+			}
+		}
+	}
+	return list
+}
+
+// heldElsewhere returns all addresses of ours in blocks that are not ours:
+// who asks may see another owner than we do.
+func (c *core) heldElsewhere() []Lease {
+	var list []Lease
+	for _, block := range slices.Sorted(maps.Keys(c.localIn)) {
+		if c.ring != nil && c.ring.Owner(block) == c.cfg.Self {
+			continue
+		}
+		for _, addr := range c.localIn.sorted(block) {
+			h := c.local[addr]
+			list = append(list, Lease{Addr: addr, Op: h.Op, Key: h.Key, Label: h.Label})
+		}
+	}
+	slices.SortFunc(list, func(a, b Lease) int { return a.Addr.Compare(b.Addr) })
+	return list
+}
+
+// highestEpoch returns the highest epoch that this host ever heard of and
+// that may still matter.
+func (c *core) highestEpoch() uint64 {
+	var highest uint64
+	if c.ring != nil {
+		for block := range c.geo.Blocks() {
+			highest = max(highest, c.ring.Register(block).Epoch)
+		}
+	}
+	for _, epoch := range c.takeover.fences {
+		highest = max(highest, epoch)
+	}
+	for _, g := range c.takeover.gone {
+		highest = max(highest, g.Epoch)
+	}
+	return highest
+}
+
+// ipsIn returns the number of addresses in n blocks, saturating.
+func (g Geometry) ipsIn(n int) uint64 {
+	size := g.Size()
+	if total := uint64(n) * size; n == 0 || total/uint64(n) == size {
+		return total
+	}
+	return ^uint64(0)
+}
