@@ -25,11 +25,12 @@ func (c *core) startAllocate(e allocateEvent) {
 	r := &request{ticket: e.Ticket, kind: wantAny, key: e.Key, label: e.Label, subnet: subnet}
 	waits := slices.ContainsFunc(c.requests.list, func(o *request) bool { return o.kind == wantAny && o.subnet == subnet })
 	c.addRequest(r)
-	if waits {
+	switch {
+	case !waits:
+		c.tryAllocate(r)
+	case !c.tryHeld(r):
 		c.retry() // in its turn
-		return
 	}
-	c.tryAllocate(r)
 }
 
 // checkSubnet reports whether addresses of subnet can be given at all.
@@ -44,15 +45,23 @@ func (c *core) checkSubnet(subnet netip.Prefix) error {
 	return nil
 }
 
-// tryAllocate answers r with an address that its key has, or with the lowest
-// free one of our blocks.
-func (c *core) tryAllocate(r *request) bool {
+// tryHeld answers r with an address that its key has.
+func (c *core) tryHeld(r *request) bool {
 	for _, addr := range c.keys[r.key] {
-		if r.subnet.Contains(addr) {
+		if r.subnet.Contains(addr) && !c.geo.Reserved(addr, r.subnet) {
 			delete(c.holders.dying, addr)
 			c.endRequest(r, result{Addr: netip.PrefixFrom(addr, r.subnet.Bits())})
 			return true
 		}
+	}
+	return false
+}
+
+// tryAllocate answers r with what its key has, or with the lowest free address
+// of our blocks.
+func (c *core) tryAllocate(r *request) bool {
+	if c.tryHeld(r) {
+		return true
 	}
 	own := c.own()
 	addr, ok := c.used.LowestFree(&own, r.subnet)

@@ -36,7 +36,7 @@ func (c *core) lastOp() uint64 { return uint64(c.boot)<<32 | uint64(c.seq) }
 // raiseOps makes later ops higher than one of ours that somebody remembers: an
 // old copy of the database does not.
 func (c *core) raiseOps(last uint64) {
-	if boot := last >> 32; last >= c.lastOp() && boot < math.MaxUint32 {
+	if boot := last >> 32; last > c.lastOp() && boot < math.MaxUint32 {
 		c.boot, c.seq = uint32(boot)+1, 0
 		c.putMeta()
 	}

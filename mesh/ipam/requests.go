@@ -152,7 +152,9 @@ func (c *core) stepRequests() {
 	full := make(map[netip.Prefix]bool) // subnets in which nothing of ours is free
 	for _, r := range slices.Clone(c.requests.list) {
 		switch {
-		case r.kind == wantAny && (!again || full[r.subnet]):
+		case r.kind == wantAny && !again:
+		case r.kind == wantAny && full[r.subnet]:
+			c.tryHeld(r)
 		case r.kind == wantAny:
 			full[r.subnet] = !c.tryAllocate(r)
 		default:
@@ -215,7 +217,7 @@ func (c *core) granted(a *ask, addr netip.Addr) {
 		}
 		return
 	}
-	if _, used := c.local[addr]; used || !r.subnet.Contains(addr) {
+	if _, used := c.local[addr]; used || !r.subnet.Contains(addr) || c.geo.Reserved(addr, r.subnet) {
 		c.askRefused(a, false) // its owner forgot that we have it; Held reminds it
 		return
 	}

@@ -52,7 +52,8 @@ type Allocator struct {
 
 // Open opens the database. It fails with [ErrHeld] when another process has
 // it open, and on a range or subnet that is none. A database that is damaged
-// is set aside and another one begun, as [Status] says.
+// is set aside and another one begun, as [Status] says. Then [Allocator.Run]
+// must be called, which closes it.
 func Open(cfg Config) (*Allocator, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -177,7 +178,7 @@ func (a *Allocator) round(now time.Time, in inbox) {
 		a.failed(now, in, err)
 		return
 	}
-	a.written(in, out)
+	a.written(out)
 	a.carryOut(out)
 }
 
@@ -215,13 +216,14 @@ func (a *Allocator) newTargets() bool {
 }
 
 // written is called after a batch is on the disk.
-func (a *Allocator) written(in inbox, out effects) {
+func (a *Allocator) written(out effects) {
 	if len(out.Writes) > 0 {
 		a.proven = true // what is doubtful about it, it says itself
 	}
-	for _, it := range in.items {
-		if _, ok := it.event.(adoptEvent); ok {
-			a.adopted = true
+	for _, r := range out.Answers {
+		if c := a.open[r.Ticket]; c != nil {
+			_, is := c.event.(adoptEvent)
+			a.adopted = a.adopted || is
 		}
 	}
 	a.died = nil
@@ -246,13 +248,19 @@ func (a *Allocator) failed(now time.Time, in inbox, err error) {
 	a.publish()
 }
 
-// refuse answers the requests of a batch that came to nothing.
+// refuse answers the requests of a batch that came to nothing. What was found
+// at the start stays on the desk, so to speak: it is true in any case.
 func (a *Allocator) refuse(in inbox) {
 	for _, it := range in.items {
-		if it.client != nil {
-			delete(a.open, it.client.ticket)
-			it.client.answer(result{Err: fmt.Errorf("%w: %w", ErrStore, a.failure)})
+		if it.client == nil {
+			continue
 		}
+		if _, ok := it.event.(adoptEvent); ok {
+			a.open[it.client.ticket] = it.client
+			continue
+		}
+		delete(a.open, it.client.ticket)
+		it.client.answer(result{Err: fmt.Errorf("%w: %w", ErrStore, a.failure)})
 	}
 	for _, it := range in.items {
 		e, ok := it.event.(cancelEvent)

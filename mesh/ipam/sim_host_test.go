@@ -154,6 +154,7 @@ func (h *host) start() {
 	h.own = entries{version: h.own.version + 1}
 	clear(h.alive)
 	stored, proven := h.disk.load()
+	proven = proven || h.advert == 1 // a new identity cannot have forgotten anything
 	w.note(h, "start %d, proven %v, %d stored, %d containers", h.advert, proven, len(stored), len(h.pods))
 	if !h.wake(stored, proven) {
 		return

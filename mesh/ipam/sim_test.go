@@ -34,7 +34,8 @@ import (
 //   - A host whose disk went back to an older copy, or was lost, and that
 //     reaches nobody. It cannot know what it gave away since. As soon as it
 //     reaches somebody it must ask everybody, and that is in the runs.
-//   - A host that was removed and comes back reaching nobody. The same.
+//   - A host that was removed and comes back reaching nobody. The same. Both
+//     look for others for ten seconds by their clock, which must not jump then.
 //   - A host that is removed while it runs, or starts again while its space is
 //     being taken over: it has to stay off until rmpeer has ended.
 //   - Addresses that a removed host gave to containers so shortly before it

@@ -19,6 +19,7 @@ type pod struct {
 	addrs  []netip.Addr // in use
 	call   *call        // attach or detach that goes on
 	over   bool
+	again  bool // it was there before, and may get any address that it had then
 }
 
 // call is a request of a user that is not answered.
@@ -127,7 +128,7 @@ func (p *pod) attach(subnet netip.Prefix) {
 			w.fail(-1, "%s: %s asked for an address in %s and got %s", h.nick, p.key, subnet, r.Addr)
 		case w.geo.Reserved(addr, subnet):
 			w.fail(block, "%s: %s got the network or broadcast address %s of %s", h.nick, p.key, addr, subnet)
-		case len(had) > 0 && !p.over && !slices.Contains(had, addr):
+		case len(had) > 0 && !p.over && !p.again && !slices.Contains(had, addr):
 			w.fail(block, "%s: %s has %v in %s and got %s as well", h.nick, p.key, had, subnet, addr)
 		default:
 			p.got(addr)
@@ -274,7 +275,7 @@ func (h *host) restart(p *pod) {
 	if p.call != nil || slices.ContainsFunc(h.pods, func(q *pod) bool { return q.key == p.key }) {
 		return
 	}
-	q := &pod{h: h, key: p.key, label: p.label}
+	q := &pod{h: h, key: p.key, label: p.label, again: true}
 	h.pods = append(h.pods, q)
 	if p.subnet.IsValid() {
 		q.attach(p.subnet)

@@ -69,6 +69,7 @@ type world struct {
 	tickets  ticket
 	pods     int
 	removing int  // takeovers that go on
+	empty    int  // seconds in which no daemon ran
 	done     int  // operations so far
 	calm     bool // no new faults and no users: what is broken heals
 	count    map[string]int

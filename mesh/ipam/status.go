@@ -83,7 +83,7 @@ func (c *core) status() *Status {
 	inReach := false
 	for _, h := range s.Shares {
 		if h.Reachable {
-			inReach = true
+			inReach = inReach || h.Blocks > 0
 			continue
 		}
 		s.UnreachablePeers++
@@ -117,22 +117,27 @@ func (c *core) state(inReach bool) string {
 	return "ready"
 }
 
-// shares returns what each host has, this one first.
+// shares returns what each host has, this one first, also when it has nothing.
 func (c *core) shares() []Share {
-	var list []Share
-	index := make(map[crypto.Identity]int)
+	list := []Share{c.share(c.cfg.Self)}
+	index := map[crypto.Identity]int{c.cfg.Self: 0}
 	for b := range c.geo.Blocks() {
 		reg := c.ring.Register(b)
 		i, ok := index[reg.Owner]
 		if !ok {
-			id, _ := c.resolve(reg.Owner)
+			id, known := c.resolve(reg.Owner)
+			if !known {
+				id = reg.Owner
+			}
 			if i, ok = index[id]; !ok {
 				i = len(list)
 				list = append(list, c.share(reg.Owner))
-				list[i].Token = c.geo.First(b)
 				index[id] = i
 			}
 			index[reg.Owner] = i
+		}
+		if list[i].Blocks == 0 {
+			list[i].Token = c.geo.First(b)
 		}
 		list[i].Blocks++
 		list[i].Version = max(list[i].Version, reg.Version)

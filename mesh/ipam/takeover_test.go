@@ -123,38 +123,49 @@ func TestRemoveUnheardDonation(t *testing.T) {
 	}
 }
 
-// Nobody but one of those who are asked knows who has the rest.
+// A host that only one of those who are asked knows of is asked, too.
 func TestRemoveClosure(t *testing.T) {
-	r := divided(t, "a", "b", "c", "d")
+	r := newRig(t, "a", "b", "c", "d")
 	a, b, c, d := r.nodes[0], r.nodes[1], r.nodes[2], r.nodes[3]
-	block := d.anyBlock()
+	for _, n := range []*node{a, b, d} {
+		n.unknown[c] = true
+	}
+	r.start(a, b, d)
+	a.prime()
+	r.same()
+	delete(b.unknown, c)
+	delete(d.unknown, c)
+	r.start(c)
+	r.until("c has the ring", func() bool { return c.core.ring != nil })
 	r.cut([]*node{a, b}, []*node{c, d})
+	block := d.anyBlock()
 	d.give(block, c)
 	r.pass(time.Second)
 	r.stop(d)
-	// a forgets c, and owns nothing that would tell of it.
-	a.unknown[c] = true
 	r.cut(r.nodes)
-	r.held = func(from, to *node, body Body) bool {
-		_, promise := body.(FencePromise)
-		return promise && from == b
+	r.held = func(from, _ *node, body Body) bool {
+		switch body.(type) {
+		case State, Digest:
+			return from == c
+		}
+		return false
 	}
-	delete(a.unknown, c)
-	x := a.remove(false, d)
 	r.pass(100 * time.Millisecond)
-	if _, done := a.answers[x]; done {
-		t.Fatal("did not wait for b")
+	wantError(t, a.answer(a.remove(false, d)).Err, ErrRefused, c.cfg.Name.String()+" is out of reach")
+	delete(a.unknown, c)
+	r.tellPeers()
+	if res := a.answer(a.remove(false, d)); res.Err != nil {
+		t.Fatal(res.Err)
 	}
 	r.release()
-	a.answer(x)
 	r.same()
 	if a.core.ring.Owner(block) != c.id() {
 		t.Error("the block of c was taken")
 	}
 }
 
-// --force goes on without those out of reach, and says nothing else happened
-// when they turn up with what they were given.
+// --force goes on without those out of reach; what they were given unheard is
+// not theirs any more when they turn up.
 func TestRemoveForce(t *testing.T) {
 	r := divided(t, "a", "b", "c", "d")
 	a, b, c, d := r.nodes[0], r.nodes[1], r.nodes[2], r.nodes[3]
@@ -167,8 +178,10 @@ func TestRemoveForce(t *testing.T) {
 		t.Fatalf("%+v", res)
 	}
 	r.cut(r.nodes)
-	r.same() // the higher epoch wins
-	_ = b
+	r.same()
+	if b.core.ring.Count(d.id()) > 0 {
+		t.Error("d has blocks left")
+	}
 }
 
 // A donation, and a lease, that are on their way while the promise is made
@@ -438,8 +451,8 @@ func TestRemoveTargetReturns(t *testing.T) {
 		a, b, c := r.nodes[0], r.nodes[1], r.nodes[2]
 		a.apart[c], c.apart[a] = true, true
 		r.tellPeers()
-		wantError(t, a.answer(a.remove(false, c)).Err, ErrRefused, "b reaches it")
-		wantError(t, a.answer(a.remove(true, c)).Err, ErrRefused, "b reaches it")
+		wantError(t, a.answer(a.remove(false, c)).Err, ErrRefused, "b reaches c")
+		wantError(t, a.answer(a.remove(true, c)).Err, ErrRefused, "b reaches c")
 		r.pass(15 * time.Second)
 		if c.attach("x"); len(b.core.takeover.fences) > 0 {
 			t.Error("fences left")

@@ -88,6 +88,7 @@ func get[T any](p *power, f func() (T, error)) (v T, err error) {
 type namespace struct {
 	*kerneltest.Fake
 	power *power
+	added func(n *namespace, p netip.Prefix) // nil: nobody asks
 }
 
 func (n *namespace) Do(f func() error) error {
@@ -141,6 +142,9 @@ func (n *namespace) SetAlias(name, alias string) error {
 }
 
 func (n *namespace) AddAddr(link string, p netip.Prefix, nodad bool) error {
+	if n.added != nil {
+		n.added(n, p)
+	}
 	return n.power.use(func() error { return n.Fake.AddAddr(link, p, nodad) })
 }
 
@@ -184,7 +188,7 @@ func newWorld(t *testing.T) *world {
 		docker: &fakeDocker{containers: map[string]Container{}},
 		paths:  map[string]*namespace{}, names: map[string][]dns.Record{}, expose: map[netip.Prefix]bool{},
 	}
-	w.host = &namespace{kerneltest.New("4:1"), w.power}
+	w.host = &namespace{Fake: kerneltest.New("4:1"), power: w.power}
 	check(t, w.host.AddBridge("weft", w.MAC(), 1370))
 	check(t, w.host.SetUp("weft", true))
 	w.paths[w.nspath(1)] = w.host
@@ -204,8 +208,7 @@ func (w *world) nspath(pid int) string { return filepath.Join(w.proc, strconv.It
 func (w *world) stat(pid, start int) {
 	w.t.Helper()
 	dir := filepath.Join(w.proc, strconv.Itoa(pid))
-	check(w.t, os.MkdirAll(filepath.Join(dir, "ns"), 0o755))
-	check(w.t, os.WriteFile(w.nspath(pid), nil, 0o444))
+	check(w.t, os.MkdirAll(dir, 0o755))
 	line := fmt.Sprintf("%d (a) b (c) S %s %d 0 0\n", pid, strings.Repeat("0 ", 18), start)
 	check(w.t, os.WriteFile(filepath.Join(dir, "stat"), []byte(line), 0o644))
 }
@@ -214,7 +217,7 @@ func (w *world) stat(pid, start int) {
 func (w *world) process(pid, start int, id string) *namespace {
 	w.t.Helper()
 	w.stat(pid, start)
-	n := &namespace{w.host.Namespace(id), w.power}
+	n := &namespace{Fake: w.host.Namespace(id), power: w.power}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.paths[w.nspath(pid)] = n

@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -58,11 +59,15 @@ func newMachine(t *testing.T) *machine {
 
 func (r *machine) restart() *Workload {
 	r.t.Helper()
-	d, err := New(Config{
+	c := Config{
 		StateDir: r.dir, BootID: r.boot, Domain: testDomain, Names: r.world, Host: r.world,
 		Attacher: attach.New(r.kernel, func(path string) (attach.Guest, error) { return kernel.Open(path) },
 			attach.Config{MTU: func() int { return 1370 }, DNS: dnsAddress()}),
-	})
+	}
+	if r.space != nil {
+		c.Space = r.space
+	}
+	d, err := New(c)
 	check(r.t, err)
 	check(r.t, d.Restore(context.Background()))
 	return d
@@ -96,14 +101,13 @@ func TestNamespaces(t *testing.T) {
 	if len(list) != 2 || list[0].Interface != "weft0" {
 		t.Errorf("after a restart: %v", list)
 	}
-	sub := exec.Command("nsenter", "-t", fmt.Sprint(one), "-n", "sleep", "3600")
+	sub := exec.Command("nsenter", "-t", fmt.Sprint(one), "-n", "sh", "-c", "echo inside; exec sleep 3600")
+	said, err := sub.StdoutPipe()
+	check(t, err)
 	check(t, sub.Start())
 	defer func() { _ = sub.Process.Kill(); _ = sub.Wait() }()
-	waitFor(t, func() bool {
-		a, aerr := os.Stat(fmt.Sprintf("/proc/%d/ns/net", sub.Process.Pid))
-		b, berr := os.Stat(fmt.Sprintf("/proc/%d/ns/net", one))
-		return aerr == nil && berr == nil && os.SameFile(a, b)
-	})
+	_, err = bufio.NewReader(said).ReadString('\n')
+	check(t, err)
 	stop() // the namespace lives on
 	repaired, err := d.Sweep(ctx)
 	check(t, err)
@@ -126,27 +130,12 @@ func TestNamespaces(t *testing.T) {
 	}
 }
 
-func waitFor(t *testing.T, f func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !f() {
-		if time.Now().After(deadline) {
-			t.Fatal("it does not happen")
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
-// TestDeathIsNoticed kills a container and wants its names gone because of the
-// kernel's notification alone.
-func TestDeathIsNoticed(t *testing.T) {
-	r := newMachine(t)
-	d := r.restart()
+// watch calls f after every change that the kernel tells of, until the returned
+// function is called.
+func (r *machine) watch(f func(ctx context.Context)) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel()
 	changed := make(chan struct{}, 1)
+	var wg sync.WaitGroup
 	wg.Go(func() {
 		_ = r.kernel.Watch(ctx, func(kernel.Event) {
 			select {
@@ -159,34 +148,67 @@ func TestDeathIsNoticed(t *testing.T) {
 		for {
 			select {
 			case <-changed:
-				if _, err := d.LinksChanged(ctx); err != nil && ctx.Err() == nil {
-					t.Error(err)
-				}
+				f(ctx)
 			case <-ctx.Done():
 				return
 			}
 		}
 	})
+	return func() {
+		cancel()
+		wg.Wait()
+	}
+}
+
+// waitFor waits until f, which is asked again when something was looked at.
+func waitFor(t *testing.T, looked <-chan struct{}, f func() bool) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	for !f() {
+		select {
+		case <-looked:
+		case <-deadline:
+			t.Fatal("it does not happen")
+		}
+	}
+}
+
+// TestDeathIsNoticed kills a container and wants its names gone because of the
+// kernel's notification alone.
+func TestDeathIsNoticed(t *testing.T) {
+	r := newMachine(t)
+	d := r.restart()
+	ctx := context.Background()
+	looked := make(chan struct{}, 1)
+	defer r.watch(func(ctx context.Context) {
+		if _, err := d.LinksChanged(ctx); err != nil && ctx.Err() == nil {
+			t.Error(err)
+		}
+		select {
+		case looked <- struct{}{}:
+		default:
+		}
+	})()
 	pid, stop := process(t)
 	c := fmt.Sprintf("pid:%d", pid)
 	mustAttach(t, d, c, "10.32.0.1/12")
 	check(t, d.DNSAdd(ctx, api.NameRequest{Container: c, FQDN: "one"}))
 	start := time.Now()
 	stop()
-	waitFor(t, func() bool {
+	waitFor(t, looked, func() bool {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		return len(r.names) == 0
 	})
 	t.Logf("gone after %v", time.Since(start))
-	waitFor(t, func() bool { return len(d.keys()) == 0 })
+	waitFor(t, looked, func() bool { return len(d.keys()) == 0 })
 
 	// A deleted end of a living container comes back.
 	pid, _ = process(t)
 	mustAttach(t, d, fmt.Sprintf("pid:%d", pid), "10.32.0.1/12")
 	e, _ := d.journal.entry(d.keys()[0])
 	check(t, r.kernel.DelLink(e.NS.HostEnd()))
-	waitFor(t, func() bool {
+	waitFor(t, looked, func() bool {
 		links, err := r.kernel.Links()
 		return err == nil && d.attacher.Sound(links, e.NS)
 	})
@@ -275,11 +297,19 @@ func TestNumbersComeAgain(t *testing.T) {
 	pid, stop := process(t)
 	mustAttach(t, d, fmt.Sprintf("pid:%d", pid), "10.32.0.1/12")
 	e, _ := d.journal.entry(d.keys()[0])
+	looked := make(chan struct{}, 1)
+	unwatch := r.watch(func(context.Context) {
+		select {
+		case looked <- struct{}{}:
+		default:
+		}
+	})
 	stop()
-	waitFor(t, func() bool {
+	waitFor(t, looked, func() bool {
 		_, err := r.kernel.Link(e.NS.HostEnd())
 		return errors.Is(err, fs.ErrNotExist)
 	})
+	unwatch()
 	same := false
 	for range 20 {
 		pid, _ = process(t)

@@ -271,7 +271,7 @@ func TestNamedAddresses(t *testing.T) {
 	rest := map[*node]*box{owner: owner.start("rest"), other: other.start("rest")}
 	for _, taken := range []*box{mine, lent, any1} {
 		for _, n := range c.nodes {
-			words := []string{taken.addr.String(), "held by", taken.Ref()}
+			words := []string{taken.addr.String(), taken.Ref()}
 			if n != taken.n {
 				words = append(words, taken.n.Name())
 			}

@@ -21,51 +21,40 @@ func (n *node) belongings() string {
 func TestDiskFull(t *testing.T) {
 	skipHere(t)
 	small := func(dir string) string {
-		return fmt.Sprintf("mkdir -p %[1]s && mount -t tmpfs -o size=512k,mode=700 small %[1]s && ", dir)
+		return fmt.Sprintf("mkdir -p %[1]s && mount -t tmpfs -o size=3m,mode=700 small %[1]s", dir)
 	}
-	for _, tc := range []struct{ name, disk, prepare string }{
-		{"state", "/var/lib/weft", small("/var/lib/weft") + "true"},
+	for _, tc := range []struct {
+		name, disk string
+		containers int // that are there before; none: nothing was divided
+		move       string
+	}{
+		{"from the start", "/var/lib/weft", 0, ""},
+		{"state directory", "/var/lib/weft", 2, ""},
 		{
-			"database", "/run/small",
-			small("/run/small") + "mv /var/lib/weft/ipam.db /run/small && touch /var/lib/weft/ipam.db && mount --bind /run/small/ipam.db /var/lib/weft/ipam.db",
+			"database", "/run/small", 2,
+			"mv /var/lib/weft/ipam.db /run/small && touch /var/lib/weft/ipam.db && mount --bind /run/small/ipam.db /var/lib/weft/ipam.db",
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := newCluster(t, 1)
 			n := c.nodes[0]
-			if tc.name == "database" {
+			if tc.move != "" {
 				n.launch()
 				n.must("stop")
 				c.wait("the daemon ends", time.Second, n.noDaemon)
 			}
-			n.sh(tc.prepare)
+			n.sh(small(tc.disk))
+			n.sh(tc.move)
 			n.launch()
-			boxes := []*box{n.give("c1"), n.give("c2")}
-			refs := n.namespaces(40)
+			var boxes []*box
+			for i := range tc.containers {
+				boxes = append(boxes, n.give(fmt.Sprintf("c%d", i)))
+			}
+			refs := n.namespaces(60)
 			n.sh("cat /dev/zero >" + tc.disk + "/fill 2>/dev/null; true")
-			full, given := false, 0
-			for _, ref := range refs[:30] {
-				before := n.belongings()
-				r := n.weft("attach", ref)
-				if r.Exit == 0 {
-					given++
-					continue
-				}
-				full = true
-				if r.Exit != 1 || r.Stdout != "" || strings.Count(r.Stderr, "\n") != 1 || !strings.Contains(r.Stderr, "no space left on device") {
-					t.Errorf("%v\nwant exit 1 and one line that says why", r)
-				}
-				if diff := cmp.Diff(before, n.belongings()); diff != "" {
-					t.Fatalf("something is half kept after\n%v\n(-before +after):\n%s", r, diff)
-				}
-				break
-			}
-			if !full {
-				t.Fatalf("%d addresses were given: the disk is not full", given)
-			}
-			t.Logf("%d addresses were given before the disk was full", given)
+			given := n.untilFull(t, refs[:50])
 			before := n.belongings()
-			n.refused(1, []string{"no space left on device"}, "attach", "10.32.0.200/12", refs[30])
+			n.refused(1, []string{"no space left on device"}, "attach", "10.32.0.200/12", refs[50])
 			n.refused(1, []string{"no space left on device"}, "expose")
 			if diff := cmp.Diff(before, n.belongings()); diff != "" {
 				t.Errorf("something is half kept (-before +after):\n%s", diff)
@@ -74,14 +63,41 @@ func TestDiskFull(t *testing.T) {
 				t.Error(err)
 			}
 			n.sh("rm " + tc.disk + "/fill")
-			if a := n.allot(refs[31]); a.String() != fmt.Sprintf("10.32.0.%d", given+3) {
-				t.Errorf("with room again, after %d addresses, %s was given", given+2, a)
-			}
-			n.allot(refs[30], "10.32.0.200/12")
+			c.wait("it works again", time.Second, func() error {
+				a, err := n.tryAllot(refs[51])
+				if want := fmt.Sprintf("10.32.0.%d", len(boxes)+given+1); err == nil && a.String() != want {
+					t.Errorf("with room again, %s was given, want %s", a, want)
+				}
+				return err
+			})
+			n.allot(refs[50], "10.32.0.200/12")
 			n.must("expose")
 			c.settles("all is accounted for", time.Second)
 		})
 	}
+}
+
+// untilFull attaches until that fails, which must leave nothing, and returns
+// how many were attached.
+func (n *node) untilFull(t *testing.T, refs []string) int {
+	t.Helper()
+	for given, ref := range refs {
+		before := n.belongings()
+		r := n.weft("attach", ref)
+		if r.Exit == 0 {
+			continue
+		}
+		if r.Exit != 1 || r.Stdout != "" || strings.Count(r.Stderr, "\n") != 1 || !strings.Contains(r.Stderr, "no space left on device") {
+			t.Errorf("%v\nwant exit 1 and one line that says why", r)
+		}
+		if diff := cmp.Diff(before, n.belongings()); diff != "" {
+			t.Fatalf("something is half kept after\n%v\n(-before +after):\n%s", r, diff)
+		}
+		t.Logf("%d addresses were given before the disk was full: %s", given, r.Stderr)
+		return given
+	}
+	t.Fatalf("%d addresses were given: the disk is not full", len(refs))
+	return 0
 }
 
 // A database that was damaged is set aside with a message. What it said comes
@@ -97,12 +113,13 @@ func TestDamagedDatabase(t *testing.T) {
 	whole(c, boxes)
 	c.settles("all agree", time.Second)
 	const db = "/var/lib/weft/ipam.db"
-	for i, tc := range []struct{ name, do string }{
-		{"truncated", "truncate -s 5000 " + db},
-		{"garbage", "dd if=/dev/urandom of=" + db + " bs=4096 count=8 conv=notrunc 2>/dev/null"},
-		{"page", "dd if=/dev/urandom of=" + db + " bs=4096 seek=4 count=1 conv=notrunc 2>/dev/null"},
-		{"nothing", ": >" + db},
-		{"deleted", "rm " + db},
+	aside := 0
+	for i, tc := range []struct{ name, do, says string }{
+		{"truncated", "truncate -s 5000 " + db, "damaged"},
+		{"garbage", "dd if=/dev/urandom of=" + db + " bs=4096 count=8 conv=notrunc 2>/dev/null", "damaged"},
+		{"middle", "dd if=/dev/urandom of=" + db + " bs=4096 seek=4 count=200 conv=notrunc 2>/dev/null", "damaged"},
+		{"nothing", ": >" + db, "empty"},
+		{"deleted", "rm " + db, ""},
 	} {
 		ps, before := h1.must("ps"), h1.mustSpace()
 		h1.kill()
@@ -125,17 +142,18 @@ func TestDamagedDatabase(t *testing.T) {
 		if a := h1.give(fmt.Sprintf("e%d", i)); a.addr.Compare(boxes[2].addr) <= 0 {
 			t.Errorf("%s: then %s was given", tc.name, a.addr)
 		}
-		if tc.name == "deleted" {
+		if tc.says == "" {
 			continue
 		}
-		if !strings.Contains(h1.log(), "damaged") || !strings.Contains(h1.log(), db+".damaged-") {
-			t.Errorf("%s: the log does not say it:\n%s", tc.name, h1.log())
+		warnings := strings.Join(h1.mustSpace().Warnings, "\n")
+		if !strings.Contains(h1.log(), db) || !strings.Contains(h1.log(), tc.says) || !strings.Contains(warnings, tc.says) {
+			t.Errorf("%s: the status says %q, the log\n%s", tc.name, warnings, h1.log())
 		}
-		if list := strings.Fields(h1.sh("ls " + db + ".damaged-*")); len(list) != i+1 {
+		if tc.says == "damaged" {
+			aside++
+		}
+		if list := strings.Fields(h1.sh("ls " + db + ".damaged-*")); len(list) != aside {
 			t.Errorf("%s: set aside: %v", tc.name, list)
-		}
-		if text := strings.Join(h1.mustSpace().Warnings, "\n"); !strings.Contains(text, "damaged") {
-			t.Errorf("%s: the status does not say it: %q", tc.name, text)
 		}
 	}
 

@@ -167,10 +167,10 @@ func TestDivisionConsensusOfThree(t *testing.T) {
 // having met; when they do meet, it is one space.
 func TestDivisionSeed(t *testing.T) {
 	c := newCluster(t, 2)
-	names := []string{"02:00:00:00:00:01", "02:00:00:00:00:02"}
+	names := []string{"00:00:00:00:00:01", "00:00:00:00:00:02"}
 	var boxes []*box
 	for i, n := range c.nodes {
-		n.launch("--name", names[i], "--ipalloc-init", "seed=::1,"+names[1])
+		n.launch("--name", fmt.Sprintf("::%d", n.number), "--ipalloc-init", "seed=::1,"+names[1])
 		boxes = append(boxes, n.give(fmt.Sprintf("c%d", n.number)))
 		s := n.mustSpace()
 		if s.State != "ready" || len(s.Entries) != 2 || s.Entries[0].IPs != 1<<19 || s.Entries[1].IPs != 1<<19 {

@@ -157,10 +157,17 @@ func TestKillUnderStream(t *testing.T) {
 	r := rand.New(rand.NewPCG(seed, 1<<32))
 	kills := 0
 	for until := time.Now().Add(streamTime(t)); time.Now().Before(until); kills++ {
-		n := c.nodes[r.IntN(len(c.nodes))]
+		victims := c.nodes[:r.IntN(len(c.nodes))+1] // one of them, or all
+		if r.IntN(2) == 0 {
+			victims = c.nodes[r.IntN(len(c.nodes)):]
+		}
 		time.Sleep(time.Duration(r.Int64N(int64(1500 * time.Millisecond))))
-		n.kill()
-		n.relaunch()
+		for _, n := range victims {
+			n.kill()
+		}
+		for _, n := range victims {
+			n.relaunch()
+		}
 	}
 	stop()
 	stream.Wait()

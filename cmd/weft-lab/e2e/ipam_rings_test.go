@@ -102,8 +102,8 @@ func TestTwoSpacesMeet(t *testing.T) {
 			if len(s.Duplicates) != 1 || s.Duplicates[0].Address != boxes[0].addr || len(s.Duplicates[0].Holders) != 2 {
 				return fmt.Errorf("%s: %+v", n.Name(), s.Duplicates)
 			}
-			all := strings.Join(s.Duplicates[0].Holders, " ")
-			if !strings.Contains(all, "host1") || !strings.Contains(all, "host2") {
+			all, other := strings.Join(s.Duplicates[0].Holders, " "), c.nodes[2-n.number]
+			if !strings.Contains(all, other.Name()) || !strings.Contains(all, boxes[0].Ref()) || !strings.Contains(all, twin.Ref()) {
 				return fmt.Errorf("%s: %+v", n.Name(), s.Duplicates)
 			}
 		}

@@ -265,32 +265,53 @@ func TestResetHandsOver(t *testing.T) {
 }
 
 // A host that others reach, though the one that asks does not, is not gone.
-func TestRemovePeerOthersReach(t *testing.T) {
+// Where nobody reaches it, it is taken for gone though it is not: then an
+// address may be given twice, which is told on all sides.
+func TestRemovePeerInCut(t *testing.T) {
 	t.Parallel() // it waits until a cut is taken for a death
 	c := joined(t, 3)
 	h1, h2, h3 := c.nodes[0], c.nodes[1], c.nodes[2]
-	c.giveEach()
+	boxes := c.giveEach()
 	c.settles("all agree", time.Second)
-	lost := h1.entryOf(h2.identity()).IPs
-	// host1 sees neither; host2 and host3 see each other.
+	mine, lost := h2.entryOf(h1.identity()).IPs, h1.entryOf(h2.identity()).IPs
 	change(t, c.SetFault(t.Context(), lab.Fault{From: "host1", Percent: 100}, lab.Fault{To: "host1", Percent: 100}))
 	c.wait("each side sees itself only", foundDead, func() error { return errors.Join(c.isMesh(h1), c.isMesh(h2, h3)) })
 	h1.refused(1, []string{"host3 is out of reach", "--force"}, "rmpeer", "host2")
-	// On the other side host1 is gone; it is not.
-	mine := h2.entryOf(h1.identity()).IPs
 	if got, want := h2.must("rmpeer", "host1"), takenOver(mine, h1.identity(), "host1"); got != want {
 		t.Errorf("rmpeer prints %q, want %q", got, want)
 	}
-	// While it gives addresses in its own half of the world.
-	alone := h1.give("alone")
+	alone, twin := h1.give("alone"), h2.start("twin")
+	h2.refused(1, []string{boxes[0].addr.String(), "host1"}, "attach", boxes[0].addr.String()+"/12", twin.Ref())
+	h2.must("attach", alone.addr.String()+"/12", twin.Ref())
+
 	change(t, c.HealAll(t.Context()))
 	c.wait("all see all", 20*time.Second, func() error { return c.isMesh() })
-	c.wait("all agree", 2*time.Second, func() error { return c.agreed() })
+	c.wait("all tell of the address that was given twice", 2*time.Second, func() error {
+		for _, n := range c.nodes {
+			s, err := n.space()
+			if err != nil {
+				return err
+			}
+			if len(s.Duplicates) != 1 || s.Duplicates[0].Address != alone.addr {
+				return fmt.Errorf("%s: %+v", n.Name(), s.Duplicates)
+			}
+			if text := strings.Join(s.Duplicates[0].Holders, " "); !strings.Contains(text, alone.Ref()) || !strings.Contains(text, twin.Ref()) {
+				return fmt.Errorf("%s: %q", n.Name(), text)
+			}
+			if r := n.weft("status", "ipam"); r.Exit != 0 || !strings.Contains(r.Stderr, alone.addr.String()) {
+				return fmt.Errorf("%v", r)
+			}
+		}
+		return c.agreed()
+	})
 	if e := h1.entryOf(h2.identity()); e.IPs != lost+mine {
 		t.Errorf("host2 owns %d, want %d", e.IPs, lost+mine)
 	}
-	// What it gave is its own unless another one got it meanwhile.
-	c.wait("what was given meanwhile is accounted for", 5*time.Second, func() error { return c.accounted(theRange()) })
-	late := h1.give("late")
-	distinct(t, addrsOf(alone, late))
+	if err := linked(boxes); err != nil {
+		t.Error(err)
+	}
+	distinct(t, addrsOf(append(boxes, alone, h1.give("late"), h2.give("late"))...))
+	h2.must("detach", twin.Ref())
+	c.settles("it is one's own again", 5*time.Second)
+	h2.refused(1, []string{alone.addr.String(), "host1"}, "attach", alone.addr.String()+"/12", twin.Ref())
 }

@@ -48,7 +48,7 @@ func skips() []skip {
 		{"TestDivisionObserver", "kernel", space},
 		{"TestRemovePeer", "kernel", space},
 		{"TestRemovePeersOutOfReach", "kernel", space},
-		{"TestRemovePeerOthersReach", "kernel", space},
+		{"TestRemovePeerInCut", "kernel", space},
 		{"TestResetHandsOver", "kernel", space},
 		{"TestTwoSpacesMeet", "kernel", space},
 		{"TestTwoSpacesMeetThroughThird", "kernel", space},
