@@ -42,6 +42,7 @@ type desk struct {
 	retargeted bool
 
 	standing map[crypto.Identity]standing
+	haunted  map[crypto.Identity]time.Time      // expelled peers, and when gossip last had one alive
 	joined   map[crypto.Identity]bool           // membership that the loop has not seen
 	reached  map[crypto.Identity]netip.AddrPort // handshakes that the loop has not seen
 	intros   []hello.Result
@@ -86,6 +87,7 @@ func newDesk() *desk {
 		entries:  make(map[string][]byte),
 		changed:  make(map[string]struct{}),
 		standing: make(map[crypto.Identity]standing),
+		haunted:  make(map[crypto.Identity]time.Time),
 		joined:   make(map[crypto.Identity]bool),
 		reached:  make(map[crypto.Identity]netip.AddrPort),
 	}
@@ -300,6 +302,23 @@ func (d *desk) forgotten(id crypto.Identity) {
 	}
 }
 
+// haunt begins, or ends, to remember when an expelled peer was last said to be
+// alive.
+func (d *desk) haunt(id crypto.Identity, on bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if delete(d.haunted, id); on {
+		d.haunted[id] = time.Time{}
+	}
+}
+
+// aliveAt returns when an expelled peer was last said to be alive; zero: never.
+func (d *desk) aliveAt(id crypto.Identity) time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.haunted[id]
+}
+
 func (d *desk) known(id crypto.Identity) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -363,6 +382,9 @@ func (d *desk) alive(self, id crypto.Identity, addr netip.AddrPort) error {
 	case s.member:
 		return nil
 	case !s.known:
+		if _, ok := d.haunted[id]; ok {
+			d.haunted[id] = time.Now()
+		}
 		return errUnknown
 	case !s.reachable:
 		return errNotReachable

@@ -19,6 +19,11 @@ const (
 	// those who are no more.
 	maxGhosts     = 256
 	reassertEvery = 10 * time.Second
+
+	// believeAfter is when gossip that has an expelled peer alive is believed:
+	// by then everybody has noticed the death of one that is dead.
+	believeAfter = time.Minute
+	lookEvery    = 10 * time.Second
 )
 
 // ghost is what is kept of a peer that was forgotten, so that an old advert
@@ -26,8 +31,10 @@ const (
 //
 //	known ──last words, expelled──▶ ghost ──newer advert──────────────▶ known
 //	                                      ──introduced, if expelled───▶
+//	                                      ──alive to others, if expelled▶
 type ghost struct {
 	seq    uint64         // of the last advert that counts no more
+	since  time.Time      // when it was forgotten, or we started
 	advert *advert.Signed // its last words, to be told to others; nil: expelled by us
 	order  uint64         // the oldest makes room
 }
@@ -101,11 +108,13 @@ func (m *Mesh) bury(now time.Time, id crypto.Identity, g *ghost) {
 	for len(m.ghosts) >= maxGhosts {
 		oldest := m.ghostsInOrder()[0]
 		delete(m.ghosts, oldest)
+		m.desk.haunt(oldest, false)
 		m.store.Drop(oldest)
 	}
 	m.buried++
-	g.order = m.buried
+	g.order, g.since = m.buried, now
 	m.ghosts[id] = g
+	m.desk.haunt(id, !g.gone())
 	m.store.Shut(id, g.seq, g.gone())
 	m.namesChanged = true
 	m.viewChanged()
@@ -121,11 +130,35 @@ func (m *Mesh) ghostsInOrder() []crypto.Identity {
 	})
 }
 
-// readmit takes back a peer that was expelled: it has just introduced itself.
+// readmit lets a peer that was expelled be known again: it has introduced
+// itself, or is alive.
 func (m *Mesh) readmit(id crypto.Identity) {
 	if g := m.ghosts[id]; g != nil && !g.gone() {
 		delete(m.ghosts, id)
+		m.desk.haunt(id, false)
 		m.store.Open(id)
+	}
+}
+
+// stepGhosts readmits those that were expelled while they came back: everybody
+// else reaches them, and so nobody makes them sign a newer advert.
+func (m *Mesh) stepGhosts(now time.Time) {
+	if len(m.ghosts) == 0 {
+		return
+	}
+	if m.lookAt.After(now) {
+		m.wakeAt(m.lookAt)
+		return
+	}
+	m.lookAt = now.Add(lookEvery)
+	m.wakeAt(m.lookAt)
+	for _, id := range m.ghostsInOrder() {
+		g := m.ghosts[id]
+		if !g.gone() && m.desk.aliveAt(id).After(g.since.Add(believeAfter)) {
+			m.log.Info("an expelled peer is alive to others: it may return", "identity", id.Fingerprint())
+			m.readmit(id)
+			m.saveSoon(now)
+		}
 	}
 }
 

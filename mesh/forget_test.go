@@ -272,6 +272,27 @@ func TestExpel(t *testing.T) {
 	})
 }
 
+// A host is expelled by one that was cut off from everybody, while all others
+// have it: nobody introduces itself and no newer advert is signed.
+func TestExpelledWhileAlive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 4)
+		alone, x := c.nodes[0], c.nodes[3]
+		x.discovery = false
+		c.nodes[1].start()
+		for _, n := range []*node{alone, c.nodes[2], x} {
+			n.start("192.0.2.2")
+		}
+		c.until(time.Minute, "one cluster", func() bool { return whole(c.nodes) })
+		c.net.Split(addrs(c.nodes[:1]), addrs(c.nodes[1:]))
+		c.until(2*time.Minute, "dead", func() bool { return alone.mesh.Status().Members == 0 })
+		alone.mesh.Expel(x.id())
+		c.until(time.Second, "expelled", nobodyKnows(c.nodes[:1], x))
+		c.net.HealAll()
+		t.Logf("back after %v", c.until(10*time.Minute, "back", func() bool { return whole(c.nodes) }))
+	})
+}
+
 // A host that was expelled while it was only cut off introduces itself to one
 // host; the others, whom it does not dial, take it back too.
 func TestExpelledComesBack(t *testing.T) {

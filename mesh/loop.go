@@ -39,6 +39,7 @@ type loop struct {
 	pollAt     time.Time     // when to look at our endpoints
 
 	ghosts map[crypto.Identity]*ghost // who was forgotten, and must stay so
+	lookAt time.Time                  // when to see whether some are alive
 	buried uint64                     // counts them
 
 	targets []*target
@@ -159,6 +160,7 @@ func (m *Mesh) step(now time.Time, e event) {
 	m.stepAdvert(now)
 	m.stepTargets(now)
 	m.stepJoins(now)
+	m.stepGhosts(now)
 	m.stepPulse(now)
 	m.stepCasts(now)
 	m.stepSave(now)

@@ -183,6 +183,7 @@ func (m *Mesh) setAdvert(now time.Time, a advert.Signed) {
 		return
 	}
 	delete(m.ghosts, a.Identity)
+	m.desk.haunt(a.Identity, false)
 	p := m.peers[a.Identity]
 	if p == nil {
 		p = &peer{}

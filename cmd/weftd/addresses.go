@@ -43,9 +43,7 @@ func (a *addresses) See(v mesh.View) {
 // unmetTargets returns how many hosts were named and not met. One that the
 // mesh has met counts until the allocator knows it, too: an electorate must
 // not be too small in between.
-func (a *addresses) unmetTargets(m *mesh.Mesh) func() int {
-	return func() int { return max(m.UnmetTargets(), int(a.unmet.Load())) }
-}
+func (a *addresses) unmetTargets(m *mesh.Mesh) int { return max(m.UnmetTargets(), int(a.unmet.Load())) }
 
 // Allocate implements [workload.Space].
 func (a *addresses) Allocate(ctx context.Context, r workload.SpaceRequest) (netip.Prefix, error) {

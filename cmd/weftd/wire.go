@@ -24,8 +24,15 @@ import (
 // wire makes everything and starts nothing.
 func (d *daemon) wire() error {
 	s := d.settings
-	var err error
+	to := &members{}
+	err := d.openSpace(to)
+	if err != nil {
+		return err
+	}
 	if d.kernel, err = kernel.New(); err != nil {
+		return err
+	}
+	if err := d.checkRange(); err != nil {
 		return err
 	}
 	d.device, err = wireguard.Open(wireguard.Options{
@@ -41,46 +48,12 @@ func (d *daemon) wire() error {
 	if err := d.rememberRedirects(changes); err != nil {
 		return err
 	}
-	if err := d.checkRange(); err != nil {
+	if err := d.wireMesh(to); err != nil {
 		return err
 	}
-	boot, err := randomID()
-	if err != nil {
-		return err
-	}
-	endpoints := func() []netip.AddrPort { return router.Endpoints(d.kernel, s.Hosts, s.WireGuardPort()) }
-	own := endpoints()
-	d.token.Join = joinCommand(d.token.Token, own, s)
 	mtu := s.MTU
 	if mtu == 0 {
 		mtu = router.DefaultMTU
-	}
-	datapath := advert.Userspace
-	if d.device.Mode() == wireguard.Kernel {
-		datapath = advert.Kernel
-	}
-	greeter := hello.New(hello.Config{
-		Key: d.state.Key, Keys: d.keys, Boot: boot, Log: d.log.With("part", "hello"),
-		Adverts: func() []advert.Signed { return d.mesh.Adverts() },
-		Check:   func(a advert.Signed) error { return d.mesh.Check(a) },
-	})
-	d.mesh, err = mesh.New(mesh.Config{
-		Key: d.state.Key, Keys: d.keys, Boot: boot, Name: d.state.Name,
-		Nickname: s.Nickname, Version: settings.Version, Datapath: datapath,
-		StateDir: s.StateDir, Port: s.Port, Endpoints: endpoints, Hello: greeter, Listener: d.hello,
-		Targets: s.Targets, Resume: s.Resume, Discovery: !s.NoDiscovery,
-		ConnLimit: s.ConnLimit, Log: d.log.With("part", "mesh"),
-		Deliver: func(from crypto.Identity, payload []byte) {
-			if d.space != nil {
-				d.space.Receive(from, payload)
-			}
-		},
-	})
-	if err != nil {
-		return err
-	}
-	if err := d.wireSpace(); err != nil {
-		return err
 	}
 	dnsAddr, err := d.wireNames()
 	if err != nil {
@@ -128,25 +101,73 @@ func (d *daemon) wire() error {
 	return nil
 }
 
-// wireSpace opens the address allocator, unless it is off.
-func (d *daemon) wireSpace() error {
+// members is the mesh for those that are made before it and run after it.
+type members struct{ *mesh.Mesh }
+
+// openSpace opens the address allocator, unless it is off. That comes before
+// anything is changed: who has the database may be another weftd.
+func (d *daemon) openSpace(to *members) (err error) {
 	s := d.settings
-	if !s.Range.IsValid() { // the others need not wait for our vote
-		off, err := ipam.Info{Role: ipam.RoleOff}.Marshal()
-		if err != nil {
-			return err
-		}
-		return d.mesh.Put(ipam.EntryInfo, off)
+	if !s.Range.IsValid() {
+		return nil
 	}
 	d.space = &addresses{nickname: s.Nickname}
-	a, err := ipam.Open(ipam.Config{
+	d.space.Allocator, err = ipam.Open(ipam.Config{
 		Self: d.state.Key.Identity(), Name: d.state.Name, New: d.state.Created,
 		Range: s.Range, Subnet: s.DefaultSubnet, Mode: s.Division, ReclaimAfter: s.ReclaimAfter,
 		Path: filepath.Join(s.StateDir, "ipam.db"), Mark: s.IPAMMark(),
-		Net: d.mesh, Targets: d.space.unmetTargets(d.mesh), Log: d.log.With("part", "ipam"),
+		Net: to, Targets: func() int { return d.space.unmetTargets(d.mesh) }, Log: d.log.With("part", "ipam"),
 	})
-	d.space.Allocator = a
 	return err
+}
+
+// sayNoSpace tells the others that they need not wait for this host's vote.
+func (d *daemon) sayNoSpace() error {
+	off, err := ipam.Info{Role: ipam.RoleOff}.Marshal()
+	if err != nil {
+		return err
+	}
+	return d.mesh.Put(ipam.EntryInfo, off)
+}
+
+// wireMesh makes the mesh and what introduces us.
+func (d *daemon) wireMesh(to *members) error {
+	s := d.settings
+	boot, err := randomID()
+	if err != nil {
+		return err
+	}
+	endpoints := func() []netip.AddrPort { return router.Endpoints(d.kernel, s.Hosts, s.WireGuardPort()) }
+	own := endpoints()
+	d.token.Join = joinCommand(d.token.Token, own, s)
+	datapath := advert.Userspace
+	if d.device.Mode() == wireguard.Kernel {
+		datapath = advert.Kernel
+	}
+	greeter := hello.New(hello.Config{
+		Key: d.state.Key, Keys: d.keys, Boot: boot, Log: d.log.With("part", "hello"),
+		Adverts: func() []advert.Signed { return d.mesh.Adverts() },
+		Check:   func(a advert.Signed) error { return d.mesh.Check(a) },
+	})
+	d.mesh, err = mesh.New(mesh.Config{
+		Key: d.state.Key, Keys: d.keys, Boot: boot, Name: d.state.Name,
+		Nickname: s.Nickname, Version: settings.Version, Datapath: datapath,
+		StateDir: s.StateDir, Port: s.Port, Endpoints: endpoints, Hello: greeter, Listener: d.hello,
+		Targets: s.Targets, Resume: s.Resume, Discovery: !s.NoDiscovery,
+		ConnLimit: s.ConnLimit, Log: d.log.With("part", "mesh"),
+		Deliver: func(from crypto.Identity, payload []byte) {
+			if d.space != nil {
+				d.space.Receive(from, payload)
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	if to.Mesh = d.mesh; d.space == nil {
+		return d.sayNoSpace()
+	}
+	return nil
 }
 
 // wireNames makes the name server and returns the address that the bridge

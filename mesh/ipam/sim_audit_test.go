@@ -130,7 +130,11 @@ func (w *world) auditLeases() {
 			if h.core.ring == nil || h.core.ring.Register(block).Owner != h.id {
 				w.fail(block, "%s leases %s, which is not in its space", h.nick, a)
 			}
-			if holder == nil || holder.left || holder.on && !holder.uses(a) {
+			if holder != nil && holder.left {
+				w.count["leases of hosts that left"]++
+				continue
+			}
+			if holder == nil || holder.on && !holder.uses(a) {
 				w.fail(block, "%s leases %s to %s, which does not use it", h.nick, a, w.title(g.Host))
 			}
 		}
