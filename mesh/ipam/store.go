@@ -39,7 +39,7 @@ var (
 )
 
 const (
-	lockTimeout = time.Second
+	lockTimeout = 500 * time.Millisecond // less than what a person calls waiting
 	dirMode     = 0o700
 	fileMode    = 0o600
 	// 100,000 addresses take some 30 MB.

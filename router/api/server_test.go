@@ -115,7 +115,7 @@ func TestStopCancelsWhatRuns(t *testing.T) {
 	if err := <-served; err != nil {
 		t.Errorf("Serve: %v", err)
 	}
-	if err := <-done; err == nil || err.Error() != context.Canceled.Error() {
+	if err := <-done; err == nil || err.Error() != "weftd was stopped before it was done" {
 		t.Errorf("Attach while the daemon stops: %v", err)
 	}
 	if _, err := client.Status(t.Context()); !errors.Is(err, ErrUnreachable) {

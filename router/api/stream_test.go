@@ -124,7 +124,7 @@ func TestStopEndsWhatWaits(t *testing.T) {
 	if err := <-served; err != nil {
 		t.Errorf("Serve: %v", err)
 	}
-	if err := <-done; err == nil || err.Error() != context.Canceled.Error() {
+	if err := <-done; err == nil || err.Error() != "weftd was stopped before it was done" {
 		t.Errorf("Prime while the daemon stops: %v", err)
 	}
 }

@@ -2,11 +2,13 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 )
 
 // maxBody bounds a request's body and the text of a problem, in bytes. The
@@ -56,7 +58,11 @@ func problemOf(err error) problem {
 			break
 		}
 	}
-	return problem{Type: c.typ, Title: c.title, Status: c.status, Detail: err.Error()}
+	detail := err.Error()
+	if errors.Is(err, context.Canceled) { // a caller that gave up does not read this
+		detail = strings.ReplaceAll(detail, context.Canceled.Error(), "weftd was stopped before it was done")
+	}
+	return problem{Type: c.typ, Title: c.title, Status: c.status, Detail: detail}
 }
 
 // err returns the error that the other side saw.
