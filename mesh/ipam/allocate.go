@@ -48,8 +48,8 @@ func (c *core) checkSubnet(subnet netip.Prefix) error {
 // tryHeld answers r with an address that its key has.
 func (c *core) tryHeld(r *request) bool {
 	for _, addr := range c.keys[r.key] {
-		if r.subnet.Contains(addr) && !c.geo.Reserved(addr, r.subnet) {
-			delete(c.holders.dying, addr)
+		if r.subnet.Contains(addr) && !c.geo.Reserved(addr, r.subnet) && c.trusted(addr) {
+			c.revive(addr)
 			c.endRequest(r, result{Addr: netip.PrefixFrom(addr, r.subnet.Bits())})
 			return true
 		}

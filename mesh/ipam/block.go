@@ -320,6 +320,19 @@ func (s *blockSet) Highest(n int) blockSet {
 	return out
 }
 
+// Spans returns the neighbouring blocks of the set.
+func (s *blockSet) Spans() []Span {
+	var spans []Span
+	for b := range s.All() {
+		if n := len(spans) - 1; n >= 0 && spans[n].First+spans[n].Count == b {
+			spans[n].Count++
+			continue
+		}
+		spans = append(spans, Span{b, 1})
+	}
+	return spans
+}
+
 // setOf returns the set of the given blocks.
 func setOf(blocks ...int) blockSet {
 	var s blockSet

@@ -36,6 +36,11 @@ func (c *core) checkLocal() error {
 	if total != len(c.local) || c.localIn.len() != total || c.used.Len() != used {
 		return fmt.Errorf("local addresses: %d, by key %d, by block %d; used %d, want %d", len(c.local), total, c.localIn.len(), c.used.Len(), used)
 	}
+	for addr := range c.holders.doubtful {
+		if _, ok := c.holders.dying[addr]; !ok {
+			return fmt.Errorf("%s is doubtful and not dying", addr)
+		}
+	}
 	for addr := range c.holders.dying {
 		if _, ok := c.local[addr]; !ok {
 			return fmt.Errorf("%s is dying and nobody's", addr)
@@ -71,8 +76,12 @@ func (c *core) checkRing() error {
 	if c.ring == nil {
 		return nil
 	}
-	if !c.ring.Complete() {
-		return errors.New("the ring has holes")
+	blocks := 0
+	for _, set := range c.ring.owned {
+		blocks += set.Len()
+	}
+	if blocks != c.geo.Blocks() {
+		return fmt.Errorf("%d of %d blocks have an owner", blocks, c.geo.Blocks())
 	}
 	owned := c.ring.Owned(c.cfg.Self)
 	if foreign := c.sureness.fresh; !foreign.Empty() {

@@ -19,13 +19,15 @@ func (c *core) tryClaim(r *request) {
 		c.endRequest(r, result{})
 		return
 	}
-	if h, ok := c.local[r.addr]; ok {
-		if h.Key == r.key {
-			delete(c.holders.dying, r.addr)
-			c.endRequest(r, result{})
-		} else {
-			c.refuseClaim(r, Conflict{Addr: r.addr, Host: c.cfg.Self, Key: h.Key, Label: h.Label})
-		}
+	h, has := c.local[r.addr]
+	switch {
+	case !has || !c.trusted(r.addr):
+	case h.Key == r.key:
+		c.revive(r.addr)
+		c.endRequest(r, result{})
+		return
+	default:
+		c.refuseClaim(r, Conflict{Addr: r.addr, Host: c.cfg.Self, Key: h.Key, Label: h.Label})
 		return
 	}
 	if c.ring == nil {
@@ -85,6 +87,7 @@ func (c *core) grantedThis(r *request, op uint64) {
 		c.confirmed(r, op)
 		return
 	}
+	c.dropDoubtful(r.addr)
 	if _, used := c.local[r.addr]; !used {
 		c.setLocal(r.addr, holder{r.key, r.label, op})
 		c.endRequest(r, result{Fresh: true})

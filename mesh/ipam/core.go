@@ -13,46 +13,27 @@ import (
 	"github.com/weftnet/weft/crypto"
 )
 
-// Who calls what in this package:
+// How an event goes through the core:
 //
-//	step ─┬─ a request of this host   allocate.go claim.go lease.go (release, died, adopt)
-//	      ├─ peers, entries           info.go
-//	      ├─ a message                gossip.go (Digest, State), lease.go (Want, Give, Held, Conflict), and
-//	      │    receiveDivision(from, body)  division.go: Prepare Promise Nack Off Accept Accepted Elect
-//	      │    receiveTakeover(from, msg)   takeover.go: FenceAsk FencePromise FenceRefuse FenceOver
-//	      │    receiveHandOver(from, msg)   handover.go: HandOver HandedOver
-//	      │    meetMessage(from, msg) bool  meet.go: before all others, when the message's ring is not ours and not
-//	      │                                 zero; true: it is ours now, the message is handled further
+//	step ─┬─ a request of this host   allocate.go claim.go holder.go takeover.go handover.go
+//	      ├─ peers, entries           peers.go info.go
+//	      ├─ a message                gossip.go, which hands on what is for
+//	      │                           lease.go division.go fence.go offer.go meet.go
 //	      └─ then what is due, in this order:
-//	           stepSure        sure.go: exchanges that are owed
-//	           stepMeet        meet.go: after infos changed, or a minute
-//	           stepDivision    division.go: makes a ring when there is none and c.wantsRing()
-//	           stepTakeover    takeover.go: deadlines of rmpeer
-//	           stepHandOver    handover.go: deadlines of reset
-//	           stepHolders     lease.go: grace of the dead, Held every 30 s
-//	           stepRequests    allocate.go: those that wait are tried again if c.again, then Wants
-//	           stepGossip      gossip.go: casts what changed, a digest now and then
-//	           stepInfo        info.go: puts the entries
+//	           sure.go       comparing registers with others, before anything is given
+//	           meet.go       other rings
+//	           division.go   the first ring, when something waits for it
+//	           takeover.go   rmpeer
+//	           handover.go   reset
+//	           holder.go     the grace of the dead, and what is held of others' blocks
+//	           requests.go   those that wait, and asking others
+//	           gossip.go     telling what is news
+//	           info.go       duplicates, and our own entries
 //
-// and of the sub-machines, which are structs that core embeds as fields:
-//
-//	division.go   c.divisionReason() string: why what needs a ring waits
-//	takeover.go   c.startTakeover(t ticket, ids []crypto.Identity, force bool); c.cancelTakeover(t) bool
-//	              c.fenced(reg Register) bool: reg is not to be merged now
-//	              c.fencedPeer(id) bool: its Wants are not answered now
-//	              c.fencesAgainst(id) []Fence, c.fencesOf(initiator) []Fence; c.removedEpoch(id) (uint64, bool)
-//	              c.removedPeers() []Removed, c.learnRemoved([]Removed)
-//	              c.toldFences(from, pending []Fence): Pending of a Digest or State whose initiator we are
-//	handover.go   c.startHandOver(t ticket); c.cancelHandOver(t) bool; c.handingOver() bool
-//	meet.go       c.ringConflict() (what string): the other ring, for status; empty: none
-//
-// What is stored of them comes, before the first step, by c.loadVote(storedVote),
-// c.loadFence(Fence) and c.loadRemoved(storedRemoved).
-//
-// What core offers them: put, forget (record.go: values of the store),
-// setRegister, mergeRuns, adoptRing, setLease, dropLease (record.go), send, cast,
-// finish, wait, wakeAt, due, jitter, retry, logf (here), known, others, alive,
-// title, resolve (info.go), nextOp, receiveHeld (lease.go), setUnsure (sure.go).
+// What must survive is changed only by the methods in record.go, which add the
+// write. Nothing else reads or writes a clock, a file or a socket: everything
+// comes in by step and goes out by take, and with the same seed and the same
+// events the same comes out. So steps never depend on the order of a map.
 
 // coreConfig is what a core is made of.
 type coreConfig struct {
@@ -123,15 +104,12 @@ type core struct {
 
 	// Valid during a step, and until take.
 
-	now   time.Time
+	wall  time.Time // as last told
+	now   time.Time // goes on like wall, but never back
 	next  time.Time // of the next tick
 	again bool      // requests that wait are to be tried again
 	out   effects
 }
-
-// ticket is the number of a request of this host. It has nothing to do with
-// the op of a message.
-type ticket uint64
 
 // holder has a local address.
 type holder struct {
@@ -144,123 +122,6 @@ type holder struct {
 type grant struct {
 	Host crypto.Identity
 	holder
-}
-
-// event is what step handles: one of the types below.
-type event any
-
-type (
-	tickEvent struct{}
-	// peersEvent replaces the list of all known peers.
-	peersEvent struct {
-		Peers   []Peer
-		Targets int // peers that were named and not met yet
-	}
-	// entriesEvent replaces the list of all entries of others.
-	entriesEvent struct{ Entries []Entry }
-	// messageEvent is a message that came from a peer.
-	messageEvent struct {
-		From crypto.Identity
-		Data []byte
-	}
-
-	// allocateEvent wants an address in Subnet for Key.
-	allocateEvent struct {
-		Ticket     ticket
-		Key, Label string
-		Subnet     netip.Prefix
-	}
-	// claimEvent wants this address for Key.
-	claimEvent struct {
-		Ticket     ticket
-		Key, Label string
-		Addr       netip.Addr
-	}
-	// adoptEvent says what was found attached at the start, by key. Holders
-	// that are not in it are released after the grace. Where the database was
-	// not there, or is not known to be the newest, nothing is handed out from
-	// our own blocks before it came.
-	adoptEvent struct {
-		Ticket ticket
-		Live   map[string]Found
-	}
-	// moveEvent gives addresses of From to Key.
-	moveEvent struct {
-		Ticket           ticket
-		From, Key, Label string
-		Addrs            []netip.Addr
-	}
-	// releaseEvent frees the addresses of Key, nil: all of them.
-	releaseEvent struct {
-		Ticket ticket
-		Key    string
-		Addrs  []netip.Addr
-	}
-	// diedEvent says that the container is gone or stopped.
-	diedEvent struct{ Key string }
-	// primeEvent waits until the range is divided.
-	primeEvent struct{ Ticket ticket }
-	// removeEvent is rmpeer.
-	removeEvent struct {
-		Ticket ticket
-		Peers  []crypto.Identity
-		Force  bool
-	}
-	// handOverEvent is reset.
-	handOverEvent struct{ Ticket ticket }
-	// cancelEvent ends a request that waits, with errCancelled. Of one that
-	// was answered already it does nothing.
-	cancelEvent struct{ Ticket ticket }
-)
-
-// effects is what is to be done after a step, in this order. Nothing of the
-// rest is to be done, and the core is to be made anew from the store, when the
-// writes fail.
-type effects struct {
-	Writes  []write
-	Sends   []letter
-	Casts   [][]byte
-	Puts    map[string][]byte // our own entries; nil: delete
-	Expels  []crypto.Identity
-	Answers []answer
-	Waits   []waiting
-	Logs    []logLine
-}
-
-// letter is a message to one peer.
-type letter struct {
-	To   crypto.Identity
-	Data []byte
-}
-
-// answer ends a request.
-type answer struct {
-	Ticket ticket
-	Result result
-}
-
-// result is the answer to a request of any kind.
-type result struct {
-	Err      error
-	Addr     netip.Prefix // allocate
-	Fresh    bool         // allocate, claim: it was not the key's before
-	Released []netip.Addr
-	Taken    []Taken         // remove
-	To       crypto.Identity // hand over
-	IPs      uint64          // hand over
-}
-
-// waiting says why a request waits.
-type waiting struct {
-	Ticket ticket
-	Reason string
-}
-
-// logLine is one line of the log.
-type logLine struct {
-	Level slog.Level
-	Msg   string
-	Args  []any
 }
 
 // newCore returns a core with what is stored. proven says that stored is the
@@ -287,6 +148,7 @@ func newCore(cfg coreConfig, stored map[string][]byte, proven bool, now time.Tim
 		leasedTo: make(index[crypto.Identity]),
 		used:     newSpace(geo),
 		peers:    make(map[crypto.Identity]*peer),
+		wall:     now,
 		now:      now,
 		next:     now,
 	}
@@ -299,8 +161,10 @@ func newCore(cfg coreConfig, stored map[string][]byte, proven bool, now time.Tim
 
 // step handles one event and then does all that is due.
 func (c *core) step(now time.Time, e event) {
-	c.now = now
-	c.next = now.Add(idle)
+	if d := now.Sub(c.wall); d > 0 {
+		c.now = c.now.Add(d)
+	}
+	c.wall, c.next = now, c.now.Add(idle)
 	switch e := e.(type) {
 	case tickEvent:
 	case peersEvent:
@@ -347,7 +211,7 @@ func (c *core) step(now time.Time, e event) {
 const idle = time.Minute
 
 // wake returns when the next tick is due.
-func (c *core) wake() time.Time { return c.next }
+func (c *core) wake() time.Time { return c.wall.Add(c.next.Sub(c.now)) }
 
 // wakeAt makes the next tick no later than t.
 func (c *core) wakeAt(t time.Time) {

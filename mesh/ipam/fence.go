@@ -3,6 +3,7 @@ package ipam
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"github.com/weftnet/weft/crypto"
 )
@@ -89,33 +90,40 @@ func (c *core) fencesOf(initiator crypto.Identity) []Fence {
 // fencedPeer reports whether a host's space is being taken over, or was and
 // it is not back: it is given nothing.
 func (c *core) fencedPeer(id crypto.Identity) bool {
-	return c.removed(id) || c.fencedBut(id, crypto.Identity{})
-}
-
-// fencedBut leaves out the fences of one initiator.
-func (c *core) fencedBut(target, initiator crypto.Identity) bool {
+	if c.removed(id) {
+		return true
+	}
 	for key := range c.takeover.fences {
-		if key.target == target && key.initiator != initiator {
+		if key.target == id {
 			return true
 		}
 	}
 	return false
 }
 
-// fenced reports whether a register is not to be merged now. Its epoch does
-// not matter: the target may have taken over space itself before it died.
-func (c *core) fenced(reg Register) bool {
-	return c.fencedBut(reg.Giver, crypto.Identity{})
+// fenced reports whether a register is not to be merged now.
+func (c *core) fenced(reg Register) bool { return c.fencedBut(reg, crypto.Identity{}) }
+
+// fencedBut is fenced without the fences of one initiator. One with a higher
+// epoch than the fence was written by a host that came back, and has taken over
+// space itself since.
+func (c *core) fencedBut(reg Register, initiator crypto.Identity) bool {
+	for key, epoch := range c.takeover.fences {
+		if key.target == reg.Giver && key.initiator != initiator && reg.Epoch < epoch {
+			return true
+		}
+	}
+	return false
 }
 
-// mergeBut merges registers like mergeRuns, but past the fences of one
-// initiator.
-func (c *core) mergeBut(runs []Run, initiator crypto.Identity) {
+// mergePast merges registers like mergeRuns, but past the fences for which it
+// is told so.
+func (c *core) mergePast(runs []Run, past func(reg Register) bool) {
 	if c.ring == nil {
 		return
 	}
 	for _, run := range runs {
-		if c.fencedBut(run.Register.Giver, initiator) {
+		if !past(run.Register) {
 			continue
 		}
 		for block := max(run.First, 0); block < min(run.First+run.Count, c.geo.Blocks()); block++ {
@@ -161,7 +169,7 @@ func (c *core) receiveFenceAsk(from crypto.Identity, m FenceAsk, ring RingID) {
 			return
 		}
 		// From now on it may know less of our registers than we would make.
-		c.putOff(from)
+		c.putOff()
 	}
 	if !c.promised(from, m) {
 		if m.Epoch <= refuse.Epoch {
@@ -197,12 +205,17 @@ func (c *core) promised(initiator crypto.Identity, m FenceAsk) bool {
 
 // receiveFenceOver takes over what came of an attempt, and lifts its fences.
 // Those of another attempt of the same host stay.
+//
+// If space was taken, a fence is lifted only when this host knows all that was
+// taken: another fence, of a takeover of the sender's own space, may keep some
+// of it out. That one has a higher epoch, so of several fences that with the
+// highest can always be lifted.
 func (c *core) receiveFenceOver(from crypto.Identity, m FenceOver, ring RingID) {
-	if c.fencedBut(from, crypto.Identity{}) {
-		return // its own space is being taken over, by somebody who knows what it had
-	}
 	if ring == c.ringID() {
-		c.mergeBut(m.Runs, from)
+		c.mergePast(m.Runs, func(reg Register) bool { return !c.fencedBut(reg, from) })
+		if m.Taken && !c.knowsFrom(m.Epoch, m.Runs) {
+			return
+		}
 	}
 	for _, id := range m.Targets {
 		if c.takeover.fences[fenceKey{id, from}] == m.Epoch {
@@ -212,17 +225,69 @@ func (c *core) receiveFenceOver(from crypto.Identity, m FenceOver, ring RingID) 
 	if m.Taken {
 		for _, id := range m.Targets {
 			c.learnRemoved([]Removed{{id, m.Epoch}})
+			c.expel(id)
 		}
 	}
 	c.hurryTakeover()
 }
 
+// knowsFrom reports whether all registers in runs with that epoch or a higher
+// one are known, or have been replaced.
+func (c *core) knowsFrom(epoch uint64, runs []Run) bool {
+	if c.ring == nil {
+		return true
+	}
+	for _, run := range runs {
+		for block := max(run.First, 0); block < min(run.First+run.Count, c.geo.Blocks()); block++ {
+			if run.Register.Epoch >= epoch && run.Register.Beats(c.ring.Register(block)) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // hurryTakeover begins an attempt that was put off as soon as there is no
 // fence of somebody alive left.
 func (c *core) hurryTakeover() {
-	k := &c.takeover
-	if !k.again.IsZero() && len(c.pending(func(f fenceKey) bool { return c.alive(f.initiator) })) == 0 {
+	if k := &c.takeover; !k.again.IsZero() && !c.disturbed(nil) {
 		k.again = c.now
+	}
+}
+
+// disturbed reports whether somebody who is alive, and not one of the targets,
+// has a fence here. What this host learns meanwhile may lack something.
+func (c *core) disturbed(targets []crypto.Identity) bool {
+	for key := range c.takeover.fences {
+		if key.initiator != c.cfg.Self && c.alive(key.initiator) && !slices.Contains(targets, key.initiator) {
+			return true
+		}
+	}
+	return false
+}
+
+// askInitiators asks, now and then, what became of the takeovers for which
+// there are fences here.
+func (c *core) askInitiators() {
+	k := &c.takeover
+	waiting := make(map[crypto.Identity]bool)
+	for key := range k.fences {
+		if key.initiator != c.cfg.Self && c.alive(key.initiator) {
+			waiting[key.initiator] = true
+		}
+	}
+	switch {
+	case len(waiting) == 0:
+		k.askAt = time.Time{}
+	case k.askAt.IsZero():
+		k.askAt = c.now.Add(fenceTime)
+		c.wakeAt(k.askAt)
+	case c.due(k.askAt):
+		k.askAt = c.now.Add(fenceTime)
+		c.wakeAt(k.askAt)
+		for _, id := range sortedIDs(waiting) {
+			c.exchange(c.peers[id])
+		}
 	}
 }
 
@@ -252,76 +317,4 @@ func (c *core) toldFences(from crypto.Identity, pending []Fence) {
 		}
 		c.send(from, m)
 	}
-}
-
-// Who was removed is a number that only grows, so that hosts agree whatever
-// they hear first: the epoch of the takeover, which is even, and one more as
-// soon as anybody saw the host again.
-
-// removedEpoch returns the epoch of the takeover of a host, and false for one
-// that was not removed or has come back since.
-func (c *core) removedEpoch(id crypto.Identity) (uint64, bool) {
-	g, ok := c.takeover.gone[id]
-	return g.Epoch &^ 1, ok && g.Epoch&1 == 0
-}
-
-// removedPeers returns who was removed, and who came back after that.
-func (c *core) removedPeers() []Removed {
-	list := make([]Removed, 0, len(c.takeover.gone))
-	for _, id := range sortedIDs(c.takeover.gone) {
-		list = append(list, c.takeover.gone[id].Removed)
-	}
-	return list[:min(len(list), maxPeers)]
-}
-
-// learnRemoved takes over what another host knows of that.
-func (c *core) learnRemoved(list []Removed) {
-	c.takeover.init()
-	for _, r := range list {
-		known := c.takeover.gone[r.Peer]
-		if r.Epoch <= known.Epoch {
-			continue
-		}
-		again := r.Epoch&^1 > known.Epoch&^1
-		if r.Peer == c.cfg.Self {
-			r.Epoch |= 1 // we are back, aren't we
-			if again {
-				c.setUnsure("it was removed by rmpeer meanwhile")
-			}
-		}
-		c.setGone(r)
-	}
-}
-
-// noticeReturns notes who is back.
-func (c *core) noticeReturns() {
-	for _, id := range sortedIDs(c.takeover.gone) {
-		if g := c.takeover.gone[id]; g.Epoch&1 == 0 && c.alive(id) {
-			g.Epoch |= 1
-			c.setGone(g.Removed)
-		}
-	}
-}
-
-// setGone keeps that a host was removed or has come back.
-func (c *core) setGone(r Removed) {
-	s := storedRemoved{Removed: r, Name: r.Peer.Name()}
-	if p := c.peers[r.Peer]; p != nil {
-		s.Name, s.Nickname = p.Name, p.Nickname
-	}
-	if old, ok := c.takeover.gone[r.Peer]; ok && s.Nickname == "" {
-		s.Name, s.Nickname = old.Name, old.Nickname
-	}
-	c.takeover.gone[r.Peer] = s
-	c.put(&s)
-	c.sureness.look = true // it does not matter to us any more what it knows
-	if _, unmet := placeholderName(r.Peer); unmet || r.Epoch&1 == 1 || c.alive(r.Peer) {
-		return
-	}
-	// What it was about to take over it will not.
-	for _, f := range c.fencesOf(r.Peer) {
-		c.dropFence(f)
-	}
-	c.out.Expels = append(c.out.Expels, r.Peer)
-	c.retry()
 }

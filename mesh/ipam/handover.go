@@ -37,9 +37,9 @@ type handOver struct {
 	op       uint64 // of the part that is under way; zero: none
 	part     blockSet
 	leases   []Granted // of this part, as offered
+	heard    bool      // everybody in reach said what it knows
 	given    bool      // the registers of the part name the peer
-	parked   []parked
-	ips      uint64 // given and kept so far
+	ips      uint64    // given and kept so far
 	deadline time.Time
 	askAt    time.Time
 	reason   string // as last told
@@ -47,12 +47,6 @@ type handOver struct {
 	// Owned by the run loop; the taker's.
 
 	offers map[crypto.Identity]*offer // by giver; nil: not found yet
-}
-
-// parked is an address of this host in a block that it gave away.
-type parked struct {
-	addr netip.Addr
-	holder
 }
 
 // startHandOver begins to give everything away.
@@ -64,8 +58,15 @@ func (c *core) startHandOver(t ticket) {
 		if !h.given {
 			h.ips = 0
 		}
-		h.deadline = c.now.Add(handOverTime)
+		h.deadline, h.askAt, h.heard = c.now.Add(handOverTime), time.Time{}, false
+		c.wakeAt(h.deadline)
 		c.infos.changed = true
+		// What others gave us, and we have not heard of, goes along.
+		c.sureness.first = c.sureness.last + 1
+		for _, p := range c.mates() {
+			p.met = false
+			c.closeAsksOf(p.ID)
+		}
 	}
 }
 
@@ -93,11 +94,6 @@ func (c *core) handingOver() bool { return len(c.handOver.tickets) > 0 }
 func (c *core) endHandOver() {
 	h := &c.handOver
 	h.tickets = nil
-	for _, p := range h.parked {
-		c.setLocal(p.addr, p.holder)
-		c.holders.unsettled = true
-	}
-	h.parked = nil
 	if !h.given {
 		h.op, h.to, h.leases, h.part = 0, crypto.Identity{}, nil, blockSet{}
 	}
@@ -120,12 +116,31 @@ func (c *core) stepHandOver() {
 		c.finish(t, result{To: to, IPs: h.ips, Err: err})
 	}
 	if err == nil {
-		h.parked = nil
-		for _, key := range sortedStrings(c.keys) {
-			c.free(key, nil) // what it holds of others' blocks
-		}
+		c.leaveNothing()
 	}
 	c.endHandOver()
+}
+
+// leaveNothing frees what this host's containers, which end with it, have of
+// others' blocks, in one message to each owner: of two, one could be late and
+// count for nothing.
+func (c *core) leaveNothing() {
+	owners := make(map[crypto.Identity][]netip.Addr)
+	for _, addr := range sortedAddrs(c.local) {
+		owner, ok := c.ownerOf(addr)
+		if !ok || owner == c.cfg.Self {
+			continue
+		}
+		owners[owner] = append(owners[owner], addr)
+		if r := c.holders.claims[addr]; r != nil {
+			c.endClaim(r)
+		}
+		delete(c.holders.dying, addr)
+		c.dropLocal(addr)
+	}
+	for _, owner := range sortedIDs(owners) {
+		c.sendHeld(c.peer(owner), owners[owner])
+	}
 }
 
 // goOnHandOver does what is due on the giver's side.
@@ -137,6 +152,9 @@ func (c *core) goOnHandOver() (to crypto.Identity, err error, done bool) {
 	}
 	switch {
 	case h.given: // wait that it is kept
+	case c.ring != nil && !h.heard && !c.hearAll():
+		c.tellHandOver("comparing addresses with others")
+		return to, nil, false
 	case owned.Empty() || !c.ringShared():
 		return h.to, nil, true
 	case c.sureness.mustMeet || c.sureness.unproven || !c.sureness.adopted:
@@ -168,6 +186,25 @@ func (c *core) goOnHandOver() (to crypto.Identity, err error, done bool) {
 	}
 	c.tellHandOver("handing the address space over to " + c.title(h.to))
 	return to, nil, false
+}
+
+// hearAll asks everybody in reach for what it knows, and reports whether all
+// have said it or had their time.
+func (c *core) hearAll() bool {
+	h := &c.handOver
+	missing := slices.DeleteFunc(c.mates(), func(p *peer) bool { return p.met })
+	if h.heard = len(missing) == 0 || c.due(h.deadline); h.heard {
+		h.askAt = time.Time{}
+		return true
+	}
+	if h.askAt.IsZero() || c.due(h.askAt) {
+		h.askAt = c.now.Add(handOverAsk)
+		c.wakeAt(h.askAt)
+		for _, p := range missing {
+			c.exchange(p)
+		}
+	}
+	return false
 }
 
 func (c *core) tellHandOver(reason string) {
@@ -206,14 +243,19 @@ func (c *core) offerNext(owned *blockSet) bool {
 	c.wakeAt(h.deadline)
 	h.part, h.leases = blockSet{}, nil
 	for block := range owned.All() {
-		addrs := c.leasedIn.sorted(block)
-		if len(h.leases) > 0 && len(h.leases)+len(addrs) > leasesMost {
+		leased, local := c.leasedIn.sorted(block), c.localIn.sorted(block)
+		if len(h.leases) > 0 && len(h.leases)+len(leased)+len(local) > leasesMost {
 			break
 		}
 		h.part.Add(block)
-		for _, addr := range addrs {
+		for _, addr := range leased {
 			g := c.leased[addr]
 			h.leases = append(h.leases, Granted{g.Host, Lease{Addr: addr, Op: g.Op, Key: g.Key, Label: g.Label}})
+		}
+		// Our own, too: should nothing come of the reset they stay in use.
+		for _, addr := range local {
+			l := c.local[addr]
+			h.leases = append(h.leases, Granted{c.cfg.Self, Lease{Addr: addr, Op: c.lastOp(), Key: l.Key, Label: l.Label}})
 		}
 	}
 	return true
@@ -280,16 +322,10 @@ func (c *core) receiveHandedOver(from crypto.Identity, m HandedOver) {
 	}
 }
 
-// giveAway makes the blocks of the part the peer's. There is no way back. This
-// host's own containers are about to end; if they are not after all, their
-// addresses are what it holds of somebody else's blocks.
+// giveAway makes the blocks of the part the peer's. There is no way back.
 func (c *core) giveAway(to crypto.Identity) {
 	h := &c.handOver
 	for block := range h.part.All() {
-		for _, addr := range c.localIn.sorted(block) {
-			h.parked = append(h.parked, parked{addr, c.local[addr]})
-			c.dropLocal(addr)
-		}
 		c.giveBlock(block, to)
 	}
 	// Another op: an answer to the offer says nothing about this.

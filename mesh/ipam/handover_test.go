@@ -94,6 +94,27 @@ func TestHandOverNobody(t *testing.T) {
 	})
 }
 
+// What the host was given and has not heard of goes along.
+func TestHandOverUnheardGift(t *testing.T) {
+	r := divided(t, "a", "b", "c")
+	a, b := r.nodes[0], r.nodes[1]
+	block := b.anyBlock()
+	r.held = func(_, to *node, body Body) bool { _, ok := body.(State); return ok && to == a }
+	b.give(block, a)
+	r.pass(100 * time.Millisecond)
+	r.held, r.stopped = nil, nil
+	if a.core.ring.Owner(block) == a.id() {
+		t.Fatal("a knows already")
+	}
+	if res := a.answer(a.handOver()); res.Err != nil {
+		t.Fatal(res.Err)
+	}
+	r.same()
+	if n := b.core.ring.Count(a.id()); n > 0 {
+		t.Errorf("%d blocks belong to a host that is about to go", n)
+	}
+}
+
 // One that does not answer is left for the next one, and keeps nothing.
 func TestHandOverNext(t *testing.T) {
 	r := divided(t, "a", "b", "c")
@@ -175,6 +196,46 @@ func TestHandOverHalfSaid(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// That the receiver kept the offer does not say that it has the gift.
+func TestHandOverLateAnswer(t *testing.T) {
+	r := divided(t, "a", "b")
+	a, b := r.nodes[0], r.nodes[1]
+	var acks []flight
+	r.held = func(_, to *node, body Body) bool {
+		m, ok := body.(HandOver)
+		_, ack := body.(HandedOver)
+		return ok && m.Runs[0].Register.Owner == b.id() || ack && len(acks) == 0
+	}
+	x := a.handOver()
+	r.until("b answered", func() bool { return len(r.stopped) > 0 })
+	acks, r.stopped = r.stopped, nil
+	r.until("a gave", func() bool { return a.blocks() == 0 })
+	for _, f := range acks {
+		a.step(messageEvent{f.from.id(), f.data})
+	}
+	wantError(t, a.answer(x).Err, ErrUnreachable, "did not confirm")
+}
+
+// Until the receiver has the blocks it keeps what is leased in them, whatever
+// the holders tell it, since they tell what it has.
+func TestHandOverOfferLasts(t *testing.T) {
+	r := divided(t, "a", "b", "c")
+	a, b, c := r.nodes[0], r.nodes[1], r.nodes[2]
+	b.give(b.anyBlock(), c)
+	r.pass(time.Second)
+	addr := b.lent(a, "x")
+	b.lent(c, "y") // so that b has something to say to c
+	r.held = func(from, _ *node, body Body) bool { _, ok := body.(HandedOver); return ok && from == c }
+	a.handOver()
+	r.until("c keeps the leases", func() bool { _, ok := c.core.leased[addr]; return ok })
+	r.held, r.stopped = nil, nil
+	r.stop(a)
+	r.pass(70 * time.Second)
+	if g := c.core.leased[addr]; g.Host != b.id() {
+		t.Errorf("%s at c: %+v", addr, g)
 	}
 }
 

@@ -21,6 +21,7 @@ const (
 // have.
 type holders struct {
 	dying     map[netip.Addr]time.Time // of holders that died: when they become free
+	doubtful  map[netip.Addr]struct{}  // of those, what only a database says that is not known to be the newest
 	unsettled bool                     // owners changed: claims is to be made anew
 	claims    map[netip.Addr]*request  // addresses that we have and that others must confirm
 	claimAt   time.Time                // of the next look at claims
@@ -29,6 +30,7 @@ type holders struct {
 
 func (h *holders) init() {
 	h.dying = make(map[netip.Addr]time.Time)
+	h.doubtful = make(map[netip.Addr]struct{})
 	h.claims = make(map[netip.Addr]*request)
 }
 
@@ -52,7 +54,6 @@ func (c *core) free(key string, addrs []netip.Addr) []netip.Addr {
 		if r := c.holders.claims[addr]; r != nil {
 			c.endClaim(r)
 		}
-		delete(c.holders.dying, addr)
 		c.dropLocal(addr)
 	}
 	for _, owner := range sortedIDs(owners) {
@@ -76,7 +77,7 @@ func (c *core) rename(addr netip.Addr, key, label string) {
 	h := c.local[addr]
 	h.Key, h.Label = key, label
 	c.setLocal(addr, h)
-	delete(c.holders.dying, addr)
+	c.revive(addr)
 	if r := c.holders.claims[addr]; r != nil {
 		r.key, r.label = key, label
 	}
@@ -96,6 +97,52 @@ func (c *core) dies(addr netip.Addr) {
 	}
 }
 
+// revive ends the grace: somebody uses the address.
+func (c *core) revive(addr netip.Addr) {
+	delete(c.holders.dying, addr)
+	if c.doubtful(addr) {
+		delete(c.holders.doubtful, addr)
+		c.infos.touch(addr)
+	}
+}
+
+func (c *core) doubtful(addr netip.Addr) bool {
+	_, is := c.holders.doubtful[addr]
+	return is
+}
+
+// endDoubt is called when everybody said what they know. What is in our own
+// space is nobody else's then. Of the rest the owners were told that nobody
+// here has it.
+func (c *core) endDoubt() {
+	for _, addr := range sortedAddrs(c.holders.doubtful) {
+		if owner, ok := c.ownerOf(addr); ok && owner == c.cfg.Self {
+			delete(c.holders.doubtful, addr)
+			c.infos.touch(addr)
+		} else {
+			c.dropLocal(addr)
+		}
+	}
+}
+
+// dropDoubtful is called when addr turns out to be somebody's.
+func (c *core) dropDoubtful(addr netip.Addr) {
+	if c.doubtful(addr) {
+		c.dropLocal(addr)
+	}
+}
+
+// trusted reports whether a key that has an address by the database may go on
+// using it. An old copy of it may say what was true once; then the address
+// must be in our own space, and nobody must have said that it is theirs.
+func (c *core) trusted(addr netip.Addr) bool {
+	if !c.sureness.adopted {
+		return false
+	}
+	owner, ok := c.ownerOf(addr)
+	return !c.doubtful(addr) || ok && owner == c.cfg.Self && c.sure()
+}
+
 // adopt takes over what was found attached at the start. It is there whatever
 // the database says, and what the database says beyond it counts as dead.
 func (c *core) adopt(e adoptEvent) {
@@ -111,6 +158,10 @@ func (c *core) adopt(e adoptEvent) {
 	for _, addr := range sortedAddrs(c.local) {
 		if _, ok := found[addr]; !ok {
 			c.dies(addr)
+			if c.sureness.unproven {
+				c.holders.doubtful[addr] = struct{}{}
+				c.infos.touch(addr)
+			}
 		}
 	}
 	s := &c.sureness
@@ -125,7 +176,7 @@ func (c *core) adopt(e adoptEvent) {
 }
 
 func (c *core) adoptAddr(key, label string, addr netip.Addr) {
-	delete(c.holders.dying, addr)
+	c.revive(addr)
 	old, ok := c.local[addr]
 	if ok && old.Key == key {
 		return
@@ -206,7 +257,7 @@ func (c *core) settle() {
 			continue
 		}
 		for addr := range c.localIn[b] {
-			if c.local[addr].Op == 0 {
+			if c.local[addr].Op == 0 && !c.doubtful(addr) {
 				need[addr] = struct{}{}
 			}
 		}

@@ -13,9 +13,8 @@ import (
 )
 
 const (
-	putEvery   = time.Second      // own entries are put at most so often
-	keepEvery  = 10 * time.Second // and what others attached is written
-	calmBefore = 3 * time.Second  // a duplicate lasts so long before it is logged: entries lag behind moves
+	putEvery  = time.Second      // own entries are put at most so often
+	keepEvery = 10 * time.Second // and what others attached is written
 )
 
 // infos is what is known from entries, and what is published.
@@ -38,39 +37,6 @@ type knownKey struct {
 	base netip.Addr
 }
 
-// peer is what is known of another host.
-type peer struct {
-	Peer
-	listed bool      // in the list of known peers
-	since  time.Time // when Alive changed, or we started
-
-	info     *Info                 // nil: none seen
-	groups   map[netip.Addr][]Item // what it last said it uses
-	raw      map[string][]byte     // the entries that these came from
-	alien    netip.Prefix          // the range of its messages, when it is another one
-	heard    bool                  // a message came since it is alive
-	garbled  bool                  // a message of it was not understood; logged
-	reminded bool                  // of --ipalloc-reclaim-after
-
-	met      bool      // has finished an exchange, see sureness
-	greeted  bool      // has got a Digest since it is alive
-	asked    time.Time // when it got the last one
-	exchange uint64    // of that
-	against  []Fence   // pending there with this host as the target
-
-	wantOp uint64 // the highest op of its Wants
-	heldOp uint64 // the highest op of its Helds
-	lastOp uint64 // the highest op of all, also in former starts
-	wanted bool   // it got a Want since the last full Held
-}
-
-// duplicate is an address that two hosts use.
-type duplicate struct {
-	users []crypto.Identity // ascending
-	since time.Time
-	told  bool
-}
-
 func (i *infos) init() {
 	i.names = make(map[crypto.Name]crypto.Identity)
 	i.byGroup = make(map[netip.Addr]map[crypto.Identity]struct{})
@@ -87,84 +53,6 @@ func (i *infos) touch(addr netip.Addr) {
 	i.dirty[base] = struct{}{}
 	i.look[base] = struct{}{}
 	i.changed = true
-}
-
-// peer returns the record of a host, made when there is none.
-func (c *core) peer(id crypto.Identity) *peer {
-	p := c.peers[id]
-	if p == nil {
-		p = &peer{Peer: Peer{ID: id, Name: id.Name()}, since: c.now, groups: make(map[netip.Addr][]Item), raw: make(map[string][]byte)}
-		c.peers[id] = p
-	}
-	return p
-}
-
-// setPeers takes over the list of known peers.
-func (c *core) setPeers(list []Peer, targets int) {
-	first := !c.peersKnown
-	c.peersKnown, c.targets = true, targets
-	for _, p := range c.peers {
-		p.listed = false
-	}
-	clear(c.infos.names)
-	for _, l := range list {
-		if l.ID == c.cfg.Self {
-			continue
-		}
-		p := c.peer(l.ID)
-		alive := p.Alive
-		p.Peer, p.listed = l, true
-		c.infos.names[l.Name] = l.ID
-		if alive != l.Alive {
-			c.aliveChanged(p)
-		}
-		if !first {
-			continue
-		}
-		c.sureness.mustMeet = true
-	}
-	for _, id := range sortedIDs(c.peers) {
-		if p := c.peers[id]; !p.listed {
-			c.unlisted(p)
-		}
-	}
-	c.sureness.look = true
-	c.retry()
-}
-
-func (c *core) aliveChanged(p *peer) {
-	p.since = c.now
-	p.heard, p.greeted, p.asked, p.reminded = false, false, time.Time{}, false
-	for base := range p.groups {
-		c.infos.look[base] = struct{}{}
-	}
-	if p.Alive {
-		c.requests.hurry = true
-	} else {
-		c.closeAsksOf(p.ID)
-	}
-}
-
-// unlisted handles a peer that is not known to the mesh: one that left for
-// good, was expelled, or was never met. It is remembered if it has space.
-func (c *core) unlisted(p *peer) {
-	if p.Alive {
-		p.Alive = false
-		c.aliveChanged(p)
-	}
-	if c.ring != nil && c.ring.Count(p.ID) > 0 || len(c.leasedTo[p.ID]) > 0 {
-		return
-	}
-	if _, removed := c.removedEpoch(p.ID); removed {
-		return
-	}
-	for _, base := range sortedAddrs(p.groups) {
-		c.setGroup(p, base, nil)
-	}
-	if p.lastOp > 0 {
-		c.forget(&storedOp{Host: p.ID})
-	}
-	delete(c.peers, p.ID)
 }
 
 // setEntries takes over the entries of others. Those of a host that is not in
@@ -321,7 +209,7 @@ func (c *core) ownInfo() Info {
 func (c *core) ownItems(base netip.Addr) []Item {
 	var items []Item
 	for i, addr := uint8(0), base; i < groupSize && addr.IsValid(); i, addr = i+1, addr.Next() {
-		if h, ok := c.local[addr]; ok {
+		if h, ok := c.local[addr]; ok && !c.doubtful(addr) {
 			items = append(items, Item{Offset: i, Label: h.Label})
 		}
 	}

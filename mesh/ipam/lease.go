@@ -180,7 +180,7 @@ func (c *core) receiveHeld(p *peer, h Held) {
 	}
 	over := h.Dropped
 	if h.Full {
-		over = append(slices.Clone(over), c.leasedTo.sorted(p.ID)...)
+		over = append(slices.Clone(over), c.leasesIn(p.ID, h.Blocks)...)
 	}
 	for _, addr := range over {
 		g, ok := c.leased[addr]
@@ -194,6 +194,7 @@ func (c *core) receiveHeld(p *peer, h Held) {
 		if !ok || c.ring.Owner(block) != c.cfg.Self {
 			continue
 		}
+		c.dropDoubtful(l.Addr)
 		if taken, is := c.conflict(p.ID, l.Addr); is {
 			if conflicts++; conflicts <= conflictsMost {
 				c.send(p.ID, taken)
@@ -207,21 +208,40 @@ func (c *core) receiveHeld(p *peer, h Held) {
 	}
 }
 
+// leasesIn returns the addresses that a host has of some of our blocks.
+func (c *core) leasesIn(id crypto.Identity, spans []Span) []netip.Addr {
+	var blocks blockSet
+	for _, s := range spans {
+		for b := s.First; b < s.First+s.Count; b++ {
+			blocks.Add(b)
+		}
+	}
+	return slices.DeleteFunc(c.leasedTo.sorted(id), func(addr netip.Addr) bool {
+		b, ok := c.geo.Block(addr)
+		return !ok || !blocks.Has(b)
+	})
+}
+
 // heldFor returns everything that this host has of the blocks of another.
 func (c *core) heldFor(id crypto.Identity) Held {
 	h := c.heldHead(id)
+	blocks := c.blocksOf(id)
 	for _, b := range sortedKeys(c.localIn, cmp.Compare[int]) {
-		if owner, ok := c.resolve(c.ring.Owner(b)); !ok || owner != id {
+		if !blocks.Has(b) {
 			continue
 		}
 		for _, addr := range c.localIn.sorted(b) {
+			if c.doubtful(addr) {
+				continue
+			}
 			l := c.local[addr]
 			h.Held = append(h.Held, Lease{Addr: addr, Op: l.Op, Key: l.Key, Label: l.Label})
 		}
 	}
-	h.Full = c.sureness.adopted
 	if len(h.Held) > maxAddresses {
-		h.Held, h.Full = h.Held[:maxAddresses], false
+		h.Held = h.Held[:maxAddresses]
+	} else if c.sureness.adopted {
+		h.Full, h.Blocks = true, blocks.Spans()
 	}
 	return h
 }

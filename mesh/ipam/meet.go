@@ -11,6 +11,9 @@ import (
 // meetAsk is the least time between two requests for another ring.
 const meetAsk = time.Second
 
+// meetLook is how often rings are compared although nothing of them changed.
+const meetLook = 10 * time.Second
+
 // meeting is what this host knows of other rings for the same range: hosts
 // that were apart divided it twice. A side that uses no address yet gives up
 // its ring. If both use some, both go on with what they have, and the operator
@@ -18,6 +21,8 @@ const meetAsk = time.Second
 type meeting struct {
 	// Owned by the run loop.
 	look     bool // infos changed
+	lookAt   time.Time
+	unused   bool // nothing is used here, by us or by our leave
 	askAt    time.Time
 	wanted   RingID          // that is to be ours
 	conflict RingID          // that stays apart; zero: none
@@ -99,9 +104,16 @@ func (c *core) usedIn(id RingID) uint64 {
 // stepMeet looks for other rings and asks for one that is to be ours.
 func (c *core) stepMeet() {
 	m := &c.meeting
-	if m.look {
+	if unused := len(c.local)+len(c.leased) == 0; unused != m.unused {
+		m.unused, m.look = unused, true
+	}
+	if m.look || c.due(m.lookAt) {
 		m.look = false
 		c.lookForRings()
+		if m.lookAt = (time.Time{}); len(c.peers) > 0 {
+			m.lookAt = c.now.Add(meetLook)
+			c.wakeAt(m.lookAt)
+		}
 	}
 	if m.wanted.IsZero() || c.handingOver() || !m.askAt.IsZero() && !c.due(m.askAt) {
 		return

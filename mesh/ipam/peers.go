@@ -1,15 +1,114 @@
 package ipam
 
 import (
-	"log/slog"
-	"maps"
 	"net/netip"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/weftnet/weft/crypto"
 )
+
+// peer is what is known of another host.
+type peer struct {
+	Peer
+	listed bool      // in the list of known peers
+	since  time.Time // when Alive changed, or we started
+
+	info     *Info                 // nil: none seen
+	groups   map[netip.Addr][]Item // what it last said it uses
+	raw      map[string][]byte     // the entries that these came from
+	alien    netip.Prefix          // the range of its messages, when it is another one
+	heard    bool                  // a message came since it is alive
+	garbled  bool                  // a message of it was not understood; logged
+	reminded bool                  // of --ipalloc-reclaim-after
+
+	met      bool      // has finished an exchange, see sureness
+	greeted  bool      // has got a Digest since it is alive
+	asked    time.Time // when it got the last one
+	exchange uint64    // of that
+	against  []Fence   // pending there with this host as the target
+
+	wantOp uint64 // the highest op of its Wants
+	heldOp uint64 // the highest op of its Helds
+	lastOp uint64 // the highest op of all, also in former starts
+	wanted bool   // it got a Want since the last full Held
+}
+
+// peer returns the record of a host, made when there is none.
+func (c *core) peer(id crypto.Identity) *peer {
+	p := c.peers[id]
+	if p == nil {
+		p = &peer{Peer: Peer{ID: id, Name: id.Name()}, since: c.now, groups: make(map[netip.Addr][]Item), raw: make(map[string][]byte)}
+		c.peers[id] = p
+	}
+	return p
+}
+
+// setPeers takes over the list of known peers.
+func (c *core) setPeers(list []Peer, targets int) {
+	first := !c.peersKnown
+	c.peersKnown, c.targets = true, targets
+	for _, p := range c.peers {
+		p.listed = false
+	}
+	clear(c.infos.names)
+	for _, l := range list {
+		if l.ID == c.cfg.Self {
+			continue
+		}
+		p := c.peer(l.ID)
+		alive := p.Alive
+		p.Peer, p.listed = l, true
+		c.infos.names[l.Name] = l.ID
+		if alive != l.Alive {
+			c.aliveChanged(p)
+		}
+		if first { // space may have been taken from us while we were off
+			c.sureness.mustMeet = true
+		}
+	}
+	for _, id := range sortedIDs(c.peers) {
+		if p := c.peers[id]; !p.listed {
+			c.unlisted(p)
+		}
+	}
+	c.sureness.look = true
+	c.retry()
+}
+
+func (c *core) aliveChanged(p *peer) {
+	p.since = c.now
+	p.heard, p.greeted, p.asked, p.reminded = false, false, time.Time{}, false
+	for base := range p.groups {
+		c.infos.look[base] = struct{}{}
+	}
+	if p.Alive {
+		c.requests.hurry = true
+	} else {
+		c.closeAsksOf(p.ID)
+	}
+}
+
+// unlisted handles a peer that is not known to the mesh: one that left for
+// good, was expelled, or was never met. It is remembered if it has space.
+func (c *core) unlisted(p *peer) {
+	if p.Alive {
+		p.Alive = false
+		c.aliveChanged(p)
+	}
+	if c.ring != nil && c.ring.Count(p.ID) > 0 || len(c.leasedTo[p.ID]) > 0 {
+		return
+	}
+	if _, removed := c.removedEpoch(p.ID); removed {
+		return
+	}
+	for _, base := range sortedAddrs(p.groups) {
+		c.setGroup(p, base, nil)
+	}
+	if p.lastOp > 0 {
+		c.forget(&storedOp{Host: p.ID})
+	}
+	delete(c.peers, p.ID)
+}
 
 // takesPart reports whether p has an allocator with our range, as far as is
 // known.
@@ -123,77 +222,4 @@ func (c *core) titles(ids []crypto.Identity) []string {
 		list[i] = c.title(id)
 	}
 	return list
-}
-
-// lookAt finds the duplicates in a group.
-func (c *core) lookAt(base netip.Addr) {
-	users := make(map[netip.Addr][]crypto.Identity)
-	for _, item := range c.ownItems(base) {
-		addr := offset(base, item.Offset)
-		users[addr] = append(users[addr], c.cfg.Self)
-	}
-	for _, id := range sortedIDs(c.infos.byGroup[base]) {
-		p := c.peers[id]
-		if !p.Alive || !c.takesPart(p) {
-			continue
-		}
-		for _, item := range p.groups[base] {
-			addr := offset(base, item.Offset)
-			users[addr] = append(users[addr], id)
-		}
-	}
-	for i := range uint8(groupSize) {
-		addr := offset(base, i)
-		old, now := c.infos.twice[addr], users[addr]
-		switch {
-		case len(now) < 2 && old != nil:
-			if delete(c.infos.twice, addr); old.told {
-				c.logf(slog.LevelInfo, "address no longer used twice", "address", addr)
-			}
-		case len(now) >= 2 && old == nil:
-			slices.SortFunc(now, crypto.Identity.Compare)
-			c.infos.twice[addr] = &duplicate{users: now, since: c.now}
-		case len(now) >= 2:
-			slices.SortFunc(now, crypto.Identity.Compare)
-			old.users = now
-		}
-	}
-}
-
-func offset(base netip.Addr, n uint8) netip.Addr {
-	b := base.AsSlice()
-	b[len(b)-1] |= n
-	addr, _ := netip.AddrFromSlice(b)
-	return addr
-}
-
-// tellDuplicates logs those that last.
-func (c *core) tellDuplicates() {
-	if len(c.infos.twice) == 0 {
-		return
-	}
-	for _, addr := range sortedAddrs(c.infos.twice) {
-		d := c.infos.twice[addr]
-		if !d.told && c.due(d.since.Add(calmBefore)) {
-			d.told = true
-			c.logf(slog.LevelWarn, "address used twice: detach one of them", "address", addr,
-				"hosts", strings.Join(c.titles(d.users), " "))
-		}
-	}
-}
-
-// remind asks the operator what should become of space that has been out of
-// reach for long.
-func (c *core) remind() {
-	if c.cfg.ReclaimAfter <= 0 || c.ring == nil {
-		return
-	}
-	for _, p := range slices.SortedFunc(maps.Values(c.peers), func(a, b *peer) int { return a.ID.Compare(b.ID) }) {
-		if p.Alive || p.reminded || c.ring.Count(p.ID) == 0 || !c.due(p.since.Add(c.cfg.ReclaimAfter)) {
-			continue
-		}
-		p.reminded = true
-		c.logf(slog.LevelWarn, "space of a peer has been out of reach for long: if it is gone, use rmpeer",
-			"peer", c.title(p.ID), "since", p.since.Format(time.DateTime), "blocks", c.ring.Count(p.ID))
-	}
 }

@@ -71,7 +71,8 @@ func (c *core) load(values map[string][]byte, proven bool) {
 		case *storedKnown:
 			c.loadKnown(*s)
 		case *storedOp:
-			c.peer(s.Host).lastOp = s.Op
+			p := c.peer(s.Host)
+			p.lastOp = max(p.lastOp, s.Op)
 		}
 	}
 	c.startSure(proven && !meta.Unsure, len(parsed) == 0)
@@ -166,19 +167,17 @@ func (c *core) ringChanged() {
 	c.retry()
 }
 
-// setRegister takes reg for a block if it beats what is known, and reports
-// whether it did.
-func (c *core) setRegister(block int, reg Register) bool {
+// setRegister takes reg for a block if it beats what is known.
+func (c *core) setRegister(block int, reg Register) {
 	before := c.ring.Owner(block)
 	if !c.ring.Merge(block, reg) {
-		return false
+		return
 	}
 	c.put(&storedBlock{block, reg})
 	c.changed.Add(block)
 	if after := reg.Owner; before != after {
 		c.ownerChanged(block, before, after)
 	}
-	return true
 }
 
 func (c *core) ownerChanged(block int, before, after crypto.Identity) {
@@ -200,19 +199,16 @@ func (c *core) ownerChanged(block int, before, after crypto.Identity) {
 }
 
 // mergeRuns merges registers that others sent, but for those that a pending
-// fence keeps out, and returns the blocks of which something was news.
-func (c *core) mergeRuns(runs []Run) (news blockSet) {
+// fence keeps out.
+func (c *core) mergeRuns(runs []Run) {
 	for _, run := range runs {
 		if run.First < 0 || run.First >= c.geo.Blocks() || c.fenced(run.Register) {
 			continue
 		}
 		for b := run.First; b-run.First < run.Count && b < c.geo.Blocks(); b++ {
-			if c.setRegister(b, run.Register) {
-				news.Add(b)
-			}
+			c.setRegister(b, run.Register)
 		}
 	}
-	return news
 }
 
 // setLocal makes addr an address of this host's container.
@@ -228,6 +224,8 @@ func (c *core) dropLocal(addr netip.Addr) {
 	if !c.unindexLocal(addr) {
 		return
 	}
+	delete(c.holders.dying, addr)
+	delete(c.holders.doubtful, addr)
 	c.forget(&storedLocal{Lease{Addr: addr}})
 	c.infos.touch(addr)
 	c.retry()
@@ -294,6 +292,9 @@ func (c *core) indexLease(addr netip.Addr, g grant) {
 	c.leasedIn.add(block, addr)
 	c.leasedTo.add(g.Host, addr)
 	c.used.Use(addr)
+	// A holder that forgot this op must hear of it, or it could never end the lease.
+	p := c.peer(g.Host)
+	p.lastOp = max(p.lastOp, g.Op)
 }
 
 func (c *core) unindexLease(addr netip.Addr) bool {

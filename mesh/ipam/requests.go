@@ -217,6 +217,7 @@ func (c *core) granted(a *ask, addr netip.Addr) {
 		}
 		return
 	}
+	c.dropDoubtful(addr)
 	if _, used := c.local[addr]; used || !r.subnet.Contains(addr) || c.geo.Reserved(addr, r.subnet) {
 		c.askRefused(a, false) // its owner forgot that we have it; Held reminds it
 		return

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -297,7 +298,7 @@ func (a *Allocator) reload(now time.Time) bool {
 // carryOut does what the core wants, after its writes are on the disk.
 func (a *Allocator) carryOut(out effects) {
 	for _, l := range out.Logs {
-		a.log.Log(context.Background(), l.Level, l.Msg, l.Args...)
+		a.say(l)
 	}
 	for _, l := range out.Sends {
 		a.cfg.Net.Send(l.To, l.Data)
@@ -320,6 +321,16 @@ func (a *Allocator) carryOut(out effects) {
 			delete(a.open, r.Ticket)
 			c.answer(r.Result)
 		}
+	}
+}
+
+// say logs a line of the core, which has no log of its own.
+func (a *Allocator) say(l logLine) {
+	ctx := context.Background()
+	if h := a.log.Handler(); h.Enabled(ctx, l.Level) {
+		r := slog.NewRecord(time.Now(), l.Level, l.Msg, 0)
+		r.Add(l.Args...)
+		_ = h.Handle(ctx, r) // as slog does
 	}
 }
 
@@ -368,7 +379,7 @@ func (a *Allocator) publish() {
 			s.Warnings = append(s.Warnings, a.damage)
 		}
 	} else {
-		s.Warnings = append(s.Warnings[:len(s.Warnings):len(s.Warnings)], a.failure.Error())
+		s.Warnings = append(slices.Clip(s.Warnings), a.failure.Error())
 	}
 	a.published.Store(&s)
 }

@@ -1,141 +1,19 @@
 package ipam
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
+	"maps"
 	"net/netip"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/weftnet/weft/crypto"
 )
-
-// wire carries messages between allocators that run, at once.
-type wire struct {
-	mu      sync.Mutex // guards the fields below
-	ends    map[crypto.Identity]*end
-	broken  bool
-	letters int
-	bytes   int
-}
-
-// end is one allocator on a wire, and its [Net].
-type end struct {
-	wire    *wire
-	id      crypto.Identity
-	a       *Allocator
-	entries map[string][]byte // guarded by wire.mu
-	stop    func()
-}
-
-func newWire() *wire { return &wire{ends: make(map[crypto.Identity]*end)} }
-
-func (e *end) deliver(to crypto.Identity, msg []byte) {
-	e.wire.mu.Lock()
-	other := e.wire.ends[to]
-	if other == e || e.wire.broken {
-		other = nil
-	}
-	e.wire.letters, e.wire.bytes = e.wire.letters+1, e.wire.bytes+len(msg)
-	e.wire.mu.Unlock()
-	if other != nil && other.a != nil {
-		other.a.Receive(e.id, msg)
-	}
-}
-
-func (e *end) Send(to crypto.Identity, msg []byte) { e.deliver(to, msg) }
-
-func (e *end) Broadcast(msg []byte) {
-	e.wire.mu.Lock()
-	ids := sortedIDs(e.wire.ends)
-	e.wire.mu.Unlock()
-	for _, id := range ids {
-		e.deliver(id, msg)
-	}
-}
-
-func (e *end) Put(key string, value []byte) error {
-	e.wire.mu.Lock()
-	defer e.wire.mu.Unlock()
-	e.entries[key] = value
-	return nil
-}
-
-func (e *end) Delete(key string) error {
-	e.wire.mu.Lock()
-	defer e.wire.mu.Unlock()
-	delete(e.entries, key)
-	return nil
-}
-
-func (e *end) Expel(crypto.Identity) {}
-
-func identity(n byte) crypto.Identity { return crypto.Identity{n, 1, 2, 3} }
-
-// plug opens an allocator with a store in memory and runs it.
-func (w *wire) plug(t testing.TB, n byte, s store, change func(*Config)) *end {
-	t.Helper()
-	e := &end{wire: w, id: identity(n), entries: make(map[string][]byte)}
-	cfg := Config{Self: e.id, Name: e.id.Name(), Range: netip.MustParsePrefix("10.32.0.0/16"), Net: e, New: true, Log: testLog(t)}
-	if change != nil {
-		change(&cfg)
-	}
-	var err error
-	if e.a, err = open(cfg, s, false); err != nil {
-		t.Fatal(err)
-	}
-	w.mu.Lock()
-	w.ends[e.id] = e
-	w.mu.Unlock()
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := e.a.Run(ctx); err != nil {
-			t.Error(err)
-		}
-	}()
-	e.stop = func() {
-		cancel()
-		<-done
-	}
-	return e
-}
-
-// meet tells everybody who is there and what they put.
-func (w *wire) meet() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, e := range w.ends {
-		var peers []Peer
-		var entries []Entry
-		for _, id := range sortedIDs(w.ends) {
-			if id == e.id {
-				continue
-			}
-			peers = append(peers, Peer{ID: id, Name: id.Name(), Nickname: fmt.Sprintf("host%d", id[0]), Alive: !w.broken})
-			for _, k := range sortedStrings(w.ends[id].entries) {
-				entries = append(entries, Entry{id, k, w.ends[id].entries[k]})
-			}
-		}
-		e.a.SetPeers(peers)
-		e.a.SetEntries(entries)
-	}
-}
-
-func (e *end) adopt(t testing.TB) {
-	t.Helper()
-	if err := e.a.Adopt(context.Background(), nil); err != nil {
-		t.Fatal(err)
-	}
-}
 
 func TestRunSingle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -236,7 +114,7 @@ func TestRunDiskFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
 		w := newWire()
-		disk := newMemoryStore()
+		disk := newSharedStore()
 		e := w.plug(t, 1, disk, func(c *Config) { c.Range = netip.MustParsePrefix("10.32.0.0/30") })
 		w.meet()
 		e.adopt(t)
@@ -255,8 +133,8 @@ func TestRunDiskFull(t *testing.T) {
 		})
 		time.Sleep(time.Second)
 		full := errors.New("no space left on device")
-		disk.fail = full
-		before := disk.snapshot()
+		var before map[string][]byte
+		disk.change(func(m *memoryStore) { m.fail, before = full, m.snapshot() })
 		if _, err := e.a.Release(ctx, "a", nil); !errors.Is(err, full) || !errors.Is(err, ErrStore) {
 			t.Errorf("release: %v", err)
 		}
@@ -268,10 +146,12 @@ func TestRunDiskFull(t *testing.T) {
 		if s := e.a.Status(); s.Active != 2 {
 			t.Errorf("%+v", s)
 		}
-		if len(before) != len(disk.values) {
-			t.Error("something was written")
-		}
-		disk.fail = nil
+		disk.change(func(m *memoryStore) {
+			if !maps.EqualFunc(before, m.values, bytes.Equal) {
+				t.Error("something was written")
+			}
+		})
+		disk.change(func(m *memoryStore) { m.fail = nil })
 		time.Sleep(3 * time.Second)
 		if p, err := e.a.Allocate(ctx, Request{Key: "b"}); err != nil || p.Addr() != netip.MustParseAddr("10.32.0.2") {
 			t.Errorf("b: %v %v", p, err)
@@ -380,20 +260,4 @@ func TestOpenRealStore(t *testing.T) {
 			t.Errorf("%s in %s was taken", c.Subnet, c.Range)
 		}
 	}
-}
-
-func TestRunLeavesNoGoroutine(t *testing.T) {
-	before := runtime.NumGoroutine()
-	synctest.Test(t, func(t *testing.T) {
-		e := newWire().plug(t, 1, newMemoryStore(), nil)
-		e.stop()
-	})
-	if n := runtime.NumGoroutine(); n > before {
-		t.Errorf("%d goroutines more", n-before)
-	}
-}
-
-// testLog returns a logger whose lines a failed test shows.
-func testLog(t testing.TB) *slog.Logger {
-	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/weftnet/weft/crypto"
 )
 
 // heal ends every fault: everybody is reached, no letter is lost, disks have
@@ -16,13 +18,35 @@ func (w *world) heal() {
 	for _, h := range w.hosts {
 		h.disk.fails, h.frozen, h.doom = 0, 0, doomNone
 	}
-	w.advance(w.now + 45*time.Second) // until takeovers and hand-overs came to an end
+	w.advance(w.now + 20*time.Second)
+	for w.removing > 0 && w.err == nil { // who is being removed has to stay off
+		w.advance(w.now + 10*time.Second)
+	}
 	for _, h := range w.hosts {
-		if !h.removed {
+		if !h.removed || w.force {
 			h.start()
 		}
 	}
-	w.advance(w.now + 150*time.Second)
+	w.advance(w.now + 25*time.Second)
+	w.clear()
+	w.advance(w.now + 75*time.Second)
+}
+
+// clear does what the operator has to do when a host left for good and space
+// was given to it that it never heard of.
+func (w *world) clear() {
+	for _, p := range w.hosts {
+		by := w.pick(func(h *host) bool { return h.on && h.core.ring != nil && h.core.ring.Count(p.id) > 0 })
+		if p.left && by != nil {
+			w.count["rmpeer of hosts that left"]++
+			by.ask(nil, func(t ticket) event {
+				w.note(by, "%d: rmpeer of %s, which left", t, p.nick)
+				return removeEvent{Ticket: t, Peers: []crypto.Identity{p.id}}
+			}, func(r result) {
+				w.note(by, "rmpeer of %s: %v", p.nick, r.Err)
+			})
+		}
+	}
 }
 
 // audit compares what every host knows with what is, in a world that healed.
@@ -32,6 +56,11 @@ func (w *world) audit() {
 	}
 	w.count["audits"]++
 	w.auditRings()
+	for _, h := range w.hosts {
+		if h.on && !h.core.sure() {
+			w.fail(-1, "%s is not sure although it could ask everybody", h.nick)
+		}
+	}
 	w.auditAddresses()
 	w.auditWaits()
 	w.auditDuplicates()
@@ -57,9 +86,6 @@ func (w *world) auditRings() {
 					w.fail(b, "%s and %s have different registers of block %d", first.nick, h.nick, b)
 				}
 			}
-		}
-		if h.on && !h.core.sure() {
-			w.fail(-1, "%s is not sure although it could ask everybody", h.nick)
 		}
 	}
 	if first == nil || w.rings {
@@ -233,4 +259,45 @@ func (w *world) auditDuplicates() {
 			w.count["duplicates reported"]++
 		}
 	}
+}
+
+// watchDuplicates checks, as long as the world lasts, that an address with
+// users on two hosts that have met again is listed by one of them. Entries
+// take some seconds to arrive, more when letters are lost.
+func (w *world) watchDuplicates() {
+	const patience = 15 * time.Second
+	since := make(map[netip.Addr]time.Duration)
+	var again func()
+	again = func() {
+		now := make(map[netip.Addr]time.Duration)
+		for _, a := range sortedAddrs(w.truth.users) {
+			users := w.truth.users[a]
+			if len(users) < 2 || !w.met(users[0].h, users[1].h) {
+				continue
+			}
+			now[a] = w.now
+			if t, ok := since[a]; ok {
+				now[a] = t
+			} else {
+				w.count["duplicates of hosts that met"]++
+			}
+			if w.now-now[a] > patience && !users[0].h.lists(a) && !users[1].h.lists(a) {
+				block, _ := w.geo.Block(a)
+				w.fail(block, "neither %s nor %s lists %s as a duplicate, %v after they met", users[0].h.nick, users[1].h.nick, a, patience)
+			}
+		}
+		since = now
+		w.after(time.Second, again)
+	}
+	again()
+}
+
+// met reports whether two hosts run, for a while already, and know that the
+// other one does.
+func (w *world) met(a, b *host) bool {
+	return a.on && b.on && a.alive[b.n] && b.alive[a.n] && w.net.linked(a, b) && w.now > a.frozen && w.now > b.frozen
+}
+
+func (h *host) lists(a netip.Addr) bool {
+	return slices.ContainsFunc(h.core.status().Duplicates, func(d Duplicate) bool { return d.Addr == a })
 }

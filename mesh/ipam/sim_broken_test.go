@@ -23,17 +23,19 @@ func TestSimNotices(t *testing.T) {
 		apply func(r *rules)
 	}{
 		{"a block is given away without a higher version", func(r *rules) { r.sabotage.sameVersion = true }},
-		{"rmpeer asks nobody", func(r *rules) { r.sabotage.unasked, r.faults = true, 0.1 }},
-		{"an old copy of the database is believed", func(r *rules) { r.sabotage.trusting, r.oldDisk = true, true }},
-		{"local addresses are not written", func(r *rules) {
-			r.loseWrite = func(x write) bool { return strings.HasPrefix(x.Key, "l/") && x.Value != nil }
+		{"rmpeer asks nobody", func(r *rules) {
+			r.sabotage.unasked, r.hosts, r.late, r.script = true, 3, 0, donorDies
 		}},
+		{"an old copy of the database is believed", func(r *rules) { r.sabotage.trusting, r.oldDisk = true, true }},
 		{"leases are not written", func(r *rules) {
 			r.space, r.narrow = netip.MustParsePrefix("10.32.0.0/16"), 0.9
-			r.loseWrite = func(x write) bool { return strings.HasPrefix(x.Key, "x/") && x.Value != nil }
+			r.loseWrite = func(_ *disk, x write) bool { return strings.HasPrefix(x.Key, "x/") && x.Value != nil }
 		}},
 		{"blocks that are given away are not written", func(r *rules) {
-			r.loseWrite = func(x write) bool { return strings.HasPrefix(x.Key, "b/") }
+			r.loseWrite = func(d *disk, x write) bool {
+				_, known := d.now[x.Key]
+				return known && strings.HasPrefix(x.Key, "b/")
+			}
 		}},
 		{"a lease ends by time", func(r *rules) {
 			r.space, r.narrow = netip.MustParsePrefix("10.32.0.0/16"), 0.9
@@ -56,7 +58,7 @@ func TestSimNotices(t *testing.T) {
 				done += w.done
 				if err != nil {
 					first, _, _ := strings.Cut(err.Error(), "\n")
-					t.Logf("noticed after %d operations: %s", done, first)
+					t.Logf("%s: noticed in seed %d, after %d operations: %s", tt.name, seed, done, first)
 					return
 				}
 			}

@@ -13,7 +13,7 @@ type disk struct {
 	past  [][]write // every batch ever written to this database
 	marks int       // len(past) as the mark says; -1: no mark
 	fails int       // so many of the next saves fail
-	lose  func(write) bool
+	lose  func(*disk, write) bool
 }
 
 var errDiskFull = errors.New("save: no space left on device")
@@ -32,7 +32,7 @@ func (d *disk) save(batch []write) error {
 	if d.lose != nil {
 		var kept []write
 		for _, x := range batch {
-			if !d.lose(x) {
+			if !d.lose(d, x) {
 				kept = append(kept, x)
 			}
 		}

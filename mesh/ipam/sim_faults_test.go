@@ -39,6 +39,8 @@ func (w *world) fault() {
 		return
 	}
 	switch x := w.rnd.IntN(100); {
+	case w.p(w.rules.remove):
+		w.remove(h)
 	case x < 28:
 		h.doom = doom(1 + w.rnd.IntN(int(dooms)-1))
 		w.reviveLater(h)
@@ -155,11 +157,14 @@ func (w *world) oldCopy(h *host) {
 		h.reboot("its disk is replaced")
 	}
 	n := len(h.disk.past)
-	if w.p(0.3) {
+	switch {
+	case h.floor > 0 && !w.force:
+		w.count["old copies that know who took space"]++
+		h.disk.restore(h.floor + w.rnd.IntN(n-h.floor+1))
+	case w.p(0.3):
 		h.disk.wipe()
-	} else {
-		back := 1 + w.rnd.IntN(1+min(n, 200))
-		h.disk.restore(max(0, n-back))
+	default:
+		h.disk.restore(w.rnd.IntN(n + 1))
 	}
 	w.note(h, "goes back by %d of %d saves", n-len(h.disk.past), n)
 	h.stale = "old copy"
@@ -179,7 +184,7 @@ func (h *host) watch() {
 		}
 		if s := h.core.sureness; !s.mustMeet && !s.unproven {
 			w.note(h, "is sure again")
-			h.stale, h.removed = "", false
+			h.stale = ""
 			w.truth.alone(h, h.mine)
 			return
 		}
@@ -288,6 +293,9 @@ func (h *host) leave() {
 			return
 		}
 		w.count["hand-overs"]++
+		if to := w.byID[r.To]; to != nil {
+			to.floor = len(to.disk.past)
+		}
 		h.stop("it leaves")
 		h.left, h.advert, h.mine, h.dead = true, gone, blockSet{}, nil
 		for _, g := range w.hosts {
@@ -307,6 +315,10 @@ func (w *world) remove(p *host) {
 	if !w.takeover || len(w.running()) < 3 || w.truth.ring.IsZero() {
 		return
 	}
+	if w.force && w.p(0.7) {
+		w.removeLive(p)
+		return
+	}
 	targets := []*host{p}
 	for _, h := range w.hosts {
 		if h != p && !h.left && !h.removed && !h.leaving && (h.down || !h.on && w.p(0.5)) && len(targets) < 3 {
@@ -317,10 +329,53 @@ func (w *world) remove(p *host) {
 		h.reboot("switched off")
 		h.down = true
 	}
+	if w.p(0.7) { // or else it is mostly refused, as somebody is out of reach
+		w.after(3*time.Second, func() {
+			w.net.mend()
+			for _, h := range w.hosts {
+				if !h.down && !h.removed {
+					h.start()
+				}
+			}
+		})
+	}
 	w.after(w.between(3*time.Second, 10*time.Second), func() { w.takeOver(targets) })
 	if w.p(0.2) {
 		w.after(w.between(3*time.Second, 10*time.Second), func() { w.takeOver(targets) })
 	}
+}
+
+// removeLive cuts a host off and lets others take its space over although it
+// goes on.
+func (w *world) removeLive(p *host) {
+	friend := w.hosts[w.rnd.IntN(len(w.hosts))]
+	w.net.mend()
+	w.net.sides(func(h *host) int {
+		if h == p || h == friend {
+			return 1
+		}
+		return 0
+	})
+	w.note(p, "is cut off together with %s, to be removed", friend.nick)
+	w.after(w.between(4*time.Second, 8*time.Second), func() {
+		by := w.pick(func(h *host) bool {
+			return h.on && !h.leaving && h.core.ring != nil && h != p && h.knows(p) && !h.alive[p.n]
+		})
+		if by != nil {
+			w.removing++
+			by.ask(nil, func(t ticket) event {
+				w.note(by, "%d: rmpeer --force of %s, which runs", t, p.nick)
+				return removeEvent{Ticket: t, Peers: []crypto.Identity{p.id}, Force: true}
+			}, func(r result) {
+				w.removing--
+				w.note(by, "rmpeer: %+v %v", r.Taken, r.Err)
+				if r.Err == nil {
+					w.count["takeovers of live hosts"]++
+				}
+			})
+		}
+	})
+	w.after(w.between(20*time.Second, 60*time.Second), w.net.mend)
 }
 
 // takeOver is `weft rmpeer` of hosts that are switched off. Until it has ended
@@ -353,6 +408,7 @@ func (w *world) takeOver(targets []*host) {
 		switch {
 		case r.Err == nil:
 			w.count["takeovers"]++
+			by.floor = len(by.disk.past)
 		default:
 			w.count["takeovers refused"]++
 		}

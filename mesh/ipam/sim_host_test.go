@@ -34,6 +34,7 @@ type host struct {
 
 	core   *core
 	disk   disk
+	floor  int           // saves that no old copy lacks
 	skew   time.Duration // of the clock
 	frozen time.Duration // the process does not run before
 	inbox  []event
@@ -147,15 +148,15 @@ func (h *host) start() {
 		return
 	}
 	w := h.w
-	h.on, h.down, h.adopted = true, false, false
+	h.on, h.down, h.adopted, h.removed = true, false, false, false
 	h.life++
 	h.advert++
 	h.lonely = w.now
 	h.own = entries{version: h.own.version + 1}
 	clear(h.alive)
 	stored, proven := h.disk.load()
-	proven = proven || h.advert == 1 // a new identity cannot have forgotten anything
-	w.note(h, "start %d, proven %v, %d stored, %d containers", h.advert, proven, len(stored), len(h.pods))
+	proven = proven || h.life == 1 // a new identity cannot have forgotten anything
+	w.note(h, "start, advert %d, proven %v, %d stored, %d containers", h.advert, proven, len(stored), len(h.pods))
 	if !h.wake(stored, proven) {
 		return
 	}

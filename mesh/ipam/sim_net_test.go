@@ -152,7 +152,7 @@ func (n *network) hear(a *host, i, advert int) {
 	case advert == gone:
 		a.known[i] = gone
 		a.peersChanged()
-	case advert > a.expelled[i]:
+	case advert > a.expelled[i] || a.alive[i]:
 		fresh := a.known[i] == 0
 		a.known[i] = advert
 		if fresh {
@@ -171,6 +171,9 @@ func (n *network) gossip(a *host) {
 	again = func() {
 		if !a.on || a.life != life {
 			return
+		}
+		if n.w.p(0.05) {
+			a.advert++ // who forgot a hears of it again
 		}
 		if b := n.w.pick(func(b *host) bool { return b != a && a.alive[b.n] && n.linked(a, b) }); b != nil {
 			n.meet(a, b)

@@ -235,7 +235,12 @@ func (h *host) String() string {
 		s += ", " + h.stale
 	}
 	if h.core != nil && !h.core.sure() {
-		s += ", not sure"
+		s += fmt.Sprintf(", not sure: %q, %q", h.core.halted(), h.core.unprovenReason())
+	}
+	if h.core != nil {
+		for _, f := range h.core.pending(func(fenceKey) bool { return true }) {
+			s += fmt.Sprintf(", fence of %s against %s, epoch %d", h.w.title(f.Initiator), h.w.title(f.Target), f.Epoch)
+		}
 	}
 	for _, t := range sortedKeys(h.calls, compareTickets) {
 		c := h.calls[t]

@@ -291,7 +291,7 @@ func (w *world) use() {
 		w.nobody()
 		return
 	}
-	if h.stale != "" && !slices.Contains(h.alive, true) {
+	if h.stale != "" && !w.force && !slices.Contains(h.alive, true) {
 		w.count["skipped: stale and alone"]++
 		return
 	}

@@ -27,6 +27,7 @@ type rules struct {
 	slow   float64 // share of messages that take seconds
 	churn  float64 // probability of a container's end against its begin
 	faults float64 // share of operations that are faults
+	remove float64 // share of faults that are rmpeer, more than usual
 	narrow float64 // share of allocations in a subnet
 	static float64 // share of claims
 
@@ -38,12 +39,12 @@ type rules struct {
 
 	// What is broken on purpose.
 	sabotage  sabotage
-	loseWrite func(write) bool      // these never reach the disk
-	onStart   func(h *host)         // after newCore
-	noClock   bool                  // clocks do not jump
-	script    func(w *world)        // instead of random operations
-	names     func(n int) []int     // targets of host n by number, nil: all of the first hosts
-	tweak     func(n int) coreTweak // nil: none
+	loseWrite func(*disk, write) bool // these never reach the disk
+	onStart   func(h *host)           // after newCore
+	noClock   bool                    // clocks do not jump
+	script    func(w *world)          // instead of random operations
+	names     func(n int) []int       // targets of host n by number, nil: all of the first hosts
+	tweak     func(n int) coreTweak   // nil: none
 }
 
 // coreTweak is what hosts may have different from each other.
@@ -186,6 +187,9 @@ func (w *world) run() error {
 	}
 	for _, h := range w.hosts {
 		w.after(w.between(0, min(20*time.Second, 50*w.pace)), h.start)
+	}
+	if w.force {
+		w.watchDuplicates()
 	}
 	for phase := range max(1, w.phases) {
 		w.calm = false

@@ -186,6 +186,7 @@ func (c *core) pendingRequests() []Pending {
 			list = append(list, Pending{Key: r.key, Label: r.label, What: r.subnet, Why: r.reason, Since: r.since})
 		case wantThis:
 			list = append(list, r.pendingClaim())
+		case wantRing: // has the state
 		}
 	}
 	for _, addr := range sortedAddrs(c.holders.claims) {

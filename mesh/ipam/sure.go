@@ -187,7 +187,7 @@ func (c *core) stepSure() {
 		if !p.heard && p.info == nil {
 			c.due(p.since.Add(meetGrace)) // takesPart changes then
 		}
-		owed := s.mustMeet || s.unproven && !p.met
+		owed := s.mustMeet || s.unproven && (!p.met || len(p.against) > 0)
 		if !p.greeted || owed && c.due(p.asked.Add(askAgain)) {
 			c.exchange(p)
 		}
@@ -220,6 +220,7 @@ func (c *core) noticeMates(n int) {
 // proved ends the doubt.
 func (c *core) proved() {
 	c.sureness.unproven = false
+	c.endDoubt()
 	c.putMeta()
 	c.infos.changed = true
 	c.retry()

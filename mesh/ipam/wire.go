@@ -148,14 +148,21 @@ type Give struct {
 // Held tells the owner of blocks which addresses in them the sender holds.
 //
 // The owner drops a lease of the sender's if it is in Dropped, or if Full and
-// not in Held, provided that its op is ≤ UpTo and not in Open.
+// in one of Blocks and not in Held, provided that its op is ≤ UpTo and not in
+// Open. Blocks says what the sender knew: it may not have heard yet that the
+// receiver took over or was handed more.
 type Held struct {
 	UpTo    uint64       // highest op that the sender ever issued
 	Open    []uint64     // ops with the receiver that are not answered yet, ascending
-	Full    bool         // Held has all that the sender holds in the receiver's blocks
+	Full    bool         // Held has all that the sender holds in Blocks
+	Blocks  []Span       // the receiver's as far as the sender knows; only if Full
 	Held    []Lease      // ascending by address
 	Dropped []netip.Addr // ascending
 }
+
+// Span is Count neighbouring blocks from First on. A list of spans is in
+// ascending order and has a gap between any two.
+type Span struct{ First, Count int }
 
 // Conflict says that an address that the receiver wants, or says it holds, is
 // somebody else's.

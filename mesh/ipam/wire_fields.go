@@ -237,6 +237,10 @@ func (m *Held) fields(c *coder) {
 	c.uint(&m.UpTo)
 	c.ops(&m.Open)
 	c.flag(&m.Full)
+	if m.Full {
+		c.spans(&m.Blocks)
+	}
+	c.must(m.Full || len(m.Blocks) == 0)
 	c.leases(&m.Held)
 	c.addrs(&m.Dropped)
 }

@@ -80,6 +80,23 @@ func (c *coder) runs(v *[]Run) {
 	})
 }
 
+// spans codes sets of blocks.
+func (c *coder) spans(v *[]Span) {
+	end := 0 // the block after the span before
+	list(c, v, max(c.geo.Blocks(), 1), 2, func(i int, s *Span) {
+		var gap int
+		if !c.reading {
+			gap = s.First - end
+			c.must(gap >= 0)
+		}
+		c.int(&gap, c.geo.Blocks())
+		c.int(&s.Count, c.geo.Blocks())
+		s.First = end + gap
+		end = s.First + s.Count
+		c.must((i == 0 || gap > 0) && s.Count > 0 && end <= c.geo.Blocks())
+	})
+}
+
 // register codes the register of a block of which something is known.
 func (c *coder) register(r *Register) {
 	c.id(&r.Owner)

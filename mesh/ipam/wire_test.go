@@ -72,10 +72,10 @@ func wireCases() []wireCase {
 				Against: []Fence{{wireID(1), wireID(3), 2}},
 				Pending: []Fence{{wireID(2), wireID(1), 3}},
 				Removed: []Removed{{wireID(4), 9}},
-				Held:    Held{UpTo: 128, Open: []uint64{5, 6}, Full: true, Held: []Lease{{wireAddr(4), 3, "k", "l"}, {wireAddr(5), 0, "", ""}}},
+				Held:    Held{UpTo: 128, Open: []uint64{5, 6}, Full: true, Blocks: []Span{{2, 3}, {7, 1}}, Held: []Lease{{wireAddr(4), 3, "k", "l"}, {wireAddr(5), 0, "", ""}}},
 			},
 			"02", hexIDs("01", "02", "00", "03", "04") + " 07 02 02 03 00 01 01 04 04 01 01 02 00 01 0000000000000005 8080808010 " +
-				"01 00 03 02 01 01 00 03 01 04 09 8001 02 05 06 01 02 04 03 01 6b 01 6c 01 00 00 00 00",
+				"01 00 03 02 01 01 00 03 01 04 09 8001 02 05 06 01 02 02 03 02 01 02 04 03 01 6b 01 6c 01 00 00 00 00",
 		},
 		{
 			"want any",

@@ -81,8 +81,14 @@ func TestLostState(t *testing.T) {
 		t.Errorf("%d have multicast, want 2", n)
 	}
 	for _, line := range [][2]string{
-		{"attach web", "10.32.0.1/12"}, {"attach net:10.48.0.0/24 pid:200", "10.48.0.2/24"}, {"attach 10.32.0.7/12 web", "attach web: address 10.32.0.7 is held by container pid:200 of this host"},
-		{"end db", ""}, {"restart web", ""}, {"attach web", "10.32.0.1/12"}, {"detach web", "10.32.0.1/12"}, {"detach pid:200", "10.32.0.7/12 10.48.0.2/24"},
+		{"attach web", "10.32.0.1/12"},
+		{"attach net:10.48.0.0/24 pid:200", "10.48.0.2/24"},
+		{"attach 10.32.0.7/12 web", "attach web: address 10.32.0.7 is held by container pid:200 of this host"},
+		{"end db", ""},
+		{"restart web", ""},
+		{"attach web", "10.32.0.1/12"},
+		{"detach web", "10.32.0.1/12"},
+		{"detach pid:200", "10.32.0.7/12 10.48.0.2/24"},
 	} {
 		if got := w.say(d, line[0]); got != line[1] {
 			t.Errorf("%s: %q, want %q", line[0], got, line[1])
@@ -114,8 +120,10 @@ func TestLostStateOfStrangers(t *testing.T) {
 		happen func(w *world)
 		want   string
 	}{
-		{"the engine does not answer", func(w *world) { w.docker.err = errors.New("no answer") },
-			"web 10.32.0.1/12 10.48.0.1/24 10.70.0.1/24\npid:200 10.32.0.7/12\ndb 10.32.0.2/12\n"},
+		{
+			"the engine does not answer", func(w *world) { w.docker.err = errors.New("no answer") },
+			"web 10.32.0.1/12 10.48.0.1/24 10.70.0.1/24\npid:200 10.32.0.7/12\ndb 10.32.0.2/12\n",
+		},
 		{"it has another name", func(w *world) {
 			c := w.docker.containers["web"]
 			w.docker.remove("web")
@@ -159,10 +167,10 @@ func TestLostStateOfStrangers(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			w, d := attachedWorld(t)
+			w, _ := attachedWorld(t)
 			w.loseState()
 			tt.happen(w)
-			d = w.restart()
+			d := w.restart()
 			var got []string
 			list, err := d.PS(context.Background(), nil)
 			check(t, err)

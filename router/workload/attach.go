@@ -87,7 +87,7 @@ func (w *Workload) attachOnce(ctx context.Context, t target, q wish) (got []neti
 	}
 	if old, ok := w.journal.entry(f.key); ok && old.NS != t.ns {
 		// The container was restarted: what it had died with its namespace.
-		if _, err := w.dropIfGone(f.ctx, f.key); err != nil {
+		if err := w.dropIfGone(f.ctx, f.key); err != nil {
 			return nil, err
 		}
 	}
@@ -117,9 +117,6 @@ func (w *Workload) attachTo(f *flight, q wish, got []netip.Prefix) (err error) {
 		return err
 	}
 	defer unlock()
-	if err := w.ended(f); err != nil {
-		return err
-	}
 	t := f.target
 	w.journal.view(func(s *state) { t = s.adopt(t) })
 	if t.key != f.key {
@@ -129,6 +126,9 @@ func (w *Workload) attachTo(f *flight, q wish, got []netip.Prefix) (err error) {
 	var after entry
 	var spec attach.Spec
 	version, err := w.journal.change(func(s *state) error {
+		if err := w.ended(f); err != nil {
+			return err
+		}
 		e, err := s.reserve(t, q, got)
 		if err != nil {
 			return err

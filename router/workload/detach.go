@@ -67,7 +67,7 @@ func (w *Workload) detachFrom(ctx context.Context, key string, asks []ask) ([]ne
 	if len(take) == 0 {
 		return nil, nil
 	}
-	w.flights.disturb(key, e.NS.String())
+	defer w.flights.disturb(key, e.NS.String())
 	err = w.journal.update(func(s *state) error {
 		s.find(key).release(take)
 		return nil

@@ -79,12 +79,12 @@ func (w *Workload) expose(f *flight, addresses []netip.Prefix, names []name, mas
 		return err
 	}
 	defer unlock()
-	if err := w.ended(f); err != nil {
-		return err
-	}
 	// Nobody else may take the addresses meanwhile. If the daemon dies before
 	// the end, this was never asked for: so it is not written down.
 	_, err = w.journal.change(func(s *state) error {
+		if err := w.ended(f); err != nil {
+			return err
+		}
 		if err := s.admitHost(addresses, addresses); err != nil {
 			return err
 		}
@@ -172,12 +172,12 @@ func (w *Workload) hide(ctx context.Context, asks []ask) ([]netip.Prefix, error)
 		return nil, err
 	}
 	defer unlock()
+	defer w.flights.disturb(exposeKey, exposeKey)
 	var released []netip.Prefix
 	w.journal.view(func(s *state) { released = s.hostAddresses() })
 	if len(asks) > 0 {
 		released = matching(released, asks)
 	}
-	w.flights.disturb(exposeKey, exposeKey)
 	err = w.changeHost(ctx, func(s *state) {
 		s.Exposed = slices.DeleteFunc(s.Exposed, func(e exposure) bool { return slices.Contains(released, e.Address) })
 		s.ExposeName = slices.DeleteFunc(s.ExposeName, func(n name) bool { return !holds(s.hostAddresses(), n.Addr) })

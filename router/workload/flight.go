@@ -27,7 +27,7 @@ type flight struct {
 	// Constant once takeOff has returned it. Before, others may see it, and
 	// key is guarded by flights.mu.
 
-	ctx    context.Context //nolint:containedctx // ends with the request, or when others end that
+	ctx    context.Context // ends with the request, or when others end that
 	cancel context.CancelCauseFunc
 	key    string
 	label  string
@@ -75,8 +75,9 @@ func (l *flights) isStale(f *flight) bool {
 	return f.stale
 }
 
-// disturb tells requests that addresses of a holder in a namespace go. The
-// lock of the namespace is held.
+// disturb tells requests that addresses of a holder in a namespace went, when
+// journal and space know it and while the lock of the namespace is held: a
+// request that begins later finds all as it is, an earlier one begins again.
 func (l *flights) disturb(key, ns string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -155,7 +156,8 @@ func (w *Workload) land(f *flight) {
 }
 
 // ended says why a request must not go on, if so. The lock of its namespace is
-// held.
+// held, and that of the journal: a former life of the container has another
+// namespace.
 func (w *Workload) ended(f *flight) error {
 	if f.ctx.Err() != nil {
 		return context.Cause(f.ctx)
@@ -175,7 +177,10 @@ func (w *Workload) persevere(ctx context.Context, once func() ([]netip.Prefix, e
 		switch {
 		case err == nil:
 			return got, nil
-		case errors.Is(err, errStale) && ctx.Err() == nil:
+		case errors.Is(err, errStale):
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
 		case errors.As(err, &c):
 			// Perhaps the holder is dead and nobody has noticed yet. Its lock
 			// is taken only now that ours are released.

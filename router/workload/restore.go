@@ -126,7 +126,7 @@ func (w *Workload) Announce(ctx context.Context) error {
 // again, and was attached again before the news came, keeps everything.
 func (w *Workload) ContainerDied(ctx context.Context, id string) error {
 	w.cancelDead()
-	if _, err := w.dropIfGone(ctx, dockerKey(id)); err != nil {
+	if err := w.dropIfGone(ctx, dockerKey(id)); err != nil {
 		return fmt.Errorf("container %s ended: %w", id, err)
 	}
 	return nil
@@ -188,9 +188,11 @@ func (w *Workload) check(ctx context.Context, key string) (repaired []string, er
 	if why != "" {
 		return nil, w.drop(&e, why)
 	}
+	if len(e.Adding)+len(e.Removing) > 0 {
+		defer w.flights.disturb(key, e.NS.String())
+	}
 	if len(e.Adding) > 0 {
 		// Nobody is at work on it, so nobody was told that it is done.
-		w.flights.disturb(key, e.NS.String())
 		err = w.journal.update(func(s *state) error {
 			e := s.find(key)
 			e.release(e.Adding)
@@ -210,20 +212,17 @@ func (w *Workload) check(ctx context.Context, key string) (repaired []string, er
 }
 
 // dropIfGone forgets an entry whose container is gone.
-func (w *Workload) dropIfGone(ctx context.Context, key string) (gone bool, err error) {
+func (w *Workload) dropIfGone(ctx context.Context, key string) error {
 	e, unlock, err := w.lockEntry(ctx, key)
-	if err != nil {
-		return false, err
-	}
-	if unlock == nil {
-		return true, nil
+	if err != nil || unlock == nil {
+		return err
 	}
 	defer unlock()
 	why, err := w.gone(ctx, &e)
 	if err != nil || why == "" {
-		return false, err
+		return err
 	}
-	return true, w.drop(&e, why)
+	return w.drop(&e, why)
 }
 
 // gone says why nothing is left of an entry's container; empty while there is.
@@ -271,7 +270,6 @@ func (w *Workload) drop(e *entry, why string) error {
 	if len(spec.Addresses) > 0 {
 		path, _ = w.locate(e)
 	}
-	w.flights.disturb(e.Key, e.NS.String())
 	if err := w.set(path, e.NS, spec); err != nil {
 		return fmt.Errorf("forget container %s: %w", e.who(), err)
 	}
@@ -281,6 +279,9 @@ func (w *Workload) drop(e *entry, why string) error {
 		}
 		w.space.Died(e.Key)
 	}
+	// Also before it leaves the journal, for its next life has another lock.
+	w.flights.disturb(e.Key, e.NS.String())
+	defer w.flights.disturb(e.Key, e.NS.String())
 	w.log.Info("container forgotten", "container", e.who(), "addresses", e.held(), "why", why)
 	return w.journal.update(func(s *state) error {
 		s.drop(e.Key)

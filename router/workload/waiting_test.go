@@ -118,7 +118,10 @@ func TestWaiting(t *testing.T) {
 		"nobody else waits": func(t *testing.T, w *world, d *Workload) {
 			r := attaching(d, "web", full)
 			for _, line := range [][2]string{
-				{"ps web", "10.32.0.1/12"}, {"ps", "10.32.0.1/12"}, {"attach db", "10.32.0.2/12"}, {"detach db", "10.32.0.2/12"},
+				{"ps web", "10.32.0.1/12"},
+				{"ps", "10.32.0.1/12"},
+				{"attach db", "10.32.0.2/12"},
+				{"detach db", "10.32.0.2/12"},
 				{"detach 10.99.0.1/24 web", "10.99.0.1/24"},
 			} {
 				if got := w.say(d, line[0]); got != line[1] {
@@ -198,6 +201,34 @@ func TestWaiting(t *testing.T) {
 			check(t, err)
 			r.end(t, "attach pid:200: it ended meanwhile")
 		},
+		"its next life asks, too": func(t *testing.T, w *world, d *Workload) {
+			one := attaching(d, "db", "net:default", full)
+			w.kill(101)
+			w.run(dbID, "db", 151)
+			two := attaching(d, "db", "net:default", full)
+			check(t, d.ContainerDied(ctx, dbID)) // news of the first life
+			one.end(t, "attach db: it ended meanwhile")
+			if got := w.say(d, "attach pid:200"); got != "10.32.0.3/12" {
+				t.Errorf("somebody else: %s", got)
+			}
+			w.free("10.48.0.1")
+			two.end(t, "10.32.0.2/12 10.48.0.1/30")
+			w.see(d)
+			w.say(d, "detach db")
+			w.say(d, "detach pid:200")
+		},
+		"it turns out to be another holder": func(t *testing.T, w *world, d *Workload) {
+			r := attaching(d, "pid:101", "net:default", full)
+			printer := []netip.Addr{netip.MustParseAddr("192.0.2.7")}
+			check(t, d.DNSAdd(ctx, api.NameRequest{Container: "db", FQDN: "box", Addresses: printer}))
+			w.free("10.48.0.1")
+			r.end(t, "10.32.0.2/12 10.48.0.1/30")
+			if live := w.see(d); !strings.Contains(live, "space 10.32.0.2 "+dockerKey(dbID)+" db\n") {
+				t.Errorf("whose it is:\n%s", live)
+			}
+			w.say(d, "detach db")
+			check(t, d.DNSRemove(ctx, api.NameRequest{Container: "db"}))
+		},
 		"host": func(t *testing.T, w *world, d *Workload) {
 			r := begin(func(ctx context.Context) (api.Addresses, error) {
 				return d.Expose(ctx, api.ExposeRequest{Addresses: []string{"net:10.49.0.0/24", full}})
@@ -209,6 +240,23 @@ func TestWaiting(t *testing.T) {
 				t.Errorf("hide: %s", got)
 			}
 			r.end(t, "expose: it was detached meanwhile")
+		},
+		"something else is hidden": func(t *testing.T, w *world, d *Workload) {
+			w.say(d, "expose")
+			r := begin(func(ctx context.Context) (api.Addresses, error) {
+				return d.Expose(ctx, api.ExposeRequest{Addresses: []string{"net:default", full}})
+			})
+			if got := w.say(d, "hide net:default"); got != "10.32.0.2/12" {
+				t.Errorf("hide: %s", got)
+			}
+			if got := w.say(d, "attach db"); got != "10.32.0.2/12" {
+				t.Errorf("attach db: %s", got)
+			}
+			w.free("10.48.0.1")
+			r.end(t, "10.32.0.3/12 10.48.0.1/30")
+			w.see(d)
+			w.say(d, "hide")
+			w.say(d, "detach db")
 		},
 	}
 	for name, f := range tests {
@@ -262,4 +310,50 @@ func TestBeforeRestore(t *testing.T) {
 		r.end(t, "10.32.0.2/12")
 		w.see(d)
 	})
+}
+
+// slowSpace lets a release take its time.
+type slowSpace struct {
+	*fakeSpace
+	slow chan struct{}
+}
+
+func (s *slowSpace) Release(ctx context.Context, key string, addrs []netip.Addr) error {
+	<-s.slow
+	return s.fakeSpace.Release(ctx, key, addrs)
+}
+
+// TestAskedWhileReleased asks for an address that is about to be released: by
+// then the journal has forgotten it and the space has not.
+func TestAskedWhileReleased(t *testing.T) {
+	for _, line := range []string{"detach net:default web", "hide net:default"} {
+		t.Run(line, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := spaceWorld(t)
+				d := w.restart()
+				mustAttach(t, d, "web", "10.32.0.1/12")
+				w.say(d, "expose 10.32.0.2/12")
+				slow := &slowSpace{w.space, make(chan struct{})}
+				d.space = slow
+				take := begin(func(context.Context) (api.Addresses, error) {
+					w.say(d, line)
+					return nil, nil
+				})
+				again := begin(func(ctx context.Context) (api.Addresses, error) {
+					if strings.HasPrefix(line, "hide") {
+						return d.Expose(ctx, api.ExposeRequest{})
+					}
+					return d.Attach(ctx, api.AttachRequest{Container: "web"})
+				})
+				if take.ended() || again.ended() {
+					t.Fatal("nobody waits")
+				}
+				close(slow.slow)
+				if !take.ended() || !again.ended() || again.err != nil {
+					t.Fatalf("it does not end: %v", again.err)
+				}
+				w.see(d)
+			})
+		})
+	}
 }

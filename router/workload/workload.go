@@ -4,9 +4,10 @@
 // The host's own place on the switch is kept here too, for the addresses of
 // both come from one space.
 //
-// It does not make interfaces (router/attach does), does not know how names
-// spread (whoever implements [Names] does) and does not talk to Docker
-// (whoever implements [Resolver] does).
+// It does not make interfaces (router/attach does), does not choose addresses
+// (whoever implements [Space] does), does not know how names spread (whoever
+// implements [Names] does) and does not talk to Docker (whoever implements
+// [Resolver] does).
 package workload
 
 import (

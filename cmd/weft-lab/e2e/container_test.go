@@ -9,9 +9,8 @@ import (
 // A container that dies takes its names along, everywhere, within a second; a
 // new one that takes over the address is reachable at once.
 func TestContainerDies(t *testing.T) {
-	c := joined(t, 2)
-	boxes := c.attachEach()
-	whole(c, boxes)
+	s := newSplit(t, 2, withoutSpace)
+	c, boxes := s.cluster, s.boxes
 	if err := boxes[1].Kill(); err != nil {
 		t.Fatal(err)
 	}

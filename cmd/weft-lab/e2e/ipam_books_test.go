@@ -267,6 +267,9 @@ func (c *cluster) agreed(nodes ...*node) error {
 		}
 		v := view{s.Ring, map[string]owner{}}
 		for _, e := range s.Entries {
+			if e.Blocks == 0 {
+				continue // each host lists itself, though it owns nothing
+			}
 			v.Owners[e.Identity] = owner{e.Name, e.Token.String(), e.IPs, e.Blocks, e.Version, e.Active}
 		}
 		if i == 0 {
@@ -307,7 +310,7 @@ func (n *node) refused(exit int, words []string, args ...string) {
 	r := n.weft(args...)
 	var lines []string
 	for line := range strings.Lines(r.Stderr) {
-		if !strings.HasPrefix(line, "weft: waiting: ") {
+		if !strings.HasPrefix(line, "weft: waiting") {
 			lines = append(lines, line)
 		}
 	}

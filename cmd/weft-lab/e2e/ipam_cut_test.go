@@ -28,7 +28,7 @@ func TestCutHalvesAllocate(t *testing.T) {
 	c := newCluster(t, 4)
 	refs := map[*node][]string{}
 	for i, n := range c.nodes {
-		args := []string{"--ipalloc-range", small.String()}
+		args := []string{"--ipalloc-range", small.String(), "--ipalloc-reclaim-after", "1s"}
 		if i > 0 {
 			args = append(args, c.nodes[0].Addr().String())
 		}
@@ -81,6 +81,18 @@ func TestCutHalvesAllocate(t *testing.T) {
 		if out := n.must("status", "ipam"); strings.Count(out, " - unreachable!\n") != 2 {
 			t.Errorf("status ipam of %s during the cut:\n%s", n.Name(), out)
 		}
+	}
+	// After a while people are asked what to do; nothing is done without them.
+	for _, n := range c.nodes {
+		c.wait(n.Name()+" asks for rmpeer", 2*time.Second, func() error {
+			if text := strings.Join(n.mustSpace().Warnings, "\n"); strings.Count(text, "rmpeer") < 2 {
+				return fmt.Errorf("warnings: %s", text)
+			}
+			return nil
+		})
+	}
+	if err := halves(); err != nil {
+		t.Error(err)
 	}
 	// What a half has left is found there also now.
 	for _, n := range []*node{one[1], two[1]} {

@@ -42,8 +42,17 @@ func TestDivisionAlone(t *testing.T) {
 	}
 	c.settles("after a restart", time.Second)
 
-	// With another range, what the former was divided into means nothing.
+	// With another name or range, what was divided before means nothing.
 	ps := n.must("ps")
+	again("--name", "::7")
+	if !strings.Contains(n.log(), "address space forgotten") {
+		t.Errorf("the log does not tell that the name changed:\n%s", n.log())
+	}
+	if a := n.allot(n.start("c3").Ref(), "net:10.32.0.0/12"); a.String() != "10.32.0.2" {
+		t.Errorf("with another name %s is given", a)
+	}
+	c.settles("with another name", time.Second)
+	ps = n.must("ps")
 	again("--ipalloc-range", "10.48.0.0/16")
 	if !strings.Contains(n.log(), "address space forgotten") || !strings.Contains(n.log(), "10.32.0.0/12") {
 		t.Errorf("the log does not tell that the range changed:\n%s", n.log())
@@ -51,7 +60,7 @@ func TestDivisionAlone(t *testing.T) {
 	if got := n.must("ps"); got != ps {
 		t.Errorf("with another range ps prints\n%swas\n%s", got, ps)
 	}
-	if a := n.allot(n.start("c3").Ref()); a.String() != "10.48.0.1" {
+	if a := n.allot(n.start("c4").Ref()); a.String() != "10.48.0.1" {
 		t.Errorf("the first of the other range is %s", a)
 	}
 	if s := n.mustSpace(); s.Active != 1 || s.RangeIPs != 1<<16 {
@@ -61,7 +70,7 @@ func TestDivisionAlone(t *testing.T) {
 	// Without a range, nothing is given.
 	again("--ipalloc-range=")
 	const off = "weft: the address allocator is off: name an address, e.g. 10.32.0.1/12\n"
-	last := n.start("c4")
+	last := n.start("c5")
 	for _, args := range []string{
 		"attach " + last.Ref(), "attach net:default " + last.Ref(), "attach net:10.32.0.0/12 " + last.Ref(),
 		"attach 10.32.0.9/12 net:default " + last.Ref(), "detach net:default " + b.Ref(), "expose", "expose net:default", "hide net:default",
@@ -94,6 +103,7 @@ func TestDivisionAlone(t *testing.T) {
 // Of two hosts that are to be, the first one waits for the other, says so, and
 // can be told to give up.
 func TestDivisionConsensus(t *testing.T) {
+	t.Parallel() // it waits for what others notice
 	c := newCluster(t, 2)
 	h1, h2 := c.nodes[0], c.nodes[1]
 	h1.launch(h2.Addr().String())
@@ -111,7 +121,7 @@ func TestDivisionConsensus(t *testing.T) {
 	if text := h1.must("status"); !strings.Contains(text, "         Status: "+why+"\n") {
 		t.Errorf("status:\n%s", text)
 	}
-	ask.interrupted(t)
+	ask.interrupted(t, 0)
 
 	// Several wait, and all are served when the other one comes.
 	prime, first := h1.request(t, "prime"), h1.request(t, "attach", b.Ref())
@@ -138,6 +148,7 @@ func TestDivisionConsensus(t *testing.T) {
 // With consensus=3 two of three are enough, one is not, though it named nobody;
 // who comes later gets its part of what is there.
 func TestDivisionConsensusOfThree(t *testing.T) {
+	t.Parallel() // it waits for what others notice
 	c := newCluster(t, 3)
 	h1, h2, h3 := c.nodes[0], c.nodes[1], c.nodes[2]
 	h1.launch("--ipalloc-init", "consensus=3")
@@ -201,6 +212,7 @@ func TestDivisionSeed(t *testing.T) {
 
 // An observer has others divide, and gets of theirs.
 func TestDivisionObserver(t *testing.T) {
+	t.Parallel() // it waits for what others notice
 	c := newCluster(t, 2)
 	h1, h2 := c.nodes[0], c.nodes[1]
 	h1.launch("--ipalloc-init", "observer")

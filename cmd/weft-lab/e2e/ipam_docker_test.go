@@ -64,13 +64,13 @@ func TestDockerKeepsAddress(t *testing.T) {
 	if got := n.mustSpace().Active; got != before {
 		t.Errorf("%d addresses are active right after a death, before %d", got, before)
 	}
-	took := c.wait("the address of the removed one is free", 30*time.Second, func() error {
+	c.wait("the address of the removed one is free", 30*time.Second, func() error {
 		if got := n.mustSpace().Active; got != before-1 {
 			return fmt.Errorf("%d are active", got)
 		}
 		return nil
 	})
-	if took = time.Since(begun); took < 25*time.Second {
+	if took := time.Since(begun); took < 25*time.Second {
 		t.Errorf("it was free after %s", took)
 	}
 	if a := n.allot(n.start("next").Ref()); a != addrs["db"] {

@@ -2,13 +2,11 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -208,30 +206,4 @@ func addrSet(list []netip.Prefix) map[netip.Addr]bool {
 		out[p.Addr()] = true
 	}
 	return out
-}
-
-// A daemon that is killed while a request waits for an address leaves nothing
-// of it, and whoever waited learns of that at once.
-func TestKillWhileWaiting(t *testing.T) {
-	c := newCluster(t, 2)
-	n := c.nodes[0]
-	n.launch(c.nodes[1].Addr().String()) // which is not up
-	b := n.start("c1")
-	r := n.request(t, "attach", b.Ref())
-	r.says(t, "awaiting consensus (quorum: 2, known: 1)")
-	n.kill()
-	if code := r.ends(t, time.Second); code == 0 {
-		t.Error("the request succeeded")
-	}
-	n.relaunch("--resume")
-	c.wait("nothing is left", time.Second, func() error {
-		s, err := n.space()
-		if err == nil && (s.Active > 0 || len(s.Pending) > 0) {
-			err = fmt.Errorf("%d active, pending %+v", s.Active, s.Pending)
-		}
-		return errors.Join(err, c.accounted(theRange(), n))
-	})
-	if links := slices.DeleteFunc(strings.Split(n.sh("ip -o link"), "\n"), func(l string) bool { return !strings.Contains(l, "@if") }); len(links) > 1 {
-		t.Errorf("ends of containers are left: %q", links) // besides eth0
-	}
 }

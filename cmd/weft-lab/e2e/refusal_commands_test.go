@@ -104,23 +104,23 @@ func TestMistakesChangeNothing(t *testing.T) {
 		},
 		{
 			"attach 10.40.0.1/16 10.40.0.2/24 {c3}", 1,
-			"address 10.40.0.1/16: its subnet overlaps that of 10.40.0.2/24 on the same interface; they must be equal or apart",
+			"attach {c3}: address 10.40.0.1/16: its subnet overlaps that of 10.40.0.2/24 on the same interface; they must be equal or apart",
 		},
 		{
 			"attach 10.40.0.1/24 10.40.0.2/16 {c3}", 1,
-			"address 10.40.0.1/24: its subnet overlaps that of 10.40.0.2/16 on the same interface; they must be equal or apart",
+			"attach {c3}: address 10.40.0.1/24: its subnet overlaps that of 10.40.0.2/16 on the same interface; they must be equal or apart",
 		},
 		{
 			"attach 10.40.0.1/24 10.40.0.1/16 {c3}", 1,
-			"address 10.40.0.1/24: its subnet overlaps that of 10.40.0.1/16 on the same interface; they must be equal or apart",
+			"attach {c3}: address 10.40.0.1/24: its subnet overlaps that of 10.40.0.1/16 on the same interface; they must be equal or apart",
 		},
 		{
 			"attach net:10.32.5.0/24 {c1}", 1,
-			"attach {c1}: address 10.32.5.0/24: its subnet overlaps that of 10.32.0.1/12 on the same interface; they must be equal or apart",
+			"attach {c1}: subnet 10.32.5.0/24 overlaps that of 10.32.0.1/12 on the same interface; they must be equal or apart",
 		},
 		{
-			"attach 10.32.5.9/24 net:default {c3}", 1,
-			"attach {c3}: address 10.32.0.0/12: its subnet overlaps that of 10.32.5.9/24 on the same interface; they must be equal or apart",
+			"attach 10.32.5.9/16 net:10.32.7.0/24 {c3}", 1,
+			"attach {c3}: address 10.32.5.9/16: its subnet overlaps that of 10.32.7.0/24 on the same interface; they must be equal or apart",
 		},
 		{
 			"attach net:192.168.7.0/24 {c3}", 2,
@@ -178,7 +178,7 @@ func TestMistakesChangeNothing(t *testing.T) {
 		{"expose net:192.168.7.0/24", 2, "expose: subnet 192.168.7.0/24: not inside the address range 10.32.0.0/12"},
 		{
 			"expose net:10.32.7.0/24", 1,
-			"expose: address 10.32.7.0/24: its subnet overlaps that of 10.32.0.100/12 on the same interface; they must be equal or apart",
+			"expose: subnet 10.32.7.0/24 overlaps that of 10.32.0.100/12 on the same interface; they must be equal or apart",
 		},
 		{"expose 10.32.0.1/12", 1, "expose: address 10.32.0.1 is held by container {c1} of this host"},
 		{"expose 10.32.0.1/24", 1, "expose: address 10.32.0.1 is held by container {c1} of this host"},
@@ -225,7 +225,7 @@ func TestMistakesChangeNothing(t *testing.T) {
 		{"status ips", 2, `status: unknown section "ips": want targets, connections, peers, dns, ipam; see 'weft status --help'`},
 		{"rmpeer", 2, "rmpeer: name a peer that is gone for good, as 'weft status ipam' shows it; see 'weft rmpeer --help'"},
 		{"rmpeer host9", 1, "no peer is called host9; see 'weft status ipam' and 'weft status peers'"},
-		{"rmpeer host1", 1, "remove this host: refused: use 'weft reset' here"},
+		{"rmpeer host1", 1, "this host cannot be removed by itself; use 'weft reset'"},
 		{"prime now", 2, `prime: takes no arguments, got "now"; see 'weft prime --help'`},
 		{"status --wait=connections=1 --timeout=100ms", 1, "0 of 1 connections after 100ms; see 'weft status connections'"},
 		{
