@@ -113,7 +113,7 @@ func (d *daemon) openSpace(to *members) (err error) {
 	}
 	d.space = &addresses{nickname: s.Nickname}
 	d.space.Allocator, err = ipam.Open(ipam.Config{
-		Self: d.state.Key.Identity(), Name: d.state.Name, New: d.state.Created,
+		Self: d.state.Key.Identity(), Name: d.state.Name, Nickname: s.Nickname, New: d.state.Created,
 		Range: s.Range, Subnet: s.DefaultSubnet, Mode: s.Division, ReclaimAfter: s.ReclaimAfter,
 		Path: filepath.Join(s.StateDir, "ipam.db"), Mark: s.IPAMMark(),
 		Net: to, Targets: func() int { return d.space.unmetTargets(d.mesh) }, Log: d.log.With("part", "ipam"),

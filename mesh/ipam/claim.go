@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/weftnet/weft/crypto"
@@ -25,6 +26,10 @@ func (c *core) tryClaim(r *request) {
 	case h.Key == r.key:
 		c.revive(r.addr)
 		c.endRequest(r, result{})
+		return
+	case c.dying(r.addr): // the grace is against chance, not against people
+		c.rename(r.addr, r.key, r.label)
+		c.endRequest(r, result{Fresh: true})
 		return
 	default:
 		c.refuseClaim(r, Conflict{Addr: r.addr, Host: c.cfg.Self, Key: h.Key, Label: h.Label})
@@ -114,17 +119,19 @@ func (c *core) receiveConflict(p *peer, m Conflict) {
 }
 
 func (c *core) refuseClaim(r *request, m Conflict) {
-	c.endRequest(r, result{Err: fmt.Errorf("%s: %w by %s", m.Addr, ErrConflict, c.inUse(m))})
+	c.endRequest(r, result{Err: conflictError(fmt.Sprintf("address %s is held by %s", m.Addr, c.inUse(m)))})
 }
+
+// conflictError is an [ErrConflict] that says no more than who.
+type conflictError string
+
+func (e conflictError) Error() string        { return string(e) }
+func (e conflictError) Is(target error) bool { return target == ErrConflict }
 
 // inUse names the holder of an address.
 func (c *core) inUse(m Conflict) string {
-	label := m.Label
-	if label == "" {
-		label = m.Key
+	if label := cmp.Or(m.Label, m.Key); label != "" {
+		return fmt.Sprintf("container %s of %s", label, c.title(m.Host))
 	}
-	if label == "" {
-		label = "a container"
-	}
-	return fmt.Sprintf("%s on %s", label, c.title(m.Host))
+	return "a container of " + c.title(m.Host)
 }

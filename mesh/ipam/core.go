@@ -39,6 +39,7 @@ import (
 type coreConfig struct {
 	Self         crypto.Identity
 	Name         crypto.Name
+	Nickname     string // of this host
 	Range        netip.Prefix
 	Subnet       netip.Prefix // zero: the range
 	Mode         Mode

@@ -124,7 +124,7 @@ func TestDuplicatesAreListed(t *testing.T) {
 		wantText(t, "log", strings.Join(w.logs, "\n"), "address used twice")
 	}
 	s := h0.core.status()
-	if len(s.Pending) != 1 || !s.Pending[0].Claim || s.Pending[0].Why != "box b on host1" {
+	if len(s.Pending) != 1 || !s.Pending[0].Claim || s.Pending[0].Why != "container box b of host1" {
 		t.Errorf("pending: %+v", s.Pending)
 	}
 	h1.release("b")

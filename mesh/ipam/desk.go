@@ -67,6 +67,11 @@ type inbox struct {
 	lost    int
 }
 
+// asks reports whether somebody waits for an answer.
+func (in inbox) asks() bool {
+	return slices.ContainsFunc(in.items, func(it item) bool { return it.client != nil })
+}
+
 func newDesk() *desk { return &desk{wake: make(chan struct{}, 1)} }
 
 func (d *desk) ring() {

@@ -57,6 +57,32 @@ func (c *core) lookAt(base netip.Addr) {
 	}
 }
 
+// inherit is called when one of those that use an address of our own blocks
+// has let it go. Another one that has it all the same keeps it: it is not free.
+func (c *core) inherit(addr netip.Addr) {
+	d := c.infos.twice[addr]
+	owner, ok := c.ownerOf(addr)
+	if d == nil || !ok || owner != c.cfg.Self {
+		return
+	}
+	if _, taken := c.conflict(c.cfg.Self, addr); taken {
+		return
+	}
+	for _, id := range d.users {
+		if p := c.peers[id]; p != nil && p.Alive && c.sharesRing(p) && c.usedBy(p, addr) {
+			// Its next full Held confirms or ends that.
+			c.setLease(addr, grant{id, holder{Label: c.labelOf(id, addr), Op: p.heldOp}})
+			return
+		}
+	}
+}
+
+// usedBy reports whether a peer says that a container there has an address.
+func (c *core) usedBy(p *peer, addr netip.Addr) bool {
+	base := groupBase(addr)
+	return slices.ContainsFunc(p.groups[base], func(i Item) bool { return offset(base, i.Offset) == addr })
+}
+
 func offset(base netip.Addr, n uint8) netip.Addr {
 	b := base.AsSlice()
 	b[len(b)-1] |= n
@@ -74,7 +100,7 @@ func (c *core) tellDuplicates() {
 		if !d.told && c.due(d.since.Add(calmBefore)) {
 			d.told = true
 			c.logf(slog.LevelWarn, "address used twice: detach one of them", "address", addr,
-				"hosts", strings.Join(c.titles(d.users), " "))
+				"hosts", strings.Join(c.fullTitles(d.users), " "))
 		}
 	}
 }

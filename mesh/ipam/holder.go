@@ -55,6 +55,7 @@ func (c *core) free(key string, addrs []netip.Addr) []netip.Addr {
 			c.endClaim(r)
 		}
 		c.dropLocal(addr)
+		c.inherit(addr)
 	}
 	for _, owner := range sortedIDs(owners) {
 		c.sendHeld(c.peer(owner), owners[owner])
@@ -92,9 +93,14 @@ func (c *core) died(key string) {
 }
 
 func (c *core) dies(addr netip.Addr) {
-	if _, dying := c.holders.dying[addr]; !dying {
+	if !c.dying(addr) {
 		c.holders.dying[addr] = c.now.Add(grace)
 	}
+}
+
+func (c *core) dying(addr netip.Addr) bool {
+	_, is := c.holders.dying[addr]
+	return is
 }
 
 // revive ends the grace: somebody uses the address.

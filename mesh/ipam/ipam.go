@@ -51,15 +51,16 @@ var (
 // Config is what an [Allocator] is made of. Self, Name, Range, Path and Net
 // are required.
 type Config struct {
-	Self   crypto.Identity
-	Name   crypto.Name
-	Range  netip.Prefix // all addresses, the same on all hosts; host bits are ignored
-	Subnet netip.Prefix // for requests without one; zero: the range
-	Mode   Mode         // of the first division
-	New    bool         // Self was made at this start: nothing can have been forgotten
-	Path   string       // of the database
-	Mark   string       // of the file that tells whether the database is the newest, gone after a reboot
-	Net    Net
+	Self     crypto.Identity
+	Name     crypto.Name
+	Nickname string       // of this host, for people
+	Range    netip.Prefix // all addresses, the same on all hosts; host bits are ignored
+	Subnet   netip.Prefix // for requests without one; zero: the range
+	Mode     Mode         // of the first division
+	New      bool         // Self was made at this start: nothing can have been forgotten
+	Path     string       // of the database
+	Mark     string       // of the file that tells whether the database is the newest, gone after a reboot
+	Net      Net
 	// Targets returns how many peers were named at launch and never met. It
 	// must not block; nil: none.
 	Targets func() int

@@ -51,6 +51,8 @@ func (c *core) receiveWant(p *peer, w Want) {
 	switch {
 	case !c.sure():
 		c.send(p.ID, Give{Op: w.Op, Busy: true})
+	case p.info != nil && p.info.Leaving: // what came too late for its hand-over would be nobody's
+		c.send(p.ID, Give{Op: w.Op})
 	case w.Addr.IsValid():
 		c.lendThis(p, w)
 	default:
@@ -186,6 +188,7 @@ func (c *core) receiveHeld(p *peer, h Held) {
 		g, ok := c.leased[addr]
 		if _, has := held[addr]; ok && !has && g.Host == p.ID && g.Op <= h.UpTo && !slices.Contains(h.Open, g.Op) {
 			c.dropLease(addr)
+			c.inherit(addr)
 		}
 	}
 	conflicts := 0
@@ -201,9 +204,11 @@ func (c *core) receiveHeld(p *peer, h Held) {
 			}
 			continue
 		}
-		if _, has := c.leased[l.Addr]; !has {
-			// No Held from before this one may end it.
+		switch g, has := c.leased[l.Addr]; {
+		case !has: // no Held from before this one may end it
 			c.setLease(l.Addr, grant{p.ID, holder{l.Key, l.Label, h.UpTo}})
+		case g.Key != l.Key || g.Label != l.Label: // another container of that host has it now
+			c.setLease(l.Addr, grant{p.ID, holder{l.Key, l.Label, g.Op}})
 		}
 	}
 }

@@ -43,15 +43,15 @@ func TestClaims(t *testing.T) {
 	h0.got(h0.claim("x", "10.32.0.77"))
 	h0.got(h0.claim("x", "10.32.0.77")) // again
 	err := h0.failed(h0.claim("y", "10.32.0.77"))
-	wantText(t, "here", err.Error(), "10.32.0.77: address in use by box x on this host")
+	wantText(t, "here", err.Error(), "address 10.32.0.77 is held by container box x of this host")
 	err = h1.failed(h1.claim("y", "10.32.0.77"))
-	wantText(t, "there", err.Error(), "10.32.0.77: address in use by box x on host0")
+	wantText(t, "there", err.Error(), "address 10.32.0.77 is held by container box x of host0")
 	if !errors.Is(err, ErrConflict) {
 		t.Errorf("%v is no ErrConflict", err)
 	}
 	h1.got(h1.claim("y", "10.32.0.78"))
 	err = h0.failed(h0.claim("x", "10.32.0.78"))
-	wantText(t, "lent", err.Error(), "box y on host1")
+	wantText(t, "lent", err.Error(), "box y of host1")
 
 	// The owner is out of reach.
 	b.cut = func(_, _ *wired) bool { return true }

@@ -47,8 +47,12 @@ func (c *core) peer(id crypto.Identity) *peer {
 func (c *core) setPeers(list []Peer, targets int) {
 	first := !c.peersKnown
 	c.peersKnown, c.targets = true, targets
-	for _, p := range c.peers {
-		p.listed = false
+	var before []*peer
+	for _, id := range sortedIDs(c.peers) {
+		if p := c.peers[id]; p.listed {
+			p.listed = false
+			before = append(before, p)
+		}
 	}
 	clear(c.infos.names)
 	for _, l := range list {
@@ -64,6 +68,11 @@ func (c *core) setPeers(list []Peer, targets int) {
 		}
 		if first { // space may have been taken from us while we were off
 			c.sureness.mustMeet = true
+		}
+	}
+	for _, p := range before {
+		if !p.listed && !c.removed(p.ID) {
+			c.left(p)
 		}
 	}
 	for _, id := range sortedIDs(c.peers) {
@@ -85,6 +94,17 @@ func (c *core) aliveChanged(p *peer) {
 		c.requests.hurry = true
 	} else {
 		c.closeAsksOf(p.ID)
+	}
+}
+
+// left ends the leases of a peer that has left for good: the mesh forgets no
+// other but those that were removed. What it said of them last may be lost.
+func (c *core) left(p *peer) {
+	if c.ring == nil || c.ring.Count(p.ID) > 0 {
+		return // by force: its containers may still be there
+	}
+	for _, addr := range c.leasedTo.sorted(p.ID) {
+		c.dropLease(addr)
 	}
 }
 
@@ -213,6 +233,29 @@ func (c *core) title(id crypto.Identity) string {
 		return p.Name.String()
 	}
 	return id.Name().String()
+}
+
+// fullTitles are name(nickname): a log and a report are read elsewhere, too.
+func (c *core) fullTitles(ids []crypto.Identity) []string {
+	list := make([]string, len(ids))
+	for i, id := range ids {
+		list[i] = c.fullTitle(id)
+	}
+	return list
+}
+
+func (c *core) fullTitle(id crypto.Identity) string {
+	name, nickname := id.Name(), ""
+	if p := c.peers[id]; p != nil {
+		name, nickname = p.Name, p.Nickname
+	}
+	if id == c.cfg.Self {
+		name, nickname = c.cfg.Name, c.cfg.Nickname
+	}
+	if nickname == "" {
+		return name.String()
+	}
+	return name.String() + "(" + nickname + ")"
 }
 
 // titles returns the titles of several hosts.

@@ -102,7 +102,7 @@ func (a *Allocator) load() error {
 		return err
 	}
 	cfg := coreConfig{
-		Self: a.cfg.Self, Name: a.cfg.Name, Range: a.cfg.Range, Subnet: a.cfg.Subnet,
+		Self: a.cfg.Self, Name: a.cfg.Name, Nickname: a.cfg.Nickname, Range: a.cfg.Range, Subnet: a.cfg.Subnet,
 		Mode: a.cfg.Mode, ReclaimAfter: a.cfg.ReclaimAfter, Adopted: a.adopted,
 	}
 	if _, err := rand.Read(cfg.Seed[:]); err != nil {
@@ -167,13 +167,13 @@ func (a *Allocator) round(now time.Time, in inbox) {
 		}
 	}
 	if a.core == nil {
-		a.refuse(in)
-		if now.Before(a.retryAt) || !a.reload(now) {
+		// Somebody who asks is a reason to try at once: there may be room again.
+		if now.Before(a.retryAt) && !in.asks() || !a.reload(now) {
+			a.refuse(in)
 			return
 		}
-	} else {
-		a.step(now, in)
 	}
+	a.step(now, in)
 	out := a.core.take()
 	if err := a.store.save(out.Writes); err != nil {
 		a.failed(now, in, err)

@@ -210,7 +210,7 @@ func (c *core) duplicates() []Duplicate {
 	for _, addr := range sortedAddrs(c.infos.twice) {
 		d := Duplicate{Addr: addr}
 		for _, id := range c.infos.twice[addr].users {
-			d.Holders = append(d.Holders, Holder{c.title(id), c.labelOf(id, addr)})
+			d.Holders = append(d.Holders, Holder{c.fullTitle(id), c.labelOf(id, addr)})
 		}
 		list = append(list, d)
 	}

@@ -102,7 +102,7 @@ func TestLostDatabase(t *testing.T) {
 	want(t, "ring", h0.core.ring.id, h1.core.ring.id)
 	want(t, "next", h0.got(h0.allocate("c", subnet)), "10.32.0.3/28")
 	err := h1.failed(h1.claim("x", "10.32.0.1"))
-	wantText(t, "found", err.Error(), "box a on host0")
+	wantText(t, "found", err.Error(), "box a of host0")
 
 	// And the one that has something lent.
 	h1.stop()
@@ -112,7 +112,7 @@ func TestLostDatabase(t *testing.T) {
 	b.run(3 * time.Second)
 	want(t, "confirmed", len(h1.core.holders.claims), 0)
 	err = h0.failed(h0.claim("x", "10.32.0.2"))
-	wantText(t, "lent", err.Error(), "box b on host1")
+	wantText(t, "lent", err.Error(), "box b of host1")
 }
 
 // What only an old copy of the database says is not given again to whom it
@@ -141,7 +141,7 @@ func TestOldDiskDoubts(t *testing.T) {
 	b.meet()
 	b.run(3 * time.Second)
 	want(t, "the one that is free", h0.got(waits), "10.32.0.1/24")
-	wantText(t, "the other", h0.failed(claims).Error(), "box new on host1")
+	wantText(t, "the other", h0.failed(claims).Error(), "box new of host1")
 	b.run(time.Minute)
 	want(t, "local", len(h0.core.local), 1)
 	want(t, "lent", h0.core.leased[netip.MustParseAddr("10.32.0.2")].Host, h1.id)
