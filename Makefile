@@ -73,13 +73,16 @@ $(LINT):
 	GOBIN=$(GOBIN) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
 
 .PHONY: bench
-bench: build ## compare the data paths with bare veth in one run, prints the ratios (root)
+bench: build ## the address allocator; then the data paths compared with bare veth in one run, with ratios (root)
+	$(GO) test -run '^$$' -bench . ./mesh/ipam
 	$(GO) test -c -o bin/e2e.test ./cmd/weft-lab/e2e
 	cd cmd/weft-lab/e2e && ../../../bin/e2e.test -test.run '^$$' -test.bench . -test.benchtime 1x -test.timeout 20m -weft-bin $(CURDIR)/bin
 
 .PHONY: soak
-soak: build ## the long forms: more seeds, longer partitions
+soak: build ## the long forms: more seeds, a million operations on addresses, ten minutes of kill -9
 	CGO_ENABLED=1 $(GO) test -race -timeout 60m -rapid.checks 2000 $(UNIT)
+	$(GO) test -timeout 60m -run '^TestSim' ./mesh/ipam -sim.ops 1000000
+	WEFT_SOAK=10m $(MAKE) --no-print-directory e2e E2E='-test.run TestKillUnderStream'
 	@scripts/fuzz 60s
 
 .PHONY: demo

@@ -103,6 +103,7 @@ func (n *node) untilFull(t *testing.T, refs []string) int {
 // A database that was damaged is set aside with a message. What it said comes
 // back: space from the peers, addresses from the containers.
 func TestDamagedDatabase(t *testing.T) {
+	t.Parallel() // it waits for the peers after each start
 	c := joined(t, 2)
 	h1 := c.nodes[0]
 	boxes := append(c.giveEach(), h1.give("d1"))

@@ -19,7 +19,7 @@ func streamTime(t *testing.T) time.Duration {
 	t.Helper()
 	text := os.Getenv("WEFT_SOAK")
 	if text == "" {
-		return 15 * time.Second
+		return time.Minute
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil {
