@@ -207,20 +207,36 @@ func (d *demo) ping(ctx context.Context) error {
 
 func (d *demo) status(ctx context.Context) error {
 	for _, h := range d.lab.Hosts() {
-		commands := [][]string{{"weft", "status", "connections"}}
+		commands := []string{"status connections"}
 		if h.Name() == "host1" {
-			commands = [][]string{{"weft", "status"}, {"weft", "status", "connections"}, {"weft", "status", "dns"}, {"weft", "status", "ipam"}}
+			commands = []string{"status", "status connections", "status dns"}
 		}
 		for _, command := range commands {
-			d.show(h, command)
-			r := h.Run(ctx, command...)
-			if r.Err != nil {
-				return r.Err
+			if err := d.say(ctx, h, command, nil); err != nil {
+				return err
 			}
-			d.indent(r.Stdout)
 		}
 	}
-	return nil
+	// Who has how many addresses is told once a second.
+	all := func(out string) bool { return strings.Count(out, "(1 active)") == len(d.containers) }
+	return d.say(ctx, d.lab.Host("host1"), "status ipam", all)
+}
+
+// say shows a command of weft with its output, once that is as it should be.
+func (d *demo) say(ctx context.Context, h *lab.Host, command string, complete func(string) bool) error {
+	args := append([]string{"weft"}, strings.Fields(command)...)
+	d.show(h, args)
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		r := h.Run(ctx, args...)
+		if r.Err != nil {
+			return r.Err
+		}
+		if complete == nil || complete(r.Stdout) || time.Now().After(deadline) {
+			d.indent(r.Stdout)
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 }
 
 func (d *demo) indent(text string) {

@@ -57,7 +57,8 @@ func addressGauges() []addressGauge {
 	}
 	return []addressGauge{
 		{
-			prometheus.NewDesc("weft_ips", "Number of IP addresses.", []string{"state"}, nil), []string{"local-used"},
+			prometheus.NewDesc("weft_ips", "Number of IP addresses.", []string{"state"}, nil),
+			[]string{"local-used"},
 			func(s *api.IPAM) float64 { return float64(s.Active) },
 		},
 		gauge("weft_max_ips", "Size of the address range.", func(s *api.IPAM) float64 { return float64(s.RangeIPs) }),

@@ -118,7 +118,7 @@ func (c *core) unlisted(p *peer) {
 	if c.ring != nil && c.ring.Count(p.ID) > 0 || len(c.leasedTo[p.ID]) > 0 {
 		return
 	}
-	if _, removed := c.removedEpoch(p.ID); removed {
+	if c.removed(p.ID) {
 		return
 	}
 	for _, base := range sortedAddrs(p.groups) {
@@ -183,11 +183,6 @@ func (c *core) others() []crypto.Identity {
 		}
 	}
 	return sortedIDs(set)
-}
-
-func (c *core) removed(id crypto.Identity) bool {
-	_, ok := c.removedEpoch(id)
-	return ok
 }
 
 func (c *core) alive(id crypto.Identity) bool {

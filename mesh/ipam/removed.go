@@ -10,11 +10,10 @@ import (
 // they hear first: the epoch of the takeover, which is even, and one more as
 // soon as anybody saw the host again.
 
-// removedEpoch returns the epoch of the takeover of a host, and false for one
-// that was not removed or has come back since.
-func (c *core) removedEpoch(id crypto.Identity) (uint64, bool) {
+// removed reports whether a host was removed and has not come back since.
+func (c *core) removed(id crypto.Identity) bool {
 	g, ok := c.takeover.gone[id]
-	return g.Epoch &^ 1, ok && g.Epoch&1 == 0
+	return ok && g.Epoch&1 == 0
 }
 
 // removedPeers returns who was removed, and who came back after that.

@@ -293,9 +293,9 @@ func (r *rig) until(what string, ok func() bool) {
 }
 
 // ask begins a request.
-func (n *node) ask(make func(ticket) event) ticket {
+func (n *node) ask(build func(ticket) event) ticket {
 	n.r.tickets++
-	n.step(make(n.r.tickets))
+	n.step(build(n.r.tickets))
 	return n.r.tickets
 }
 

@@ -53,15 +53,16 @@ import (
 
 // settings are the flags of the simulation.
 type simSettings struct {
-	ops, seed uint64
-	trace     int
-	verbose   bool
+	ops, seed, first uint64
+	trace            int
+	verbose          bool
 }
 
 func newSimSettings() *simSettings {
 	s := &simSettings{}
 	flag.Uint64Var(&s.ops, "sim.ops", 200_000, "`operations` of the simulation")
 	flag.Uint64Var(&s.seed, "sim.seed", 0, "replay the world with this `seed` only; 0: many")
+	flag.Uint64Var(&s.first, "sim.first", 1, "begin with this `seed`")
 	flag.IntVar(&s.trace, "sim.trace", 60, "print so many `events` before a failure")
 	flag.BoolVar(&s.verbose, "sim.v", false, "a line for each world")
 	return s
@@ -117,13 +118,13 @@ func randomRules(seed uint64) rules {
 }
 
 // TestSim runs random worlds in which no address may be used twice.
-func TestSim(t *testing.T) { simulate(t, sim.ops*9/10, 1, randomRules) }
+func TestSim(t *testing.T) { simulate(t, sim.ops*9/10, sim.first, randomRules) }
 
 // TestSimForce runs worlds in which everything is done that the guarantee
 // excludes: rmpeer --force of hosts that run, old copies of disks that are
 // alone. Every duplicate must be listed once all have met.
 func TestSimForce(t *testing.T) {
-	simulate(t, sim.ops/10, 1_000_000, func(seed uint64) rules {
+	simulate(t, sim.ops/10, sim.first+1_000_000, func(seed uint64) rules {
 		r := randomRules(seed)
 		r.force, r.takeover, r.oldDisk, r.leave, r.history = true, true, true, false, false
 		r.hosts, r.late, r.faults, r.remove = min(r.hosts, 9), min(r.late, 2), 0.02, 0.3

@@ -103,7 +103,7 @@ func TestRemoveUnheardDonation(t *testing.T) {
 	r.stop(d)
 
 	wantError(t, a.answer(a.remove(false, d)).Err, ErrRefused, "b and c are out of reach", "name them too", "--force")
-	if a.core.takeover.fences != nil && len(a.core.takeover.fences) > 0 {
+	if len(a.core.takeover.fences) > 0 {
 		t.Error("a has fences left")
 	}
 	r.cut(r.nodes)

@@ -33,8 +33,10 @@ func TestStreamWire(t *testing.T) {
 		{"no list later", streamType, "expose", `{}`, &fake{reasons: waits}, "200 application/x-ndjson " + said + `{"result":null}` + "\n"},
 		{"refused later", streamType, "ipam/remove", `{"Peers":["host2"]}`, &fake{reasons: waits, err: ErrUsage}, "200 application/x-ndjson " + said +
 			`{"problem":{"type":"urn:weft:problem:usage","title":"The request is wrong","status":400,"detail":"usage"}}` + "\n"},
-		{"among others", "application/json;q=0.5, " + streamType + ";q=1", "ipam/handover", `{}`, &fake{reasons: waits, handOver: HandOver{Name: "a", IPs: 7}},
-			"200 application/x-ndjson " + said + `{"result":{"Name":"a","Nickname":"","IPs":7}}` + "\n"},
+		{
+			"among others", "application/json;q=0.5, " + streamType + ";q=1", "ipam/handover", `{}`, &fake{reasons: waits, handOver: HandOver{Name: "a", IPs: 7}},
+			"200 application/x-ndjson " + said + `{"result":{"Name":"a","Nickname":"","IPs":7}}` + "\n",
+		},
 		{"not asked for", "application/json", "attach", `{"Container":"web"}`, &fake{reasons: waits, addresses: prefixes("10.32.0.1/12")}, "200 application/json [\"10.32.0.1/12\"]\n"},
 		{"of others", streamType, "detach", `{"Container":"web"}`, &fake{reasons: waits}, "200 application/json null\n"},
 	}
@@ -174,7 +176,7 @@ func TestLateProgress(t *testing.T) {
 	noLeaks(t)
 	var late context.Context
 	handler := waiting(func(ctx context.Context, _ struct{}) (string, error) {
-		late = ctx
+		late = ctx //nolint:fatcontext // a context that outlives its request is what is tested
 		return "done", nil
 	})
 	ask := func(h http.HandlerFunc) *httptest.ResponseRecorder {

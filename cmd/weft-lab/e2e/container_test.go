@@ -9,8 +9,9 @@ import (
 // A container that dies takes its names along, everywhere, within a second; a
 // new one that takes over the address is reachable at once.
 func TestContainerDies(t *testing.T) {
-	s := newSplit(t, 2, withoutSpace)
-	c, boxes := s.cluster, s.boxes
+	c := joined(t, 2)
+	boxes := c.attachEach()
+	whole(c, boxes)
 	if err := boxes[1].Kill(); err != nil {
 		t.Fatal(err)
 	}

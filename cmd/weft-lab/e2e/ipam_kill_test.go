@@ -142,8 +142,8 @@ func TestKillUnderStream(t *testing.T) {
 				mu.Lock()
 				done++
 				if err != nil {
-					_, why, _ := strings.Cut(err.Error(), "exit status ")
-					failed[why]++
+					why := lastLine(err.Error())
+					failed[why[max(0, strings.LastIndex(why, "weft: ")):]]++
 				}
 				mu.Unlock()
 				if err != nil {
@@ -170,6 +170,11 @@ func TestKillUnderStream(t *testing.T) {
 	stop()
 	stream.Wait()
 	t.Logf("%d commands, %d kills; failed: %v", done, kills, failed)
+	for why, count := range failed {
+		if !isDeath(why) {
+			t.Errorf("%d times: %s", count, why)
+		}
+	}
 	if done < 10*kills {
 		t.Errorf("%d commands are no stream", done)
 	}
@@ -198,6 +203,17 @@ func TestKillUnderStream(t *testing.T) {
 			t.Errorf("left on %s: %d active, pending %v, duplicates %v", n.Name(), s.Active, s.Pending, s.Duplicates)
 		}
 	}
+}
+
+// isDeath says whether an error is that of a command whose daemon died, or was
+// not there.
+func isDeath(text string) bool {
+	for _, s := range []string{"weftd ended before it answered", "weftd is not reachable", "connection reset by peer", "broken pipe"} {
+		if strings.Contains(text, s) {
+			return true
+		}
+	}
+	return false
 }
 
 func addrSet(list []netip.Prefix) map[netip.Addr]bool {
