@@ -81,7 +81,8 @@ func (c *core) endAllocate(r *request, addr netip.Addr) {
 type search struct {
 	req   *request                     // the first one
 	tried map[crypto.Identity]struct{} // in this round
-	busy  bool                         // one of these may have some soon
+	owed  []string                     // of these, those that may have some: why they said nothing
+	busy  bool                         // one of them is about to know
 	ended time.Time                    // the last round; zero: this is the first
 	next  time.Time                    // when a round begins; zero: one is going on
 	why   string                       // they wait
@@ -140,6 +141,7 @@ func (c *core) stepSearch(s *search) string {
 			return ""
 		}
 		s.tried[r.ask.to] = struct{}{}
+		s.owed = append(s.owed, c.title(r.ask.to)+" does not answer")
 		c.closeAsk(r.ask)
 	}
 	if !s.next.IsZero() {
@@ -149,7 +151,7 @@ func (c *core) stepSearch(s *search) string {
 		if !c.due(s.next) {
 			return ""
 		}
-		s.next, s.busy = time.Time{}, false
+		s.next, s.busy, s.owed = time.Time{}, false, nil
 	}
 	if to, ok := c.donor(r.subnet, s.tried); ok {
 		c.askFor(r, to)
@@ -165,7 +167,7 @@ func (c *core) stepSearch(s *search) string {
 	s.ended, s.next = c.now, c.now.Add(every)
 	clear(s.tried)
 	c.due(s.next)
-	return c.fullReason(r.subnet)
+	return c.fullReason(r.subnet, s.owed)
 }
 
 // donor chooses whom to ask for addresses of subnet: by chance, weighted by
@@ -204,8 +206,9 @@ func (c *core) donor(subnet netip.Prefix, tried map[crypto.Identity]struct{}) (c
 	return crypto.Identity{}, false
 }
 
-// fullReason says why nobody has an address of subnet.
-func (c *core) fullReason(subnet netip.Prefix) string {
+// fullReason says why nobody gave an address of subnet. Those in owed may have
+// some.
+func (c *core) fullReason(subnet netip.Prefix, owed []string) string {
 	if c.sureness.unproven && !c.sureness.alone {
 		if len(c.missing()) > 0 {
 			return c.unprovenReason()
@@ -217,7 +220,11 @@ func (c *core) fullReason(subnet netip.Prefix) string {
 			out = append(out, c.title(owner.Owner))
 		}
 	}
-	slices.SortFunc(out, cmp.Compare[string])
+	slices.Sort(out)
+	if len(owed) > 0 {
+		slices.Sort(owed)
+		return fmt.Sprintf("nobody gave an address of %s: %s; asked again", subnet, shortened(owed))
+	}
 	if len(out) == 0 {
 		return fmt.Sprintf("all addresses of %s are in use", subnet)
 	}

@@ -97,3 +97,17 @@ func TestNothingForWhoLeaves(t *testing.T) {
 		t.Error("it was given something")
 	}
 }
+
+// A reason must be true: an owner that does not answer may have addresses.
+func TestReasonNamesTheSilent(t *testing.T) {
+	b, h0, h1 := pair(t, "10.32.0.0/12")
+	h0.got(h0.allocate("a", "10.40.5.0/24"))
+	b.run(2 * time.Second)
+	b.cut = func(x, y *wired) bool { return true } // and yet membership has not noticed
+	tk := h1.allocate("b", "10.32.5.0/24")
+	b.run(5 * time.Second)
+	wantText(t, "reason", h1.waiting(tk), "host0 does not answer; asked again")
+	b.cut = nil
+	b.run(10 * time.Second)
+	h1.got(tk)
+}

@@ -232,7 +232,9 @@ func (c *core) askRefused(a *ask, busy bool) {
 	if r.kind == wantAny {
 		if s := c.requests.searches[r.subnet]; s != nil {
 			s.tried[a.to] = struct{}{}
-			s.busy = s.busy || busy
+			if busy {
+				s.busy, s.owed = true, append(s.owed, c.title(a.to)+" is comparing addresses with other hosts first")
+			}
 		}
 		return
 	}

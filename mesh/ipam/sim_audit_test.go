@@ -39,7 +39,7 @@ func (w *world) heal() {
 func (w *world) clear() {
 	var ids []crypto.Identity
 	missed := func(h, p *host) bool {
-		return h.on && (h.knows(p) || h.core.ring != nil && h.core.ring.Count(p.id) > 0)
+		return h.core != nil && (h.knows(p) || h.core.ring != nil && h.core.ring.Count(p.id) > 0 || len(h.core.fencesOf(p.id)) > 0)
 	}
 	for _, p := range w.hosts {
 		if p.left && slices.ContainsFunc(w.hosts, func(h *host) bool { return missed(h, p) }) {
@@ -305,7 +305,7 @@ func (w *world) watchDuplicates() {
 // met reports whether two hosts run, for a while already, and know that the
 // other one does.
 func (w *world) met(a, b *host) bool {
-	return a.on && b.on && a.alive[b.n] && b.alive[a.n] && w.net.linked(a, b) && w.now > a.frozen && w.now > b.frozen
+	return a.core != nil && b.core != nil && a.alive[b.n] && b.alive[a.n] && w.net.linked(a, b) && w.now > a.frozen && w.now > b.frozen
 }
 
 func (h *host) lists(a netip.Addr) bool {

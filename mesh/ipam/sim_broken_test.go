@@ -75,8 +75,8 @@ func (h *host) forgetLeases() {
 		if h.life != life || !h.on {
 			return
 		}
-		if list := sortedAddrs(h.core.leased); len(list) > 0 && !h.busy {
-			h.core.dropLease(list[0])
+		if h.core != nil && !h.busy && len(h.core.leased) > 0 {
+			h.core.dropLease(sortedAddrs(h.core.leased)[0])
 		}
 		w.after(10*time.Second, again)
 	}

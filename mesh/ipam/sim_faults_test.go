@@ -55,7 +55,7 @@ func (w *world) fault() {
 	case x < 67:
 		w.partition(h)
 	case x < 73:
-		h.disk.fails += 0 * (1 + w.rnd.IntN(4)) // TODO
+		h.disk.fails += 1 + w.rnd.IntN(4)
 	case x < 78:
 		h.jump()
 	case x < 83:
@@ -151,6 +151,10 @@ func (w *world) oldCopy(h *host) {
 	if !w.oldDisk {
 		return
 	}
+	if !w.force && slices.ContainsFunc(w.hosts, func(g *host) bool { return g.down }) {
+		w.count["skipped: old copy while others are removed"]++
+		return
+	}
 	h.stop("its disk is replaced")
 	h.disks++
 	if w.p(0.6) {
@@ -167,7 +171,7 @@ func (w *world) oldCopy(h *host) {
 		h.disk.restore(w.rnd.IntN(n + 1))
 	}
 	w.note(h, "goes back by %d of %d saves", n-len(h.disk.past), n)
-	h.stale = "old copy"
+	h.stale = oldDisk
 	w.count["old copies"]++
 	w.truth.forget(h)
 	w.reviveLater(h)
@@ -180,6 +184,10 @@ func (h *host) watch() {
 	var again func()
 	again = func() {
 		if h.life != life || h.stale == "" {
+			return
+		}
+		if h.core == nil {
+			w.after(time.Second, again)
 			return
 		}
 		if s := h.core.sureness; !s.mustMeet && !s.unproven {
@@ -359,7 +367,7 @@ func (w *world) removeLive(p *host) {
 	w.note(p, "is cut off together with %s, to be removed", friend.nick)
 	w.after(w.between(4*time.Second, 8*time.Second), func() {
 		by := w.pick(func(h *host) bool {
-			return h.on && !h.leaving && h.core.ring != nil && h != p && h.knows(p) && !h.alive[p.n]
+			return h.core != nil && !h.leaving && h.core.ring != nil && h != p && h.knows(p) && !h.alive[p.n]
 		})
 		if by != nil {
 			w.removing++
@@ -381,7 +389,7 @@ func (w *world) removeLive(p *host) {
 // takeOver is `weft rmpeer` of hosts that are switched off. Until it has ended
 // they stay off.
 func (w *world) takeOver(targets []*host) {
-	by := w.pick(func(h *host) bool { return h.on && !h.leaving && h.core.ring != nil })
+	by := w.pick(func(h *host) bool { return h.core != nil && !h.leaving && h.core.ring != nil })
 	var ids []crypto.Identity
 	before := make(map[*host]string)
 	for _, p := range targets {
@@ -390,8 +398,8 @@ func (w *world) takeOver(targets []*host) {
 			before[p] = p.stale
 		}
 	}
-	if len(ids) == 0 || !w.force && !w.asksAll(by) {
-		w.count["skipped: rmpeer that does not ask all"]++
+	if len(ids) == 0 || !w.force && (!w.asksAll(by) || w.forgetful(ids)) {
+		w.count["skipped: rmpeer that cannot learn all"]++
 		w.release(targets)
 		return
 	}
@@ -449,6 +457,12 @@ func (w *world) release(targets []*host) {
 			}
 		})
 	}
+}
+
+// forgetful reports whether somebody who would be asked does not know what it
+// gave to the hosts that are to be removed.
+func (w *world) forgetful(ids []crypto.Identity) bool {
+	return slices.ContainsFunc(w.hosts, func(h *host) bool { return h.stale == oldDisk && !slices.Contains(ids, h.id) })
 }
 
 // asksAll reports whether a takeover by h asks everybody that there is, by way

@@ -32,15 +32,19 @@ type host struct {
 	stale                     string        // why its disk may be older than what others know; empty: it is not
 	lonely                    time.Duration // since when a stale host reaches nobody
 
-	core   *core
-	disk   disk
-	floor  int           // saves that no old copy lacks
-	skew   time.Duration // of the clock
-	frozen time.Duration // the process does not run before
-	inbox  []event
-	busy   bool // a run is planned
-	tick   time.Duration
-	doom   doom
+	core    *core // nil after a save failed, until it is made anew
+	open    map[ticket]bool
+	died    []event       // not yet written
+	proven  bool          // the disk is the newest there ever was
+	retryAt time.Duration // when the core is made anew
+	disk    disk
+	floor   int           // saves that no old copy lacks
+	skew    time.Duration // of the clock
+	frozen  time.Duration // the process does not run before
+	inbox   []event
+	busy    bool // a run is planned
+	tick    time.Duration
+	doom    doom
 
 	calls map[ticket]*call
 	pods  []*pod // alive
@@ -69,6 +73,9 @@ type entries struct {
 	all     map[string][]byte
 }
 
+// oldDisk is why a host is stale whose disk was replaced.
+const oldDisk = "old copy"
+
 // doom is where the next run ends in a crash.
 type doom int
 
@@ -90,6 +97,7 @@ func (w *world) add() *host {
 		nick:     fmt.Sprintf("host%d", n),
 		disk:     newDisk(),
 		calls:    make(map[ticket]*call),
+		open:     make(map[ticket]bool),
 		known:    make([]int, len(w.net.cut)),
 		expelled: make([]int, len(w.net.cut)),
 		alive:    make([]bool, len(w.net.cut)),
@@ -157,9 +165,13 @@ func (h *host) start() {
 	stored, proven := h.disk.load()
 	proven = proven || h.life == 1 // a new identity cannot have forgotten anything
 	w.note(h, "start, advert %d, proven %v, %d stored, %d containers", h.advert, proven, len(stored), len(h.pods))
+	h.inbox, h.died, h.proven = nil, nil, proven
+	clear(h.open)
 	if !h.wake(stored, proven) {
 		return
 	}
+	h.push(h.peersEvent())
+	h.push(h.entriesEvent())
 	h.adopt()
 	w.net.notice()
 	w.net.gossip(h)
@@ -170,7 +182,7 @@ func (h *host) start() {
 
 // wake makes the core from what is stored.
 func (h *host) wake(stored map[string][]byte, proven bool) bool {
-	h.cfg.Seed = sha256.Sum256(h.cfg.Seed[:])
+	h.cfg.Seed, h.cfg.Adopted = sha256.Sum256(h.cfg.Seed[:]), h.adopted
 	c, err := newCore(h.cfg, stored, proven, h.now())
 	if err != nil {
 		h.w.fail(-1, "%s does not start: %v", h.nick, err)
@@ -180,9 +192,7 @@ func (h *host) wake(stored map[string][]byte, proven bool) bool {
 		h.core = c
 		h.w.onStart(h)
 	}
-	h.core, h.inbox, h.tick = c, nil, -1
-	h.push(h.peersEvent())
-	h.push(h.entriesEvent())
+	h.core, h.tick = c, -1
 	return true
 }
 
@@ -268,17 +278,7 @@ func (h *host) entriesEvent() entriesEvent {
 // adopt tells the core what is attached.
 func (h *host) adopt() {
 	h.ask(nil, func(t ticket) event { return adoptEvent{Ticket: t, Live: h.attached()} }, func(r result) {
-		switch {
-		case r.Err != nil && h.on: // the disk is full: the daemon tries again
-			life := h.life
-			h.w.after(time.Second, func() {
-				if h.life == life {
-					h.adopt()
-				}
-			})
-		case r.Err == nil:
-			h.adopted = true
-		}
+		h.adopted = r.Err == nil
 	})
 }
 

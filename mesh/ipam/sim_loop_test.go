@@ -31,28 +31,35 @@ func (h *host) plan(d time.Duration) {
 	})
 }
 
-const maxBatch = 256
-
 // run is one round of the run loop: some events, one save, then their effects.
 func (h *host) run() {
-	w, now := h.w, h.now()
-	batch := h.inbox[:min(len(h.inbox), maxBatch)]
+	w := h.w
+	batch := h.inbox[:min(len(h.inbox), batchMost)]
 	h.inbox = h.inbox[len(batch):]
 	if len(h.inbox) > 0 {
 		h.plan(0)
+	}
+	for _, e := range batch {
+		if _, ok := e.(diedEvent); ok {
+			h.died = append(h.died, e)
+		}
+	}
+	if h.core == nil {
+		asks := slices.ContainsFunc(batch, func(e event) bool { return ticketOf(e) != 0 })
+		if w.now < h.retryAt && !asks || !h.reload() {
+			h.refuse(batch)
+			h.schedule()
+			return
+		}
 	}
 	if len(batch) == 0 {
 		batch = []event{tickEvent{}}
 	}
 	for _, e := range batch {
-		h.core.step(now, e)
-		w.truth.steps++
-		// To look at a large ring after every step would take half of the time.
-		if w.geo.Blocks() > 1024 && w.truth.steps%16 != 0 {
-			continue
+		if t := ticketOf(e); t != 0 {
+			h.open[t] = true
 		}
-		if err := h.core.check(); err != nil {
-			w.fail(-1, "%s: invariant after %T: %v", h.nick, e, err)
+		if !h.step(e) {
 			return
 		}
 	}
@@ -62,7 +69,11 @@ func (h *host) run() {
 		return
 	}
 	if err := h.disk.save(out.Writes); err != nil {
-		h.reload(batch, err)
+		w.count["failed saves"]++
+		w.note(h, "save fails in a batch of %d", len(batch))
+		h.core, h.retryAt = nil, w.now+storeAgain
+		h.refuse(batch)
+		h.schedule()
 		return
 	}
 	if h.doom == doomUnmarked {
@@ -70,6 +81,8 @@ func (h *host) run() {
 		return
 	}
 	h.disk.stamp()
+	h.died = nil
+	h.proven = h.proven || len(out.Writes) > 0 // what is doubtful about it, it says itself
 	w.truth.saved(h)
 	if h.doom == doomUnsaid {
 		h.crash("before it said anything")
@@ -81,10 +94,26 @@ func (h *host) run() {
 	}
 }
 
+// step shows the core an event, and checks what may never be.
+func (h *host) step(e event) bool {
+	w := h.w
+	h.core.step(h.now(), e)
+	w.truth.steps++
+	// To look at a large ring after every step would take half of the time.
+	if w.geo.Blocks() > 1024 && w.truth.steps%16 != 0 {
+		return true
+	}
+	if err := h.core.check(); err != nil {
+		w.fail(-1, "%s: invariant after %T: %v", h.nick, e, err)
+		return false
+	}
+	return true
+}
+
 // crash ends the run that it happens in. What was written counts.
 func (h *host) crash(where string) {
 	h.w.count["crashes"]++
-	if h.doom != doomUnsaved {
+	if h.doom != doomUnsaved && h.core != nil {
 		h.w.truth.saved(h)
 	}
 	if h.w.p(0.3) {
@@ -94,43 +123,53 @@ func (h *host) crash(where string) {
 	}
 }
 
-// reload is what the run loop does when a save fails.
-func (h *host) reload(batch []event, err error) {
-	h.w.count["failed saves"]++
-	h.w.note(h, "save fails in a batch of %d", len(batch))
-	waiting := sortedKeys(h.calls, compareTickets)
-	rest := h.inbox
+// refuse answers the requests of a batch that came to nothing. What was found
+// attached at the start is true in any case.
+func (h *host) refuse(batch []event) {
+	for _, e := range batch {
+		t := ticketOf(e)
+		if _, ok := e.(adoptEvent); ok {
+			h.open[t] = true
+		} else if t != 0 {
+			h.answer(t, result{Err: errDiskFull})
+		}
+	}
+	for _, e := range batch {
+		if e, ok := e.(cancelEvent); ok && h.open[e.Ticket] {
+			h.answer(e.Ticket, result{Err: errCancelled})
+		}
+	}
+}
+
+// reload makes a core of what is on the disk, and shows it everything that is
+// known.
+func (h *host) reload() bool {
 	stored, _ := h.disk.load()
-	if !h.wake(stored, true) {
+	if !h.wake(stored, h.proven) {
+		return false
+	}
+	for _, e := range append([]event{h.peersEvent(), h.entriesEvent()}, h.died...) {
+		if !h.step(e) {
+			return false
+		}
+	}
+	for _, t := range sortedKeys(h.open, compareTickets) {
+		if !h.step(h.calls[t].event) {
+			return false
+		}
+	}
+	return h.step(tickEvent{})
+}
+
+// answer ends a request.
+func (h *host) answer(t ticket, r result) {
+	c := h.calls[t]
+	if c == nil {
+		h.w.fail(-1, "%s answers ticket %d, which nobody waits for: %+v", h.nick, t, r)
 		return
 	}
-	var failed []ticket
-	for _, e := range batch {
-		if t := ticketOf(e); t != 0 {
-			failed = append(failed, t)
-		}
-	}
-	later := make([]ticket, 0, len(rest))
-	for _, e := range rest {
-		later = append(later, ticketOf(e))
-	}
-	for _, t := range waiting {
-		// Those that waited before this batch go on waiting.
-		if c := h.calls[t]; !slices.Contains(failed, t) && !slices.Contains(later, t) {
-			h.push(c.event)
-			if c.cancelled {
-				h.push(cancelEvent{t})
-			}
-		}
-	}
-	for _, e := range rest {
-		h.push(e)
-	}
-	for _, t := range failed {
-		if c := h.calls[t]; c != nil {
-			c.answer(result{Err: err})
-		}
-	}
+	delete(h.open, t)
+	c.answer(r)
 }
 
 // emit does what a step wants done.
@@ -190,18 +229,17 @@ func (h *host) emit(out effects) {
 		}
 	}
 	for _, a := range out.Answers {
-		c := h.calls[a.Ticket]
-		if c == nil {
-			w.fail(-1, "%s answers ticket %d, which nobody waits for: %+v", h.nick, a.Ticket, a.Result)
-			return
-		}
-		c.answer(a.Result)
+		h.answer(a.Ticket, a.Result)
 	}
 }
 
 // schedule plans the tick that the core wants.
 func (h *host) schedule() {
-	at := max(h.core.wake().Sub(h.now())+h.w.now, h.w.now+time.Millisecond)
+	at := h.retryAt
+	if h.core != nil {
+		at = h.core.wake().Sub(h.now()) + h.w.now
+	}
+	at = max(at, h.w.now+time.Millisecond)
 	if h.tick >= 0 && h.tick <= at && h.tick > h.w.now {
 		return
 	}

@@ -38,6 +38,8 @@ import (
 //     look for others for ten seconds by their clock, which must not jump then.
 //   - A host that took over the space of another one, by rmpeer or reset, and
 //     whose disk then goes back to before that. Nobody else need know yet.
+//   - A host whose disk went back, and rmpeer of those whom it gave space since,
+//     before it could ask them what it gave.
 //   - A host that is removed while it runs, or starts again while its space is
 //     being taken over: it has to stay off until rmpeer has ended.
 //   - Addresses that a removed host gave to containers so shortly before it

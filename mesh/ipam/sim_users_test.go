@@ -212,6 +212,7 @@ func (p *pod) releaseAgain(op *record, addrs []netip.Addr) {
 	p.h.w.after(p.h.w.between(time.Second, 10*time.Second), func() {
 		switch {
 		case p.h.life != life:
+			op.released(p.h.w, addrs, result{Err: errNoAnswer})
 		case p.call != nil:
 			p.releaseAgain(op, addrs)
 		default:
