@@ -209,7 +209,7 @@ func (c *core) donor(subnet netip.Prefix, tried map[crypto.Identity]struct{}) (c
 // fullReason says why nobody gave an address of subnet. Those in owed may have
 // some.
 func (c *core) fullReason(subnet netip.Prefix, owed []string) string {
-	if c.sureness.unproven && !c.sureness.alone {
+	if c.halted() == "" && !c.sure() {
 		if len(c.missing()) > 0 {
 			return c.unprovenReason()
 		}

@@ -44,7 +44,11 @@ type coreConfig struct {
 	Subnet       netip.Prefix // zero: the range
 	Mode         Mode
 	ReclaimAfter time.Duration // zero: never
-	Seed         [32]byte      // of the random numbers
+	// Patience is how long a host that is not proven waits for those out of
+	// reach, and meetGrace for one that is alive and does not answer; zero: for
+	// ever, which is how the simulation shows that nothing else is at risk.
+	Patience time.Duration
+	Seed     [32]byte // of the random numbers
 	// Adopted says that what is attached is in the store, as a former core of
 	// this process was told by an adoptEvent.
 	Adopted bool

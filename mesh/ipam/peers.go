@@ -25,6 +25,7 @@ type peer struct {
 	greeted  bool      // has got a Digest since it is alive
 	asked    time.Time // when it got the last one
 	exchange uint64    // of that
+	waited   time.Time // since when an answer of it is owed; zero: none is
 	against  []Fence   // pending there with this host as the target
 
 	wantOp uint64 // the highest op of its Wants
@@ -86,7 +87,7 @@ func (c *core) setPeers(list []Peer, targets int) {
 
 func (c *core) aliveChanged(p *peer) {
 	p.since = c.now
-	p.heard, p.greeted, p.asked, p.reminded = false, false, time.Time{}, false
+	p.heard, p.greeted, p.asked, p.waited, p.reminded = false, false, time.Time{}, time.Time{}, false
 	for base := range p.groups {
 		c.infos.look[base] = struct{}{}
 	}

@@ -103,7 +103,7 @@ func (a *Allocator) load() error {
 	}
 	cfg := coreConfig{
 		Self: a.cfg.Self, Name: a.cfg.Name, Nickname: a.cfg.Nickname, Range: a.cfg.Range, Subnet: a.cfg.Subnet,
-		Mode: a.cfg.Mode, ReclaimAfter: a.cfg.ReclaimAfter, Adopted: a.adopted,
+		Mode: a.cfg.Mode, ReclaimAfter: a.cfg.ReclaimAfter, Patience: patience, Adopted: a.adopted,
 	}
 	if _, err := rand.Read(cfg.Seed[:]); err != nil {
 		return err

@@ -16,7 +16,6 @@ import (
 type history struct {
 	clock int64
 	ops   []porcupine.Operation
-	murky time.Duration // conflicts before may be with what nobody was told of
 }
 
 // record is one request from its beginning. It is nil when there is no history.
@@ -61,12 +60,8 @@ func (l *history) add(call, end int64, in input) {
 const lost = math.MaxInt64
 
 func (r *record) allocated(w *world, res result) {
-	switch {
-	case r == nil:
-	case res.Err == nil:
+	if r != nil && res.Err == nil {
 		w.log.add(r.call, w.log.tick(), input{res.Addr.Addr(), verbTake, r.key})
-	default: // it may have had any address for a moment, and for 30 s when the daemon crashed
-		w.log.murky = w.now + 90*time.Second
 	}
 }
 
@@ -77,7 +72,7 @@ func (r *record) claimed(w *world, addr netip.Addr, res result) {
 	switch {
 	case res.Err == nil:
 		w.log.add(r.call, w.log.tick(), input{addr, verbTake, r.key})
-	case errors.Is(res.Err, ErrConflict) && w.loss == 0 && w.slow == 0 && w.now > w.log.murky:
+	case errors.Is(res.Err, ErrConflict) && w.calmNet():
 		w.count["conflicts in the history"]++
 		w.log.add(r.call, w.log.tick(), input{addr, verbConflict, r.key})
 	case errors.Is(res.Err, ErrConflict):
@@ -91,14 +86,24 @@ func (r *record) released(w *world, addrs []netip.Addr, res result) {
 	if r == nil || errors.Is(res.Err, errDiskFull) { // it is asked again
 		return
 	}
-	end := w.log.tick()
+	done := func(end int64) {
+		for _, a := range addrs {
+			w.log.add(r.call, end, input{a, verbDrop, r.key})
+		}
+	}
 	if res.Err != nil {
-		end = lost
+		done(lost)
+		return
 	}
-	for _, a := range addrs {
-		w.log.add(r.call, end, input{a, verbDrop, r.key})
-	}
+	// Who released it does not wait until the owner of the block knows.
+	w.after(time.Second, func() { done(w.log.tick()) })
 }
+
+// calmNet reports whether nothing goes wrong in this world. Only then a
+// refused claim must be because of somebody who has the address: otherwise it
+// may be because of a lease that nobody uses, of a request whose answer was
+// lost or whose daemon ended, until its owner hears of that.
+func (w *world) calmNet() bool { return w.loss == 0 && w.slow == 0 && w.faults == 0 }
 
 func (l *history) died(w *world, p *pod, a netip.Addr) {
 	if w.history {

@@ -148,13 +148,17 @@ func (h *host) reload() bool {
 	if !h.wake(stored, h.proven) {
 		return false
 	}
-	for _, e := range append([]event{h.peersEvent(), h.entriesEvent()}, h.died...) {
-		if !h.step(e) {
-			return false
+	list := []event{h.peersEvent(), h.entriesEvent()}
+	var late []event
+	for _, t := range sortedKeys(h.open, compareTickets) {
+		if e, ok := h.calls[t].event.(adoptEvent); ok {
+			list = append(list, e) // what was found at the start is older than any death
+		} else {
+			late = append(late, h.calls[t].event)
 		}
 	}
-	for _, t := range sortedKeys(h.open, compareTickets) {
-		if !h.step(h.calls[t].event) {
+	for _, e := range slices.Concat(list, h.died, late) {
+		if !h.step(e) {
 			return false
 		}
 	}

@@ -135,6 +135,17 @@ func TestSimForce(t *testing.T) {
 	})
 }
 
+// TestSimHistory runs worlds in which nothing goes wrong, so that it can be
+// checked as well that claims are refused for a reason.
+func TestSimHistory(t *testing.T) {
+	simulate(t, sim.ops/40, sim.first+2_000_000, func(seed uint64) rules {
+		r := randomRules(seed)
+		r.hosts, r.late, r.ops, r.pace = min(r.hosts, 9), 0, opsOf/4, 30*time.Millisecond
+		r.loss, r.slow, r.faults, r.static, r.narrow, r.history = 0, 0, 0, 0.4, 0.8, true
+		return r
+	})
+}
+
 // simulate runs worlds of consecutive seeds until there were enough
 // operations, as many at a time as there are processors.
 func simulate(t *testing.T, ops, first uint64, of func(seed uint64) rules) {

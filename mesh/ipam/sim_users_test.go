@@ -296,7 +296,10 @@ func (w *world) use() {
 		w.count["skipped: stale and alone"]++
 		return
 	}
-	waiting := sortedKeys(h.calls, compareTickets)
+	waiting := slices.DeleteFunc(sortedKeys(h.calls, compareTickets), func(t ticket) bool {
+		_, own := h.calls[t].event.(adoptEvent)
+		return own
+	})
 	if len(waiting) > 5 || len(waiting) > 0 && w.p(0.04) {
 		h.calls[waiting[w.rnd.IntN(len(waiting))]].cancel()
 		return

@@ -66,6 +66,7 @@ type fileStore struct {
 	file   *os.File // db's, with its lock
 	path   string
 	mark   string // empty: none
+	boot   string // of the machine; a mark of another one proves nothing
 	log    *slog.Logger
 	proven bool   // values are the newest there ever were
 	damage string // what happened to the file before; empty: nothing
@@ -78,14 +79,14 @@ type fileStore struct {
 	markLost bool     // it could not be written
 }
 
-// openStore opens the database at path, or begins one. It waits for a second
+// openStore opens the database at path, or begins one. It waits a moment
 // for another process to close it, then fails with [ErrHeld]. mark is the
 // file that proves that the database is the newest; empty: there is none.
 func openStore(path, mark string, log *slog.Logger) (*fileStore, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s := &fileStore{path: path, mark: mark, log: log}
+	s := &fileStore{path: path, mark: mark, boot: bootID(), log: log}
 	for {
 		again, err := s.open()
 		switch {

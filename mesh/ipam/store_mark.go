@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -79,14 +80,27 @@ func hashOf(key, value []byte) uint64 {
 	return binary.BigEndian.Uint64(sum[:])
 }
 
-// mark returns the content of the mark file: a line that people can read, of
-// the same length for every head, so that it can be written in one piece.
-func (h head) mark() string { return fmt.Sprintf("weft addresses %x %020d\n", h.ID, h.Seq) }
+// markText returns the content of the mark file: a line that people can read, of
+// the same length for every head, so that it can be written in one piece. A
+// directory that outlives the machine's boot may be as old as the database.
+func (s *fileStore) markText(h head) string {
+	return fmt.Sprintf("weft addresses %x boot %s save %020d\n", h.ID, s.boot, h.Seq)
+}
+
+// bootID returns what the kernel drew when the machine started; empty when it
+// does not say, and then no mark proves anything.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
 
 // checkMark reports whether the database is the newest there ever was: the
 // mark was written after a save that the database has.
 func (s *fileStore) checkMark() bool {
-	if s.mark == "" {
+	if s.mark == "" || s.boot == "" {
 		return false
 	}
 	b, err := os.ReadFile(s.mark)
@@ -97,8 +111,8 @@ func (s *fileStore) checkMark() bool {
 		return false
 	}
 	marked := head{ID: s.head.ID}
-	_, err = fmt.Sscanf(string(b), "weft addresses "+fmt.Sprintf("%x", s.head.ID)+" %d\n", &marked.Seq)
-	return err == nil && string(b) == marked.mark() && marked.Seq <= s.head.Seq
+	_, err = fmt.Sscanf(string(b), fmt.Sprintf("weft addresses %x boot %s save ", s.head.ID, s.boot)+"%d\n", &marked.Seq)
+	return err == nil && string(b) == s.markText(marked) && marked.Seq <= s.head.Seq
 }
 
 // writeMark says in the mark file that what was saved is the newest. A mark
@@ -125,10 +139,10 @@ func (s *fileStore) putMark() (err error) {
 		if err != nil {
 			return err
 		}
-		if err := s.markFile.Truncate(int64(len(s.head.mark()))); err != nil {
+		if err := s.markFile.Truncate(int64(len(s.markText(s.head)))); err != nil {
 			return err
 		}
 	}
-	_, err = s.markFile.WriteAt([]byte(s.head.mark()), 0)
+	_, err = s.markFile.WriteAt([]byte(s.markText(s.head)), 0)
 	return err
 }

@@ -200,6 +200,9 @@ func TestStoreProven(t *testing.T) {
 		}, false},
 		{"mark cut off", func(t *testing.T, p storePlace) { replace(t, p.mark, contents(t, p.mark)[:50]) }, false},
 		{"mark with more", func(t *testing.T, p storePlace) { replace(t, p.mark, append(contents(t, p.mark), '\n')) }, false},
+		{"mark of another boot", func(t *testing.T, p storePlace) {
+			replace(t, p.mark, bytes.Replace(contents(t, p.mark), []byte(bootID()), []byte("00000000-0000-4000-8000-000000000000"), 1))
+		}, false},
 		{"mark of another format", func(t *testing.T, p storePlace) {
 			replace(t, p.mark, bytes.Replace(contents(t, p.mark), []byte("addresses"), []byte("something"), 1))
 		}, false},

@@ -12,6 +12,7 @@ import (
 
 const (
 	meetGrace  = 10 * time.Second // how long a host that is alone looks for others
+	patience   = 30 * time.Second // how long a host that is not proven waits for those out of reach
 	askAgain   = time.Second      // how long an exchange that is owed waits for its answer
 	titlesMost = 8                // hosts named in a reason
 )
@@ -24,8 +25,10 @@ const (
 //   - when the database is not known to be the newest, until it exchanged them
 //     with everybody (unproven): it may have given away what it still has.
 //
-// A host that finds nobody goes on alone after meetGrace. Of a host that is
-// unproven this is the one risk that is taken; docs/ipam.md says so.
+// A host that finds nobody goes on alone after meetGrace, and one that is
+// unproven goes on after patience when only hosts out of reach have not
+// answered: after a power cut a cluster must come up although a host is dead.
+// These two are the risks that are taken; docs/ipam.md says so.
 //
 //	            proven, alone            somebody is alive
 //	start ─────▶ mustMeet ──── exchange with one ────▶ sure ◀─┐
@@ -41,6 +44,8 @@ type sureness struct {
 	fresh  blockSet  // blocks that were given to us since the start: known though unproven
 	lonely time.Time // since when nobody is alive; zero: somebody is
 	alone  bool      // nobody was for meetGrace
+	begun  time.Time // when this start, or the doubt, began
+	bold   bool      // unproven, and those who are missing are waited for no more
 	look   bool      // something of peers changed
 
 	// Numbers of exchanges. They begin anywhere, so that an answer to a former
@@ -55,7 +60,7 @@ func (c *core) startSure(proven, empty bool) {
 		proven = true
 	}
 	s.unproven, s.adopted = !proven, c.cfg.Adopted || proven && !empty
-	s.lonely, s.look = c.now, true
+	s.lonely, s.begun, s.look = c.now, c.now, true
 	s.last = c.rand.Uint64N(1<<62) + 1
 	s.first = s.last + 1
 	if c.ring != nil {
@@ -72,8 +77,9 @@ func (c *core) startSure(proven, empty bool) {
 func (c *core) setUnsure(why string) {
 	s := &c.sureness
 	for _, p := range c.peers {
-		p.met, p.asked = false, time.Time{}
+		p.met, p.asked, p.waited = false, time.Time{}, time.Time{}
 	}
+	s.begun, s.bold = c.now, false
 	s.fresh, s.first = blockSet{}, s.last+1
 	if s.unproven {
 		return
@@ -103,15 +109,33 @@ func (c *core) halted() string {
 	switch {
 	case len(mates) == 0:
 		return fmt.Sprintf("nobody in reach: looking for other hosts for %d s", meetGrace/time.Second)
+	case s.mustMeet && c.speaking(mates) == 0:
+		return c.listed(mates) + " in reach, but not answering: looking for others for some seconds more"
 	case s.mustMeet:
 		return "comparing addresses with " + c.listed(mates)
 	}
 	return ""
 }
 
+// speaking counts those of mates that answer, or still may.
+func (c *core) speaking(mates []*peer) (n int) {
+	for _, p := range mates {
+		if !c.mute(p, meetGrace) {
+			n++
+		}
+	}
+	return n
+}
+
+// mute reports whether a live peer owes an answer for this long: its disk may
+// be full, or half of the way to it cut.
+func (c *core) mute(p *peer, after time.Duration) bool {
+	return c.cfg.Patience > 0 && !p.waited.IsZero() && c.due(p.waited.Add(after))
+}
+
 // sure reports whether this host may hand out from all of its own blocks.
 func (c *core) sure() bool {
-	return c.halted() == "" && (!c.sureness.unproven || c.sureness.alone)
+	return c.halted() == "" && (!c.sureness.unproven || c.sureness.alone || c.sureness.bold)
 }
 
 // own returns the blocks that addresses may be taken from now.
@@ -124,7 +148,8 @@ func (c *core) own() blockSet {
 		owned.And(&c.sureness.fresh)
 	} else if c.sureness.unproven && !c.sureness.told {
 		c.sureness.told = true
-		c.logf(slog.LevelWarn, "nobody in reach, and this host may have forgotten what it gave away: addresses are given at risk")
+		c.logf(slog.LevelWarn, "this host may have forgotten what it gave away, and not everybody can be asked: addresses are given at risk",
+			"missing", shortened(c.titles(c.missing())))
 	}
 	return owned
 }
@@ -141,6 +166,7 @@ func (c *core) missing() []crypto.Identity {
 // unprovenReason says whom an unproven host waits for.
 func (c *core) unprovenReason() string {
 	var out, in, gone []string
+	early := false // it may just not have been met yet
 	for _, id := range c.missing() {
 		if p := c.peers[id]; p != nil && len(p.against) > 0 {
 			return fmt.Sprintf("%s is taking over the space of this host", c.title(p.against[0].Initiator))
@@ -149,10 +175,18 @@ func (c *core) unprovenReason() string {
 			in = append(in, c.title(id))
 		} else {
 			out, gone = append(out, c.title(id)), append(gone, c.title(id))
+			early = early || c.now.Before(c.awayUntil(id, patience))
 		}
 	}
-	if len(out) == 0 {
+	switch {
+	case len(out) == 0:
 		return "comparing addresses with " + shortened(in)
+	case c.sureness.bold:
+		return fmt.Sprintf("%s (out of reach) could not say what this host gave away before it was restarted; addresses are given all the same; if gone: weft rmpeer %s",
+			shortened(out), strings.Join(gone, " "))
+	case early && c.cfg.Patience > 0:
+		return fmt.Sprintf("looking for %s for up to %d s: they know what this host gave away before it was restarted",
+			shortened(out), patience/time.Second)
 	}
 	return fmt.Sprintf("%s (out of reach) must first say what this host gave away before it was restarted; if gone: weft rmpeer %s",
 		shortened(out), strings.Join(gone, " "))
@@ -182,7 +216,8 @@ func (c *core) stepSure() {
 	}
 	s.look = false
 	mates := c.mates()
-	c.noticeMates(len(mates))
+	c.noticeMates(c.speaking(mates))
+	c.noticeMissing()
 	for _, p := range mates {
 		if !p.heard && p.info == nil {
 			c.due(p.since.Add(meetGrace)) // takesPart changes then
@@ -217,9 +252,44 @@ func (c *core) noticeMates(n int) {
 	}
 }
 
+// noticeMissing ends the wait of an unproven host for those out of reach, when
+// everybody else has answered.
+func (c *core) noticeMissing() {
+	s := &c.sureness
+	if !s.unproven || c.cfg.Patience == 0 || !c.peersKnown || !s.adopted {
+		return
+	}
+	bold := true
+	for _, id := range c.missing() {
+		p := c.peers[id]
+		switch {
+		case p != nil && len(p.against) > 0:
+			bold = false // somebody is taking over our space
+		case p != nil && p.Alive:
+			bold = c.mute(p, c.cfg.Patience) && bold
+		default:
+			bold = c.due(c.awayUntil(id, c.cfg.Patience)) && bold
+		}
+	}
+	if bold != s.bold {
+		s.bold = bold
+		c.infos.changed = true
+		c.retry()
+	}
+}
+
+// awayUntil returns when a host out of reach has been so for d.
+func (c *core) awayUntil(id crypto.Identity, d time.Duration) time.Time {
+	since := c.sureness.begun
+	if p := c.peers[id]; p != nil && p.since.After(since) {
+		since = p.since
+	}
+	return since.Add(d)
+}
+
 // proved ends the doubt.
 func (c *core) proved() {
-	c.sureness.unproven = false
+	c.sureness.unproven, c.sureness.bold, c.sureness.told = false, false, false
 	c.endDoubt()
 	c.putMeta()
 	c.infos.changed = true
@@ -234,6 +304,9 @@ func (c *core) exchange(p *peer) {
 	s := &c.sureness
 	s.last++
 	p.exchange, p.asked, p.greeted = s.last, c.now, true
+	if p.waited.IsZero() {
+		p.waited = c.now
+	}
 	c.send(p.ID, c.digest(s.last, p.ID))
 }
 
@@ -242,6 +315,7 @@ func (c *core) exchange(p *peer) {
 // rings that stay apart; a host that has no ring yet is asked again when it has.
 func (c *core) exchanged(p *peer, re uint64, ring RingID) {
 	s := &c.sureness
+	p.waited = time.Time{}
 	if re < s.first || re > s.last || (c.ring == nil) != ring.IsZero() {
 		return
 	}
