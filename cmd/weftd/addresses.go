@@ -96,7 +96,7 @@ func (a *addresses) RemovePeers(ctx context.Context, r api.RemoveRequest) ([]api
 	gone := make([]crypto.Identity, len(peers))
 	for i, p := range peers {
 		if err := gone[i].UnmarshalText([]byte(p.Identity)); err != nil {
-			return nil, fmt.Errorf("peer %s was never met, so its space is only a name's: %w", p, err)
+			return nil, fmt.Errorf("peer %s: %w", p, err)
 		}
 	}
 	taken, err := a.Allocator.Remove(ctx, gone, r.Force, progress(ctx))

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"slices"
+
+	"github.com/weftnet/weft/mesh/ipam"
 	"github.com/weftnet/weft/router/api"
 )
 
@@ -47,7 +50,8 @@ func (a *addresses) Status() *api.IPAM {
 }
 
 // knownPeers are those whose space a command can name: who owns some, whoever
-// is a peer, and who was removed but may have left addresses behind.
+// is a peer, and who was removed but may have left addresses behind. The
+// identity of a host that was never met is a placeholder for its name.
 func (a *addresses) knownPeers() []api.PeerID {
 	s := a.Allocator.Status()
 	var list []api.PeerID
@@ -56,13 +60,24 @@ func (a *addresses) knownPeers() []api.PeerID {
 		if h.Self {
 			p.Nickname = a.nickname
 		}
-		if !h.ID.IsZero() {
-			p.Identity = h.ID.String()
-		}
+		p.Identity = h.Owner.String()
 		list = append(list, p)
 	}
 	for _, p := range s.Others {
-		list = append(list, api.PeerID{Name: p.Name.String(), Nickname: p.Nickname, Identity: p.ID.String()})
+		list = append(list, peerID(p))
+	}
+	// Who was set up anew under an old name would be ambiguous for ever.
+	for _, p := range s.Former {
+		former := peerID(p)
+		if !slices.ContainsFunc(list, func(o api.PeerID) bool {
+			return o.Name == former.Name || o.Nickname != "" && o.Nickname == former.Nickname
+		}) {
+			list = append(list, former)
+		}
 	}
 	return list
+}
+
+func peerID(p ipam.Peer) api.PeerID {
+	return api.PeerID{Name: p.Name.String(), Nickname: p.Nickname, Identity: p.ID.String()}
 }

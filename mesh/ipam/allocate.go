@@ -45,10 +45,10 @@ func (c *core) checkSubnet(subnet netip.Prefix) error {
 	return nil
 }
 
-// tryHeld answers r with an address that its key has.
+// tryHeld answers r with an address that its key has, or had when it died.
 func (c *core) tryHeld(r *request) bool {
 	for _, addr := range c.keys[r.key] {
-		if r.subnet.Contains(addr) && !c.geo.Reserved(addr, r.subnet) && c.trusted(addr) {
+		if r.subnet.Contains(addr) && !c.geo.Reserved(addr, r.subnet) && c.trusted(addr) && (!c.dying(addr) || c.reusable(addr)) {
 			c.revive(addr)
 			c.endRequest(r, result{Addr: netip.PrefixFrom(addr, r.subnet.Bits())})
 			return true
@@ -214,13 +214,14 @@ func (c *core) fullReason(subnet netip.Prefix, owed []string) string {
 			return c.unprovenReason()
 		}
 	}
-	var out []string
+	var out, gone []string
 	for _, owner := range c.ring.OwnersIn(subnet) {
 		if id, ok := c.resolve(owner.Owner); !ok || id != c.cfg.Self && !c.alive(id) {
-			out = append(out, c.title(owner.Owner))
+			out, gone = append(out, c.title(owner.Owner)), append(gone, c.callName(owner.Owner))
 		}
 	}
 	slices.Sort(out)
+	slices.Sort(gone)
 	if len(owed) > 0 {
 		slices.Sort(owed)
 		return fmt.Sprintf("nobody gave an address of %s: %s; asked again", subnet, shortened(owed))
@@ -229,5 +230,5 @@ func (c *core) fullReason(subnet netip.Prefix, owed []string) string {
 		return fmt.Sprintf("all addresses of %s are in use", subnet)
 	}
 	return fmt.Sprintf("all addresses of %s that are in reach are in use; out of reach: %s; if gone: weft rmpeer %s",
-		subnet, shortened(out), strings.Join(out, " "))
+		subnet, shortened(out), strings.Join(gone, " "))
 }

@@ -53,6 +53,15 @@ func (g Geometry) IPs() uint64 {
 	return power(g.bits + uint(bits.TrailingZeros(uint(g.blocks))))
 }
 
+// ipsIn returns the number of addresses in n blocks, saturating.
+func (g Geometry) ipsIn(n int) uint64 {
+	size := g.Size()
+	if total := uint64(n) * size; n == 0 || total/uint64(n) == size {
+		return total
+	}
+	return ^uint64(0)
+}
+
 // Usable returns how many addresses of subnet may be handed out: those inside
 // the range that are not [Geometry.Reserved].
 func (g Geometry) Usable(subnet netip.Prefix) uint64 {

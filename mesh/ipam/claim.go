@@ -3,6 +3,7 @@ package ipam
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 
 	"github.com/weftnet/weft/crypto"
 )
@@ -23,6 +24,7 @@ func (c *core) tryClaim(r *request) {
 	h, has := c.local[r.addr]
 	switch {
 	case !has || !c.trusted(r.addr):
+	case c.dying(r.addr) && !c.reusable(r.addr): // nobody here uses it, and others may
 	case h.Key == r.key:
 		c.revive(r.addr)
 		c.endRequest(r, result{})
@@ -58,7 +60,11 @@ func (c *core) claimOwn(r *request) {
 		c.reason(r, c.unprovenReason())
 		return
 	}
-	if taken, is := c.conflict(c.cfg.Self, r.addr); is {
+	taken, is := c.conflict(c.cfg.Self, r.addr)
+	if g, lent := c.leased[r.addr]; lent { // whatever dead one had it here
+		taken, is = Conflict{Addr: r.addr, Host: g.Host, Key: g.Key, Label: g.Label}, true
+	}
+	if is {
 		c.refuseClaim(r, taken)
 		return
 	}
@@ -71,9 +77,9 @@ func (c *core) claimOwn(r *request) {
 func (c *core) claimForeign(r *request, owner crypto.Identity, known bool) {
 	if !known || !c.alive(owner) {
 		block, _ := c.geo.Block(r.addr)
-		who := c.title(c.ring.Owner(block))
+		of := c.ring.Owner(block)
 		c.endRequest(r, result{Err: fmt.Errorf("%s is in the space of %s, which is %w; choose another address, or 'weft rmpeer %s' if it is gone",
-			r.addr, who, ErrUnreachable, who)})
+			r.addr, c.title(of), ErrUnreachable, c.callName(of))})
 		return
 	}
 	if c.sureness.unproven && !c.peer(owner).met {
@@ -93,10 +99,16 @@ func (c *core) grantedThis(r *request, op uint64) {
 		return
 	}
 	c.dropDoubtful(r.addr)
-	if _, used := c.local[r.addr]; !used {
-		c.setLocal(r.addr, holder{r.key, r.label, op})
-		c.endRequest(r, result{Fresh: true})
+	h, used := c.local[r.addr]
+	if used && !c.dying(r.addr) {
+		return // another container was faster, and r gets to know that
 	}
+	if claim := c.holders.claims[r.addr]; claim != nil {
+		c.endClaim(claim)
+	}
+	c.revive(r.addr)
+	c.setLocal(r.addr, holder{r.key, r.label, op})
+	c.endRequest(r, result{Fresh: h.Key != r.key})
 }
 
 // receiveConflict ends a claim, or says that an address of ours is somebody
@@ -111,11 +123,33 @@ func (c *core) receiveConflict(p *peer, m Conflict) {
 		return
 	}
 	c.closeAsk(a)
-	if a.req.ticket == 0 {
+	switch {
+	case m.Host == c.cfg.Self:
+		c.leasedAlready(p, a)
+	case a.req.ticket == 0:
 		c.disputed(m)
+	default:
+		c.refuseClaim(a.req, m)
+	}
+}
+
+// leasedAlready is called when the owner has the address down for this host,
+// for another holder than the one that a is for.
+func (c *core) leasedAlready(p *peer, a *ask) {
+	r := a.req
+	if r.ticket == 0 { // we have it, and Held says for whom
+		c.confirmed(r, a.op)
 		return
 	}
-	c.refuseClaim(a.req, m)
+	_, local := c.local[r.addr]
+	for _, o := range c.requests.asks { // the answer to one of these may be on its way
+		local = local || o.to == p.ID && (o.req.kind == wantAny || o.req.addr == r.addr)
+	}
+	if !local {
+		c.sendHeld(p, []netip.Addr{r.addr})
+	}
+	r.again = c.now.Add(roundLeast)
+	c.due(r.again)
 }
 
 func (c *core) refuseClaim(r *request, m Conflict) {

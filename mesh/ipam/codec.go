@@ -54,8 +54,12 @@ type (
 		Register Register
 	}
 
-	// storedLocal is an address that a container of this host has.
-	storedLocal struct{ Lease }
+	// storedLocal is an address that a container of this host has, or had
+	// until it died just now.
+	storedLocal struct {
+		Lease
+		Dying bool
+	}
 
 	// storedLease is an address of our blocks that another host has.
 	storedLease struct{ Granted }
@@ -125,6 +129,7 @@ func (s *storedBlock) value(c *coder) { c.register(&s.Register) }
 func (s *storedLocal) value(c *coder) {
 	c.uint(&s.Op)
 	c.holder(&s.Key, &s.Label)
+	c.flag(&s.Dying)
 }
 
 func (s *storedLease) value(c *coder) {
@@ -212,7 +217,7 @@ func parseKey(key string) (stored, error) {
 		return &storedBlock{Block: n}, err
 	case keyLocals:
 		a, err := parseAddr(first)
-		return &storedLocal{Lease{Addr: a}}, err
+		return &storedLocal{Lease: Lease{Addr: a}}, err
 	case keyLeases:
 		a, err := parseAddr(first)
 		return &storedLease{Granted{Lease: Lease{Addr: a}}}, err

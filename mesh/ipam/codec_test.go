@@ -31,7 +31,7 @@ func storedCases() []struct {
 		},
 		{&storedRing{wireRing, wireRange}, "ring", "ee" + strings.Repeat("00", 14) + "ff 04 0a200000 18"},
 		{&storedBlock{7, Register{wireID(1), wireID(2), 3, 4}}, "b/0007", id("01") + id("02") + "03 04"},
-		{&storedLocal{Lease{wireAddr(9), 1 << 32, "docker:1", "web"}}, "l/10.32.0.9", "8080808010 08 646f636b65723a31 03 776562"},
+		{&storedLocal{Lease{wireAddr(9), 1 << 32, "docker:1", "web"}, true}, "l/10.32.0.9", "8080808010 08 646f636b65723a31 03 776562 01"},
 		{&storedLease{Granted{wireID(3), Lease{wireAddr(9), 5, "", "web"}}}, "x/10.32.0.9", id("03") + "05 00 03 776562"},
 		{&storedFence{Fence{wireID(1), wireID(2), 9}}, "f/" + id("01") + "/" + id("02"), "09"},
 		{&storedRemoved{Removed{wireID(1), 9}, wireName, "host2"}, "r/" + id("01"), "09 020000000005 05 686f737432"},

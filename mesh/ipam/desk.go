@@ -12,6 +12,10 @@ import (
 const (
 	maxWaiting      = 4096     // messages that the loop has not taken
 	maxWaitingBytes = 64 << 20 // in them
+
+	// Of these, one sender's share: one that is noisy must not crowd out others.
+	maxFromOne      = 256
+	maxFromOneBytes = 8 << 20
 )
 
 // desk is where everybody leaves what the loop is to do. Leaving something
@@ -22,14 +26,29 @@ type desk struct {
 
 	mu sync.Mutex // guards the fields below
 
-	tickets  ticket
-	queue    []item
-	messages int // in queue
-	size     int // bytes in these
-	lost     int // messages that did not fit
-	peers    *peersEvent
-	entries  *entriesEvent
-	closed   bool
+	tickets ticket
+	queue   []item
+	all     load                      // messages in queue
+	from    map[crypto.Identity]*load // these by sender
+	lost    int                       // messages that did not fit
+	peers   *peersEvent
+	entries *entriesEvent
+	closed  bool
+}
+
+// load is how much some messages are.
+type load struct {
+	messages int
+	size     int // bytes
+}
+
+func (l *load) add(messages, size int) {
+	l.messages, l.size = l.messages+messages, l.size+size
+}
+
+// fits reports whether one more message of some bytes stays within most.
+func (l *load) fits(size int, most load) bool {
+	return l.messages < most.messages && l.size+size <= most.size
 }
 
 // item is an event, and who waits for its end, nil: nobody.
@@ -72,7 +91,9 @@ func (in inbox) asks() bool {
 	return slices.ContainsFunc(in.items, func(it item) bool { return it.client != nil })
 }
 
-func newDesk() *desk { return &desk{wake: make(chan struct{}, 1)} }
+func newDesk() *desk {
+	return &desk{wake: make(chan struct{}, 1), from: make(map[crypto.Identity]*load)}
+}
 
 func (d *desk) ring() {
 	select {
@@ -125,17 +146,41 @@ func (d *desk) leave(e event) {
 	case entriesEvent:
 		d.entries = &e
 	case messageEvent:
-		if d.messages == maxWaiting || d.size+len(e.Data) > maxWaitingBytes {
+		if !d.admit(e.From, len(e.Data)) {
 			d.lost++
 			return
 		}
-		d.messages, d.size = d.messages+1, d.size+len(e.Data)
 		e.Data = bytes.Clone(e.Data)
 		d.queue = append(d.queue, item{event: e})
 	default:
 		d.queue = append(d.queue, item{event: e})
 	}
 	d.ring()
+}
+
+// admit reports whether there is room for a message of some bytes, and takes
+// it. d.mu is held.
+func (d *desk) admit(from crypto.Identity, size int) bool {
+	one := d.from[from]
+	if one == nil {
+		one = new(load)
+	}
+	if !one.fits(size, load{maxFromOne, maxFromOneBytes}) || !d.all.fits(size, load{maxWaiting, maxWaitingBytes}) {
+		return false
+	}
+	d.all.add(1, size)
+	one.add(1, size)
+	d.from[from] = one
+	return true
+}
+
+// taken makes room again. d.mu is held.
+func (d *desk) taken(from crypto.Identity, size int) {
+	d.all.add(-1, -size)
+	one := d.from[from]
+	if one.add(-1, -size); one.messages == 0 {
+		delete(d.from, from)
+	}
 }
 
 // receive leaves a message.
@@ -149,7 +194,7 @@ func (d *desk) take() inbox {
 	in := inbox{items: slices.Clone(d.queue[:n]), peers: d.peers, entries: d.entries, lost: d.lost}
 	for _, it := range in.items {
 		if m, ok := it.event.(messageEvent); ok {
-			d.messages, d.size = d.messages-1, d.size-len(m.Data)
+			d.taken(m.From, len(m.Data))
 		}
 	}
 	d.queue = slices.Delete(d.queue, 0, n)

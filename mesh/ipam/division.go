@@ -82,7 +82,7 @@ func (c *core) stepDivision() {
 	}
 	switch c.cfg.Mode.Kind {
 	case ModeSeed:
-		c.adoptRing(seedRing(c.geo, c.cfg.Mode.Seeds), "by the names given at launch")
+		c.makeSeedRing()
 		c.claimSeeds()
 	case ModeObserver:
 		c.askElection()
@@ -240,7 +240,7 @@ func (c *core) answerVote(from crypto.Identity, ballot Ballot, ask Body) {
 // reports whether it is one.
 func (c *core) answerVoteless(from crypto.Identity) bool {
 	if c.ring == nil && c.cfg.Mode.Kind == ModeSeed {
-		c.adoptRing(seedRing(c.geo, c.cfg.Mode.Seeds), "by the names given at launch")
+		c.makeSeedRing()
 	}
 	switch {
 	case c.ring != nil:
@@ -298,14 +298,28 @@ func (c *core) askElection() {
 	c.wakeAt(d.asked)
 	voters := slices.DeleteFunc(c.voters(), func(id crypto.Identity) bool { return id == c.cfg.Self || !c.alive(id) })
 	if len(voters) > 0 {
-		c.send(voters[d.turn%len(voters)], Elect{Known: c.voters()})
+		c.send(voters[d.turn%len(voters)], Elect{})
 		d.turn++
+	}
+}
+
+// makeSeedRing makes the ring of the names given at launch. Our share may have
+// been given away or taken over long ago, by or from a host that had our name
+// before. So it counts only after somebody else was asked, or nobody is there.
+func (c *core) makeSeedRing() {
+	c.adoptRing(seedRing(c.geo, c.cfg.Mode.Seeds), "by the names given at launch")
+	if s := &c.sureness; c.targets > 0 || c.everMet() {
+		s.mustMeet, s.look, s.first = true, true, s.last+1
+		c.wakeAt(c.now)
 	}
 }
 
 // claimSeeds writes our identity where the ring has a placeholder for our
 // name.
 func (c *core) claimSeeds() {
+	if c.sureness.mustMeet && c.halted() != "" {
+		return
+	}
 	mine := c.ring.Owned(placeholder(c.cfg.Name))
 	if mine.Empty() {
 		return

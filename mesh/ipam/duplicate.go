@@ -59,10 +59,11 @@ func (c *core) lookAt(base netip.Addr) {
 
 // inherit is called when one of those that use an address of our own blocks
 // has let it go. Another one that has it all the same keeps it: it is not free.
+// One that lasted but a moment is none: entries lag behind moves.
 func (c *core) inherit(addr netip.Addr) {
 	d := c.infos.twice[addr]
 	owner, ok := c.ownerOf(addr)
-	if d == nil || !ok || owner != c.cfg.Self {
+	if d == nil || !d.told || !ok || owner != c.cfg.Self {
 		return
 	}
 	if _, taken := c.conflict(c.cfg.Self, addr); taken {

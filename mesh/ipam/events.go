@@ -1,8 +1,10 @@
 package ipam
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
+	"time"
 
 	"github.com/weftnet/weft/crypto"
 )
@@ -126,4 +128,14 @@ type logLine struct {
 	Level slog.Level
 	Msg   string
 	Args  []any
+}
+
+// say logs a line of the core, which has no log of its own.
+func (a *Allocator) say(l logLine) {
+	ctx := context.Background()
+	if h := a.log.Handler(); h.Enabled(ctx, l.Level) {
+		r := slog.NewRecord(time.Now(), l.Level, l.Msg, 0)
+		r.Add(l.Args...)
+		_ = h.Handle(ctx, r) // as slog does
+	}
 }

@@ -177,6 +177,7 @@ func (c *core) receiveFenceAsk(from crypto.Identity, m FenceAsk, ring RingID) {
 			c.send(from, refuse)
 			return
 		}
+		c.dropStale(from, m.Epoch)
 		for _, id := range m.Targets {
 			c.putFence(Fence{Target: id, Initiator: from, Epoch: m.Epoch})
 			// What it gives us for these would be used past the promise.
@@ -191,6 +192,16 @@ func (c *core) receiveFenceAsk(from crypto.Identity, m FenceAsk, ring RingID) {
 		promise.Runs, promise.Held = c.ring.AllRuns(), c.heldElsewhere()
 	}
 	c.send(from, promise)
+}
+
+// dropStale drops the fences of an earlier attempt against hosts that do not
+// matter here: no host can pile up more of them than fit into one message.
+func (c *core) dropStale(initiator crypto.Identity, epoch uint64) {
+	for _, f := range c.fencesOf(initiator) {
+		if f.Epoch < epoch && !c.concerns(f.Target) {
+			c.dropFence(f)
+		}
+	}
 }
 
 // promised reports whether all that is asked was promised already.
@@ -211,6 +222,8 @@ func (c *core) promised(initiator crypto.Identity, m FenceAsk) bool {
 // of it out. That one has a higher epoch, so of several fences that with the
 // highest can always be lifted.
 func (c *core) receiveFenceOver(from crypto.Identity, m FenceOver, ring RingID) {
+	// Before its blocks are another's: a host of which we knew no more than these.
+	gone := slices.DeleteFunc(slices.Clone(m.Targets), func(id crypto.Identity) bool { return !c.concerns(id) })
 	if ring == c.ringID() {
 		c.mergePast(m.Runs, func(reg Register) bool { return !c.fencedBut(reg, from) })
 		if m.Taken && !c.knowsFrom(m.Epoch, m.Runs) {
@@ -223,8 +236,8 @@ func (c *core) receiveFenceOver(from crypto.Identity, m FenceOver, ring RingID) 
 		}
 	}
 	if m.Taken {
-		for _, id := range m.Targets {
-			c.learnRemoved([]Removed{{id, m.Epoch}})
+		for _, id := range gone {
+			c.takeGone(Removed{id, m.Epoch})
 			c.expel(id)
 		}
 	}
@@ -317,4 +330,22 @@ func (c *core) toldFences(from crypto.Identity, pending []Fence) {
 		}
 		c.send(from, m)
 	}
+}
+
+// highestEpoch returns the highest epoch that this host ever heard of and
+// that may still matter.
+func (c *core) highestEpoch() uint64 {
+	var highest uint64
+	if c.ring != nil {
+		for block := range c.geo.Blocks() {
+			highest = max(highest, c.ring.Register(block).Epoch)
+		}
+	}
+	for _, epoch := range c.takeover.fences {
+		highest = max(highest, epoch)
+	}
+	for _, g := range c.takeover.gone {
+		highest = max(highest, g.Epoch)
+	}
+	return highest
 }

@@ -11,7 +11,6 @@ import (
 
 const (
 	digestEvery = 10 * time.Second // on average, to one peer by chance
-	fenceEvery  = 3 * time.Second  // to a host whose fences are pending here
 	castMost    = 900              // bytes of a broadcast
 )
 
@@ -163,12 +162,8 @@ func (c *core) receiveState(p *peer, st State, ring RingID) {
 // stepGossip casts what is news and compares now and then.
 func (c *core) stepGossip() {
 	if c.ring != nil && !c.changed.Empty() {
+		c.lookForLastWords()
 		c.castChanged()
-	}
-	for _, f := range c.pending(func(fenceKey) bool { return true }) {
-		if p := c.peers[f.Initiator]; p != nil && p.Alive && c.due(p.asked.Add(fenceEvery)) {
-			c.exchange(p) // it says whether they are over
-		}
 	}
 	if c.gossip.at.IsZero() {
 		c.gossip.at = c.now.Add(c.jitter(digestEvery))

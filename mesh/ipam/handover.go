@@ -160,7 +160,7 @@ func (c *core) goOnHandOver() (to crypto.Identity, err error, done bool) {
 	case c.sureness.mustMeet || c.sureness.unproven || !c.sureness.adopted:
 		// What this host may have given away before it cannot give now.
 		if c.due(h.deadline) {
-			why := "no other host answers"
+			why := "no other host answers; with --force it is left to 'weft rmpeer' elsewhere"
 			if c.sureness.unproven {
 				why = c.unprovenReason()
 			}
@@ -266,8 +266,14 @@ func (c *core) sharesRing(p *peer) bool {
 	return p.info != nil && p.info.Ring == c.ring.id || c.ring.Count(p.ID) > 0
 }
 
-// ringShared reports whether anybody else ever had our ring.
+// ringShared reports whether anybody else ever had our ring, or may come to
+// have it: who is only out of reach now would find nobody to ask for space.
 func (c *core) ringShared() bool {
+	for _, id := range c.known() {
+		if info := c.peers[id].info; info == nil || info.Ring.IsZero() || info.Ring == c.ring.id {
+			return true
+		}
+	}
 	for _, s := range c.ring.Owners() {
 		if s.Owner != c.cfg.Self {
 			return true

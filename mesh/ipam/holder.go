@@ -25,6 +25,7 @@ type holders struct {
 	unsettled bool                     // owners changed: claims is to be made anew
 	claims    map[netip.Addr]*request  // addresses that we have and that others must confirm
 	claimAt   time.Time                // of the next look at claims
+	told      map[netip.Addr]struct{}  // local addresses of which it is logged that they are lent to others
 	heldAt    time.Time                // of the next Held to all
 }
 
@@ -32,6 +33,7 @@ func (h *holders) init() {
 	h.dying = make(map[netip.Addr]time.Time)
 	h.doubtful = make(map[netip.Addr]struct{})
 	h.claims = make(map[netip.Addr]*request)
+	h.told = make(map[netip.Addr]struct{})
 }
 
 // release frees addresses of a key, nil: all.
@@ -95,6 +97,7 @@ func (c *core) died(key string) {
 func (c *core) dies(addr netip.Addr) {
 	if !c.dying(addr) {
 		c.holders.dying[addr] = c.now.Add(grace)
+		c.putLocal(addr)
 	}
 }
 
@@ -105,7 +108,10 @@ func (c *core) dying(addr netip.Addr) bool {
 
 // revive ends the grace: somebody uses the address.
 func (c *core) revive(addr netip.Addr) {
-	delete(c.holders.dying, addr)
+	if c.dying(addr) {
+		delete(c.holders.dying, addr)
+		c.putLocal(addr)
+	}
 	if c.doubtful(addr) {
 		delete(c.holders.doubtful, addr)
 		c.infos.touch(addr)
@@ -147,6 +153,24 @@ func (c *core) trusted(addr netip.Addr) bool {
 	}
 	owner, ok := c.ownerOf(addr)
 	return !c.doubtful(addr) || ok && owner == c.cfg.Self && c.sure()
+}
+
+// reusable reports whether a dead container's address may be given again, to
+// its old key or to whoever names it. That it was in use counts no more: it
+// must be in our own space, and we sure of that, or the owner of its block must
+// have said that it is ours.
+func (c *core) reusable(addr netip.Addr) bool {
+	if c.halted() != "" || c.holders.claims[addr] != nil {
+		return false
+	}
+	owner, ok := c.ownerOf(addr)
+	if !ok || owner != c.cfg.Self {
+		return ok && c.local[addr].Op != 0
+	}
+	block, _ := c.geo.Block(addr)
+	own := c.own()
+	_, lent := c.leased[addr]
+	return own.Has(block) && !lent
 }
 
 // adopt takes over what was found attached at the start. It is there whatever
@@ -329,9 +353,11 @@ func (c *core) endClaim(r *request) {
 // we had already.
 func (c *core) confirmed(r *request, op uint64) {
 	c.endClaim(r)
+	delete(c.holders.told, r.addr)
 	if h, ok := c.local[r.addr]; ok {
 		h.Op = op
 		c.setLocal(r.addr, h)
+		c.retry() // its key may wait for another one
 	}
 }
 
@@ -350,9 +376,11 @@ func (c *core) disputed(m Conflict) {
 	if r := c.holders.claims[m.Addr]; r != nil {
 		c.closeAsk(r.ask)
 		r.again = c.now.Add(disputedEvery)
-		if r.reason = c.inUse(m); !r.told {
-			r.told = true
-			c.logf(slog.LevelWarn, "address used twice: detach one of them", "address", m.Addr,
+		r.reason = c.inUse(m)
+		if _, told := c.holders.told[m.Addr]; !told {
+			c.holders.told[m.Addr] = struct{}{}
+			// Whether both use it, and it is to be warned of, tellDuplicates knows.
+			c.logf(slog.LevelInfo, "an address of this host is lent to another one by the owner of its block", "address", m.Addr,
 				"by", h.Label, "peer", c.title(m.Host), "there", m.Label)
 		}
 	}

@@ -133,7 +133,7 @@ func (v *inspection) readMeta(at int64) (m boltMetaPage, ok bool, err error) {
 	return m, ok, err
 }
 
-// page is one page with those that continue it.
+// boltPage is one page with those that continue it.
 type boltPage struct {
 	id    uint64 // for messages
 	flags uint16

@@ -118,6 +118,12 @@ func (c *core) lendThis(p *peer, w Want) {
 		c.send(p.ID, refusal)
 		return
 	}
+	if g, ok := c.leased[w.Addr]; ok && g.Key != w.Key {
+		// It asked for this lease with another op, which may be open: the lease
+		// must not follow this one. If it has given it up it says so now.
+		c.send(p.ID, Conflict{Op: w.Op, Addr: w.Addr, Host: g.Host, Key: g.Key, Label: g.Label})
+		return
+	}
 	c.lend(p, w, w.Addr)
 	c.send(p.ID, Give{Op: w.Op, Addr: w.Addr})
 }

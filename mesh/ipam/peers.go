@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/weftnet/weft/crypto"
@@ -12,6 +13,8 @@ type peer struct {
 	Peer
 	listed bool      // in the list of known peers
 	since  time.Time // when Alive changed, or we started
+	off    time.Time // when it was taken from the list; zero: it is there, or never was
+	had    []Run     // the blocks of one that left for good, while its last words are awaited; nil: they are not
 
 	info     *Info                 // nil: none seen
 	groups   map[netip.Addr][]Item // what it last said it uses
@@ -62,7 +65,7 @@ func (c *core) setPeers(list []Peer, targets int) {
 		}
 		p := c.peer(l.ID)
 		alive := p.Alive
-		p.Peer, p.listed = l, true
+		p.Peer, p.listed, p.off, p.had = l, true, time.Time{}, nil
 		c.infos.names[l.Name] = l.ID
 		if alive != l.Alive {
 			c.aliveChanged(p)
@@ -72,7 +75,8 @@ func (c *core) setPeers(list []Peer, targets int) {
 		}
 	}
 	for _, p := range before {
-		if !p.listed && !c.removed(p.ID) {
+		if !p.listed {
+			p.off = c.now
 			c.left(p)
 		}
 	}
@@ -101,11 +105,47 @@ func (c *core) aliveChanged(p *peer) {
 // left ends the leases of a peer that has left for good: the mesh forgets no
 // other but those that were removed. What it said of them last may be lost.
 func (c *core) left(p *peer) {
-	if c.ring == nil || c.ring.Count(p.ID) > 0 {
-		return // by force: its containers may still be there
+	if c.ring == nil || c.removed(p.ID) {
+		return
 	}
+	// It gave its blocks to somebody, of which we may not have heard. If it did
+	// not, since it left by force, its containers may still be there.
+	owned := c.ring.Owned(p.ID)
+	p.had = c.ring.Runs(&owned)
+	if len(p.had) == 0 {
+		c.endLeases(p)
+	}
+}
+
+// lastWords ends the leases of a peer that has left for good when we hear that
+// it gave all its blocks away before. A higher epoch says that they were taken.
+func (c *core) lastWords(p *peer) {
+	if len(p.had) == 0 || c.ring == nil || c.ring.Count(p.ID) > 0 {
+		return
+	}
+	given := !c.fencedPeer(p.ID)
+	for _, run := range p.had {
+		for b := run.First; b-run.First < run.Count && b < c.geo.Blocks(); b++ {
+			given = given && c.ring.Register(b).Epoch == run.Register.Epoch
+		}
+	}
+	if p.had = nil; given {
+		c.endLeases(p)
+	}
+}
+
+func (c *core) endLeases(p *peer) {
 	for _, addr := range c.leasedTo.sorted(p.ID) {
 		c.dropLease(addr)
+	}
+}
+
+// lookForLastWords is called when registers changed.
+func (c *core) lookForLastWords() {
+	for _, id := range sortedIDs(c.peers) {
+		if p := c.peers[id]; len(p.had) > 0 {
+			c.unlisted(p)
+		}
 	}
 }
 
@@ -116,6 +156,7 @@ func (c *core) unlisted(p *peer) {
 		p.Alive = false
 		c.aliveChanged(p)
 	}
+	c.lastWords(p)
 	if c.ring != nil && c.ring.Count(p.ID) > 0 || len(c.leasedTo[p.ID]) > 0 {
 		return
 	}
@@ -186,6 +227,47 @@ func (c *core) others() []crypto.Identity {
 	return sortedIDs(set)
 }
 
+// mayHold returns the hosts that may have space of ours or of the targets,
+// without these and us, ascending.
+func (c *core) mayHold(targets []crypto.Identity) []crypto.Identity {
+	ids := c.others()
+	if c.ring != nil {
+		for _, s := range c.ring.Owners() {
+			if id, ok := c.resolve(s.Owner); ok {
+				ids = append(ids, id)
+			}
+		}
+	}
+	for key := range c.takeover.fences {
+		ids = append(ids, key.initiator)
+	}
+	return slices.DeleteFunc(union(ids, nil), func(id crypto.Identity) bool {
+		return id == c.cfg.Self || c.removed(id) || slices.Contains(targets, id)
+	})
+}
+
+// blocksOf returns the blocks that a host has, also under its name.
+func (c *core) blocksOf(id crypto.Identity) blockSet {
+	var blocks blockSet
+	if c.ring == nil {
+		return blocks
+	}
+	for _, s := range c.ring.Owners() {
+		if owner, ok := c.resolve(s.Owner); s.Owner == id || ok && owner == id {
+			set := c.ring.Owned(s.Owner)
+			blocks.Or(&set)
+		}
+	}
+	return blocks
+}
+
+// reached reports whether a target answers; it may be a placeholder of which
+// the host is known.
+func (c *core) reached(id crypto.Identity) bool {
+	id, ok := c.resolve(id)
+	return ok && (id == c.cfg.Self || c.alive(id))
+}
+
 func (c *core) alive(id crypto.Identity) bool {
 	p := c.peers[id]
 	return p != nil && p.Alive
@@ -229,6 +311,38 @@ func (c *core) title(id crypto.Identity) string {
 		return p.Name.String()
 	}
 	return id.Name().String()
+}
+
+// matters reports whether a peer is known to the mesh, or has something here.
+func (c *core) matters(p *peer) bool {
+	return p.listed || len(c.leasedTo[p.ID]) > 0 || c.ring != nil && c.ring.Count(p.ID) > 0
+}
+
+// callName returns how a command can name a host: by its title, or by its name
+// where another one that matters, or this one, has the same nickname.
+func (c *core) callName(id crypto.Identity) string {
+	p := c.peers[id]
+	if p == nil || p.Nickname == "" {
+		return c.title(id)
+	}
+	if p.Nickname == c.cfg.Nickname {
+		return p.Name.String()
+	}
+	for _, o := range c.peers {
+		if o != p && o.Nickname == p.Nickname && c.matters(o) {
+			return p.Name.String()
+		}
+	}
+	return p.Nickname
+}
+
+// callNames are the callName of each.
+func (c *core) callNames(ids []crypto.Identity) []string {
+	list := make([]string, len(ids))
+	for i, id := range ids {
+		list[i] = c.callName(id)
+	}
+	return list
 }
 
 // fullTitles are name(nickname): a log and a report are read elsewhere, too.

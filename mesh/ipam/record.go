@@ -60,6 +60,9 @@ func (c *core) load(values map[string][]byte, proven bool) {
 		switch s := s.(type) {
 		case *storedLocal:
 			c.indexLocal(s.Addr, holder{s.Key, s.Label, s.Op})
+			if s.Dying {
+				c.holders.dying[s.Addr] = c.now.Add(grace)
+			}
 		case *storedLease:
 			c.indexLease(s.Addr, grant{s.Host, holder{s.Key, s.Label, s.Op}})
 		case *storedFence:
@@ -76,6 +79,11 @@ func (c *core) load(values map[string][]byte, proven bool) {
 		}
 	}
 	c.startSure(proven && !meta.Unsure, len(parsed) == 0)
+	for addr := range c.holders.dying { // others were told that nobody has it
+		if c.sureness.unproven {
+			c.holders.doubtful[addr] = struct{}{}
+		}
+	}
 	c.putMeta()
 }
 
@@ -215,8 +223,15 @@ func (c *core) mergeRuns(runs []Run) {
 func (c *core) setLocal(addr netip.Addr, h holder) {
 	c.unindexLocal(addr)
 	c.indexLocal(addr, h)
-	c.put(&storedLocal{Lease{Addr: addr, Op: h.Op, Key: h.Key, Label: h.Label}})
+	c.putLocal(addr)
 	c.infos.touch(addr)
+}
+
+// putLocal keeps a local address, and whether its holder is dying: when the
+// core is made anew after a write failed, nobody says that again.
+func (c *core) putLocal(addr netip.Addr) {
+	h := c.local[addr]
+	c.put(&storedLocal{Lease{Addr: addr, Op: h.Op, Key: h.Key, Label: h.Label}, c.dying(addr)})
 }
 
 // dropLocal frees an address of this host's container.
@@ -226,7 +241,8 @@ func (c *core) dropLocal(addr netip.Addr) {
 	}
 	delete(c.holders.dying, addr)
 	delete(c.holders.doubtful, addr)
-	c.forget(&storedLocal{Lease{Addr: addr}})
+	delete(c.holders.told, addr)
+	c.forget(&storedLocal{Lease: Lease{Addr: addr}})
 	c.infos.touch(addr)
 	c.retry()
 }

@@ -25,39 +25,102 @@ func (c *core) removedPeers() []Removed {
 	return list[:min(len(list), maxPeers)]
 }
 
+// concerns reports whether it matters here what becomes of a host: it is or
+// was listed, or has something of ours, or blocks. So there is a bound on what
+// others can make this host remember.
+func (c *core) concerns(id crypto.Identity) bool {
+	_, gone := c.takeover.gone[id]
+	return id == c.cfg.Self || gone || c.peers[id] != nil || len(c.leasedTo[id]) > 0 ||
+		c.ring != nil && c.ring.Count(id) > 0
+}
+
 // learnRemoved takes over what another host knows of that.
 func (c *core) learnRemoved(list []Removed) {
-	c.takeover.init()
 	for _, r := range list {
-		known := c.takeover.gone[r.Peer]
-		if r.Epoch <= known.Epoch {
-			continue
+		if c.concerns(r.Peer) {
+			c.takeGone(r)
 		}
-		again := r.Epoch&^1 > known.Epoch&^1
-		if r.Peer == c.cfg.Self {
-			r.Epoch |= 1 // we are back, aren't we
-			if again {
-				c.setUnsure("it was removed by rmpeer meanwhile")
-			}
-		}
-		c.setGone(r)
 	}
 }
 
-// noticeReturns notes who is back.
+// takeGone is learnRemoved of one host that matters here.
+func (c *core) takeGone(r Removed) {
+	c.takeover.init()
+	known := c.takeover.gone[r.Peer]
+	if r.Epoch <= known.Epoch {
+		return
+	}
+	again := r.Epoch&^1 > known.Epoch&^1
+	if r.Peer == c.cfg.Self {
+		r.Epoch |= 1 // we are back, aren't we
+		if again {
+			c.setUnsure("it was removed by rmpeer meanwhile")
+		}
+	}
+	c.setGone(r)
+}
+
+// noticeReturns notes who is back. It is called in every step.
 func (c *core) noticeReturns() {
-	for _, id := range sortedIDs(c.takeover.gone) {
-		g, p := c.takeover.gone[id], c.peers[id]
-		switch {
+	var back, late []crypto.Identity
+	for id, g := range c.takeover.gone {
+		switch p := c.peers[id]; {
 		case g.Epoch&1 == 1 || p == nil:
 		case p.Alive:
-			g.Epoch |= 1
-			c.setGone(g.Removed)
+			back = append(back, id)
 		case p.listed && c.due(p.since.Add(expelAfter)):
-			// Of a removal that was only heard of it is not certain that the
-			// host did not come back since; now it would be here.
-			p.since = c.now
-			c.expel(id)
+			late = append(late, id)
+		}
+	}
+	for _, id := range union(back, nil) {
+		g := c.takeover.gone[id]
+		g.Epoch |= 1
+		c.setGone(g.Removed)
+	}
+	for _, id := range union(late, nil) {
+		// Of a removal that was only heard of it is not certain that the host
+		// did not come back since; now it would be here.
+		c.peers[id].since = c.now
+		c.expel(id)
+	}
+	c.forgetRemoved()
+}
+
+// forgetAfter is how long it is remembered that a host was removed, after it
+// matters to nobody: others may have heard of it late, and are told.
+const forgetAfter = time.Hour
+
+// forgetRemoved forgets whoever is not listed and has nothing any more.
+func (c *core) forgetRemoved() {
+	k := &c.takeover
+	if len(k.gone) == 0 {
+		k.forgetAt = time.Time{}
+		return
+	}
+	if k.forgetAt.IsZero() {
+		k.forgetAt = c.now.Add(forgetAfter)
+	}
+	if !c.due(k.forgetAt) {
+		return
+	}
+	k.forgetAt = c.now.Add(forgetAfter)
+	c.wakeAt(k.forgetAt)
+	named := make(map[crypto.Identity]bool)
+	if c.ring != nil {
+		for b := range c.geo.Blocks() {
+			reg := c.ring.Register(b)
+			named[reg.Owner], named[reg.Giver] = true, true
+		}
+	}
+	for _, id := range sortedIDs(k.gone) {
+		p := c.peers[id]
+		if id == c.cfg.Self || named[id] || len(c.leasedTo[id]) > 0 || p != nil && (p.listed || c.now.Before(p.off.Add(forgetAfter))) {
+			continue
+		}
+		c.forget(&storedRemoved{Removed: Removed{Peer: id}})
+		delete(k.gone, id)
+		if p != nil {
+			c.unlisted(p)
 		}
 	}
 }

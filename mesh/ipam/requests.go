@@ -45,7 +45,6 @@ type request struct {
 
 	ask   *ask      // nil: none open
 	again time.Time // of wantThis: not asked before
-	told  bool      // that the address is somebody else's; logged
 }
 
 // ask is a Want that is open: only its answer is taken.

@@ -14,6 +14,7 @@ import (
 const (
 	batchMost  = 256         // events that are handled before one write
 	storeAgain = time.Second // after a write failed
+	lostEvery  = time.Minute // between two lines about messages that were dropped
 )
 
 // Allocator is the address allocator of one host. All its methods are safe
@@ -39,6 +40,7 @@ type Allocator struct {
 	damage  string // what happened to the database before; empty: nothing
 	core    *core  // nil after a write failed, until it is loaded again
 	failure error  // of that write
+	unread  string // of the reading after it, as last logged; empty: it could be read
 	retryAt time.Time
 	proven  bool               // the database is the newest there ever was, but for what it says itself
 	adopted bool               // what was found attached at the start is in it
@@ -49,6 +51,9 @@ type Allocator struct {
 	put     map[string]bool    // entries of ours
 	renew   bool               // the core is new: its first Puts are all there are
 	putErr  bool               // the last Put failed; logged
+	good    *Status            // as it was before a write failed
+	lost    int                // messages that were dropped; not yet logged
+	lostAt  time.Time          // when some last were logged
 }
 
 // Open opens the database. It fails with [ErrHeld] when another process has
@@ -152,9 +157,7 @@ func (a *Allocator) end() {
 
 // round handles what was on the desk, or a tick, and does what comes of it.
 func (a *Allocator) round(now time.Time, in inbox) {
-	if in.lost > 0 {
-		a.log.Warn("messages about addresses dropped: too many at once", "count", in.lost)
-	}
+	a.sayLost(now, in.lost)
 	if in.peers != nil {
 		a.peers = in.peers
 	}
@@ -275,21 +278,31 @@ func (a *Allocator) refuse(in inbox) {
 // reload makes a core again and shows it everything that is known.
 func (a *Allocator) reload(now time.Time) bool {
 	if err := a.load(); err != nil {
-		a.log.Error("address database not read", "err", err)
+		if what := err.Error(); what != a.unread {
+			a.unread = what
+			a.log.Error("address database not read", "err", err)
+		}
 		a.retryAt = now.Add(storeAgain)
 		return false
 	}
+	a.unread = ""
 	if a.peers != nil {
 		a.core.step(now, *a.peers)
 	}
 	if a.entries != nil {
 		a.core.step(now, *a.entries)
 	}
-	for _, e := range a.died {
-		a.core.step(now, e)
-	}
+	// What was found at the start is older than any death.
+	late := make([]event, 0, len(a.open))
 	for _, t := range sortedKeys(a.open, compareTicket) {
-		a.core.step(now, a.open[t].event)
+		if e, ok := a.open[t].event.(adoptEvent); ok {
+			a.core.step(now, e)
+		} else {
+			late = append(late, a.open[t].event)
+		}
+	}
+	for _, e := range slices.Concat(a.died, late) {
+		a.core.step(now, e)
 	}
 	a.core.step(now, tickEvent{})
 	return true
@@ -324,14 +337,13 @@ func (a *Allocator) carryOut(out effects) {
 	}
 }
 
-// say logs a line of the core, which has no log of its own.
-func (a *Allocator) say(l logLine) {
-	ctx := context.Background()
-	if h := a.log.Handler(); h.Enabled(ctx, l.Level) {
-		r := slog.NewRecord(time.Now(), l.Level, l.Msg, 0)
-		r.Add(l.Args...)
-		_ = h.Handle(ctx, r) // as slog does
+// sayLost logs that messages were dropped, seldom.
+func (a *Allocator) sayLost(now time.Time, n int) {
+	if a.lost += n; a.lost == 0 || !a.lostAt.IsZero() && now.Sub(a.lostAt) < lostEvery {
+		return
 	}
+	a.log.Warn("messages about addresses dropped: too many at once", "count", a.lost)
+	a.lost, a.lostAt = 0, now
 }
 
 // putAll brings our entries up to date.
@@ -367,19 +379,18 @@ func (a *Allocator) putOne(key string, value []byte) {
 	a.putErr = err != nil
 }
 
-// publish makes the state new that others read.
+// publish makes the state new that others read. After a write failed it is
+// what it was before, and why nothing can be changed.
 func (a *Allocator) publish() {
-	var s Status
-	if old := a.published.Load(); old != nil {
-		s = *old
-	}
 	if a.core != nil {
-		s = *a.core.status()
+		a.good = a.core.status()
 		if a.damage != "" {
-			s.Warnings = append(s.Warnings, a.damage)
+			a.good.Warnings = append(a.good.Warnings, a.damage)
 		}
-	} else {
-		s.Warnings = append(slices.Clip(s.Warnings), a.failure.Error())
+		a.published.Store(a.good)
+		return
 	}
+	s := *a.good
+	s.Warnings = append(slices.Clone(s.Warnings), a.failure.Error())
 	a.published.Store(&s)
 }

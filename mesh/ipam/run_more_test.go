@@ -181,8 +181,8 @@ func TestRunTargets(t *testing.T) {
 
 func TestDeskDropsMessages(t *testing.T) {
 	d := newDesk()
-	for range maxWaiting + 3 {
-		d.receive(identity(1), []byte{MessageByte})
+	for i := range maxWaiting + 3 {
+		d.receive(identity(byte(i/maxFromOne)), []byte{MessageByte})
 	}
 	total := 0
 	for lost := 0; ; {
@@ -197,8 +197,8 @@ func TestDeskDropsMessages(t *testing.T) {
 			break
 		}
 	}
-	if total != maxWaiting || d.messages != 0 || d.size != 0 {
-		t.Errorf("%d taken, %d with %d bytes left", total, d.messages, d.size)
+	if total != maxWaiting || d.all != (load{}) || len(d.from) != 0 {
+		t.Errorf("%d taken, %d with %d bytes left", total, d.all.messages, d.all.size)
 	}
 }
 

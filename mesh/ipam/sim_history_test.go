@@ -95,8 +95,9 @@ func (r *record) released(w *world, addrs []netip.Addr, res result) {
 		done(lost)
 		return
 	}
-	// Who released it does not wait until the owner of the block knows.
-	w.after(time.Second, func() { done(w.log.tick()) })
+	// Who released it does not wait until the owner of the block knows, or
+	// until the next Held says so again.
+	w.after(heldEvery*3/2, func() { done(w.log.tick()) })
 }
 
 // calmNet reports whether nothing goes wrong in this world. Only then a

@@ -137,6 +137,46 @@ func donorDies(w *world) {
 	w.settle()
 }
 
+// A gives space to B, and A's disk goes back to before that. While B is out of
+// reach A gives nothing of what it believes to have.
+func TestSimOldCopy(t *testing.T) {
+	scenario(t, rules{hosts: 3}, oldCopy)
+}
+
+func oldCopy(w *world) {
+	a, b, c := w.hosts[0], w.hosts[1], w.hosts[2]
+	w.launch(a, b, c)
+	for _, h := range w.hosts {
+		w.fill(h, 1)
+	}
+	w.advance(w.now + 15*time.Second)
+	before := len(a.disk.past)
+	w.net.sides(func(h *host) int { return h.n / 2 }) // a and b, c
+	w.advance(w.now + 5*time.Second)
+	w.fill(b, b.mine.Len()+1) // the last from a
+	a.reboot("its disk is replaced")
+	a.disks++
+	a.disk.restore(before)
+	w.truth.forget(a)
+	a.stale = oldDisk
+	w.net.mend()
+	b.stop("out of reach")
+	w.advance(w.now + 5*time.Second)
+
+	a.start()
+	w.wait("a reaches c", 10*time.Second, func() bool { return a.alive[c.n] })
+	w.fill(a, 3) // from c
+	for range 8 {
+		a.create().attach(w.space)
+	}
+	w.advance(w.now + 10*time.Second)
+	b.start()
+	w.settle()
+	w.fill(a, 12)
+	w.fill(b, len(b.pods)+2)
+	w.settle()
+}
+
 // Two hosts remove the same peer at once: its space is taken once.
 func TestSimTwoRemove(t *testing.T) {
 	scenario(t, rules{hosts: 4}, func(w *world) {

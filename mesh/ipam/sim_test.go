@@ -91,7 +91,7 @@ func randomRules(seed uint64) rules {
 	w := rules{
 		seed:   seed,
 		space:  netip.MustParsePrefix(spaces[space]),
-		hosts:  pick(3, 3, 3, 4, 4, 5, 5, 6, 7, 9),
+		hosts:  pick(3, 3, 3, 3, 4, 4, 4, 5, 5, 6, 7, 9),
 		late:   r.IntN(4),
 		ops:    opsOf,
 		phases: 2,
@@ -110,11 +110,14 @@ func randomRules(seed uint64) rules {
 		oldDisk:  r.IntN(3) == 0,
 		history:  r.IntN(4) == 0,
 	}
+	if space > 5 { // every start reads 4,096 blocks
+		w.ops, w.faults = opsOf/2, min(w.faults, 0.04)
+	}
 	switch seed % 50 { // many hosts, fewer operations
 	case 20:
-		w.hosts, w.late, w.ops, w.phases = 50, 0, opsOf/4, 1
+		w.hosts, w.late, w.ops, w.phases, w.space = 50, 0, opsOf/10, 1, netip.MustParsePrefix(spaces[3])
 	case 45:
-		w.hosts, w.late, w.ops, w.phases = 25, 5, opsOf/2, 1
+		w.hosts, w.late, w.ops, w.phases, w.space = 25, 5, opsOf/4, 1, netip.MustParsePrefix(spaces[seed/50%5])
 	}
 	return w
 }

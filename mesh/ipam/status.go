@@ -24,7 +24,8 @@ type Status struct {
 	Pending       []Pending   // the oldest first
 	Duplicates    []Duplicate // by address
 	Warnings      []string    // for people
-	Others        []Peer      // hosts that are known, or were and are removed; by identity
+	Others        []Peer      // hosts that are known, or have blocks or leases; by identity
+	Former        []Peer      // hosts that were removed and are none of these; by identity
 
 	UnreachablePeers int    // owners that are out of reach
 	UnreachableIPs   uint64 // in their blocks; saturates
@@ -33,6 +34,7 @@ type Status struct {
 // Share is what one host has of the range; this host's is the first one.
 type Share struct {
 	ID        crypto.Identity // zero: only its name is known
+	Owner     crypto.Identity // what [Allocator.Remove] calls it: ID, or a placeholder for its name
 	Name      crypto.Name
 	Nickname  string
 	Token     netip.Addr // the first address
@@ -93,7 +95,12 @@ func (c *core) status() *Status {
 		}
 	}
 	for _, id := range sortedIDs(c.peers) {
-		s.Others = append(s.Others, c.peers[id].Peer)
+		switch p := c.peers[id]; {
+		case c.matters(p):
+			s.Others = append(s.Others, p.Peer)
+		case c.removed(id):
+			s.Former = append(s.Former, p.Peer)
+		}
 	}
 	s.State = c.state(inReach)
 	s.Warnings = c.warnings()
@@ -159,12 +166,12 @@ func (c *core) shares() []Share {
 
 func (c *core) share(owner crypto.Identity) Share {
 	name, _ := placeholderName(owner)
-	h := Share{Name: name, Active: -1}
+	h := Share{Owner: owner, Name: name, Active: -1}
 	id, ok := c.resolve(owner)
 	if !ok {
 		return h
 	}
-	h.ID, h.Name = id, id.Name()
+	h.ID, h.Owner, h.Name = id, id, id.Name()
 	if id == c.cfg.Self {
 		h.Name, h.Self, h.Known, h.Reachable, h.Active = c.cfg.Name, true, true, true, len(c.local)
 		return h
@@ -249,13 +256,13 @@ func (c *core) warnings() []string {
 		}
 		if p.reminded {
 			list = append(list, fmt.Sprintf("%s has been out of reach since %s; if it is gone: weft rmpeer %s",
-				c.title(id), p.since.Format(time.DateTime), c.title(id)))
+				c.title(id), p.since.Format(time.DateTime), c.callName(id)))
 		}
 	}
 	for _, r := range c.removedPeers() {
 		if n := len(c.leasedTo[r.Peer]); n > 0 && c.removed(r.Peer) {
 			list = append(list, fmt.Sprintf("%d addresses that containers of %s had are kept for them; weft rmpeer --force %s frees them",
-				n, c.title(r.Peer), c.title(r.Peer)))
+				n, c.title(r.Peer), c.callName(r.Peer)))
 		}
 	}
 	return list

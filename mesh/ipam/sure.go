@@ -174,7 +174,7 @@ func (c *core) unprovenReason() string {
 		if c.alive(id) {
 			in = append(in, c.title(id))
 		} else {
-			out, gone = append(out, c.title(id)), append(gone, c.title(id))
+			out, gone = append(out, c.title(id)), append(gone, c.callName(id))
 			early = early || c.now.Before(c.awayUntil(id, patience))
 		}
 	}

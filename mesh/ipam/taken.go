@@ -1,9 +1,11 @@
 package ipam
 
 import (
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/weftnet/weft/crypto"
 )
@@ -18,8 +20,11 @@ func (c *core) finishTakeover(r *removal, a *attempt) []Taken {
 		taken.Or(&blocks)
 		r.taken[id] = Taken{Peer: id, IPs: c.geo.ipsIn(blocks.Len())}
 		for block := range blocks.All() {
-			reg := c.ring.Register(block)
-			c.setRegister(block, Register{Owner: c.cfg.Self, Giver: c.cfg.Self, Epoch: a.epoch, Version: reg.Version + 1})
+			reg, epoch := c.ring.Register(block), a.epoch
+			if reg.Epoch >= epoch { // of a takeover by force that we heard of meanwhile
+				epoch = reg.Epoch + 2
+			}
+			c.setRegister(block, Register{Owner: c.cfg.Self, Giver: c.cfg.Self, Epoch: epoch, Version: reg.Version + 1})
 		}
 	}
 	c.keepUsed(a, &taken)
@@ -29,7 +34,7 @@ func (c *core) finishTakeover(r *removal, a *attempt) []Taken {
 	}
 	for _, id := range a.targets {
 		c.dropFence(Fence{Target: id, Initiator: c.cfg.Self})
-		c.learnRemoved([]Removed{{id, a.epoch}})
+		c.takeGone(Removed{id, a.epoch})
 		c.expel(id)
 		c.logf(slog.LevelInfo, "space taken over", "peer", c.title(id), "ips", r.taken[id].IPs)
 	}
@@ -92,45 +97,43 @@ func (c *core) releaseByHand(id crypto.Identity, force bool) int {
 	return len(addrs)
 }
 
-// reached reports whether a target answers; it may be a placeholder of which
-// the host is known.
-func (c *core) reached(id crypto.Identity) bool {
-	id, ok := c.resolve(id)
-	return ok && (id == c.cfg.Self || c.alive(id))
-}
-
-// blocksOf returns the blocks that a host has, also under its name.
-func (c *core) blocksOf(id crypto.Identity) blockSet {
-	var blocks blockSet
-	if c.ring == nil {
-		return blocks
+// freedNothing is the error of a removal by hand of hosts that were removed
+// before, and of which nothing is kept here: it says where.
+func (c *core) freedNothing(r *removal) error {
+	if !r.force || !r.again {
+		return nil
 	}
-	for _, s := range c.ring.Owners() {
-		if owner, ok := c.resolve(s.Owner); s.Owner == id || ok && owner == id {
-			set := c.ring.Owned(s.Owner)
-			blocks.Or(&set)
+	for _, t := range r.taken {
+		if t.IPs > 0 || t.Released > 0 {
+			return nil
 		}
 	}
-	return blocks
-}
-
-// mayHold returns the hosts that may have space of ours or of the targets,
-// without these and us, ascending.
-func (c *core) mayHold(targets []crypto.Identity) []crypto.Identity {
-	ids := c.others()
-	if c.ring != nil {
-		for _, s := range c.ring.Owners() {
-			if id, ok := c.resolve(s.Owner); ok {
-				ids = append(ids, id)
+	where := make(map[crypto.Identity]bool)
+	for _, g := range c.attachedOf(r.ids) {
+		if owner, ok := c.ownerOf(g.Addr); ok {
+			where[owner] = true
+		}
+	}
+	if len(where) == 0 && c.ring != nil { // whoever took its space wrote that epoch
+		for b := range c.geo.Blocks() {
+			reg := c.ring.Register(b)
+			for _, id := range r.ids {
+				if reg.Epoch > 0 && reg.Epoch == c.takeover.gone[id].Epoch {
+					where[reg.Owner] = true
+				}
 			}
 		}
 	}
-	for key := range c.takeover.fences {
-		ids = append(ids, key.initiator)
+	if where[c.cfg.Self] {
+		return nil // all is freed here
 	}
-	return slices.DeleteFunc(union(ids, nil), func(id crypto.Identity) bool {
-		return id == c.cfg.Self || c.removed(id) || slices.Contains(targets, id)
-	})
+	on := "the host that took its space over"
+	if len(where) > 0 {
+		on = shortened(c.titles(sortedIDs(where)))
+	}
+	who := strings.Join(c.titles(r.ids), " and ")
+	return refusedError(fmt.Sprintf("%s was removed before, and this host keeps no address of it: run 'weft rmpeer --force %s' on %s, which may",
+		who, strings.Join(c.callNames(r.ids), " "), on))
 }
 
 // attachedOf returns what the given hosts last said that they use.
@@ -167,31 +170,4 @@ func (c *core) heldElsewhere() []Lease {
 	}
 	slices.SortFunc(list, func(a, b Lease) int { return a.Addr.Compare(b.Addr) })
 	return list
-}
-
-// highestEpoch returns the highest epoch that this host ever heard of and
-// that may still matter.
-func (c *core) highestEpoch() uint64 {
-	var highest uint64
-	if c.ring != nil {
-		for block := range c.geo.Blocks() {
-			highest = max(highest, c.ring.Register(block).Epoch)
-		}
-	}
-	for _, epoch := range c.takeover.fences {
-		highest = max(highest, epoch)
-	}
-	for _, g := range c.takeover.gone {
-		highest = max(highest, g.Epoch)
-	}
-	return highest
-}
-
-// ipsIn returns the number of addresses in n blocks, saturating.
-func (g Geometry) ipsIn(n int) uint64 {
-	size := g.Size()
-	if total := uint64(n) * size; n == 0 || total/uint64(n) == size {
-		return total
-	}
-	return ^uint64(0)
 }

@@ -39,6 +39,8 @@ type takeover struct {
 	attempt *attempt   // nil: none, or put off
 	again   time.Time  // when one that was put off begins again
 	askAt   time.Time  // when the initiators of fences are asked what became of them
+
+	forgetAt time.Time // when those of gone that matter no more are looked for
 }
 
 // removal is one rmpeer.
@@ -46,6 +48,7 @@ type removal struct {
 	ticket ticket
 	ids    []crypto.Identity // ascending
 	force  bool
+	again  bool                      // all were removed before
 	taken  map[crypto.Identity]Taken // what is done already
 	reason string                    // as last told
 }
@@ -76,7 +79,8 @@ func (c *core) startTakeover(t ticket, ids []crypto.Identity, force bool) {
 		return
 	}
 	k := &c.takeover
-	k.queue = append(k.queue, &removal{ticket: t, ids: ids, force: force, taken: make(map[crypto.Identity]Taken)})
+	again := !slices.ContainsFunc(ids, func(id crypto.Identity) bool { return !c.removed(id) })
+	k.queue = append(k.queue, &removal{ticket: t, ids: ids, force: force, again: again, taken: make(map[crypto.Identity]Taken)})
 }
 
 // cancelTakeover ends a removal that is not done.
@@ -175,7 +179,7 @@ func (c *core) goOn(r *removal) (taken []Taken, err error, done bool) {
 	a := c.takeover.attempt
 	if len(a.targets) == 0 {
 		c.takeover.attempt = nil
-		return r.results(), nil, true
+		return r.results(), c.freedNothing(r), true
 	}
 	if err := c.targetAlive(a); err != nil {
 		return nil, err, true
@@ -231,7 +235,7 @@ func (r *removal) results() []Taken {
 func (c *core) targetAlive(a *attempt) error {
 	for _, id := range a.targets {
 		if c.reached(id) {
-			return refusedError(c.title(id) + " answers; stop it first")
+			return refusedError(c.title(id) + " counts as alive (its death is noticed within half a minute); stop it first, or wait")
 		}
 	}
 	return nil
@@ -338,8 +342,6 @@ func (c *core) receiveRefusal(from crypto.Identity, m FenceRefuse) {
 		if m.Epoch >= a.epoch {
 			c.fence(a, m.Epoch)
 		}
-	case RefuseOff:
-		a.promises[from] = FencePromise{Op: m.Op}
 	case RefuseAlive:
 		a.refusals[from] = m
 	}

@@ -86,7 +86,7 @@ func TestRemoveTargetReturns(t *testing.T) {
 		r.pass(100 * time.Millisecond)
 		r.held, r.stopped = nil, nil
 		r.start(c)
-		wantError(t, a.answer(x).Err, ErrRefused, "c answers")
+		wantError(t, a.answer(x).Err, ErrRefused, "c counts as alive")
 		r.pass(15 * time.Second)
 		if len(a.core.takeover.fences)+len(b.core.takeover.fences) > 0 {
 			t.Error("fences left")

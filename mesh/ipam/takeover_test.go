@@ -48,8 +48,8 @@ func TestRemove(t *testing.T) {
 	r.pass(12 * time.Second) // others have written down what c uses
 	had := uint64(c.blocks())
 
-	wantError(t, a.answer(a.remove(false, c)).Err, ErrRefused, "c answers", "stop it first")
-	wantError(t, a.answer(a.remove(true, c)).Err, ErrRefused, "c answers")
+	wantError(t, a.answer(a.remove(false, c)).Err, ErrRefused, "c counts as alive", "stop it first")
+	wantError(t, a.answer(a.remove(true, c)).Err, ErrRefused, "c counts as alive")
 	wantError(t, a.answer(a.remove(false, a)).Err, ErrRefused, "weft reset")
 
 	r.stop(c)
@@ -375,7 +375,7 @@ func TestRemoveYields(t *testing.T) {
 	}
 	x := b.remove(false, c)
 	r.pass(5 * time.Millisecond) // a promised
-	if len(r.stopped) != 2 {     // of a and c
+	if len(r.stopped) != 1 {     // of a
 		t.Fatalf("%d promises", len(r.stopped))
 	}
 	// For a moment a does not see that b is at it.

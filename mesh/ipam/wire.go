@@ -215,9 +215,7 @@ type Accepted struct {
 }
 
 // Elect is an observer's request to a voter to start a first division.
-type Elect struct {
-	Known []crypto.Identity // whom the observer knows, ascending
-}
+type Elect struct{}
 
 // FenceAsk asks for a [FencePromise] so that the sender can take over the
 // blocks of Targets.
@@ -246,7 +244,6 @@ const (
 	RefuseAlive Refusal = 1 // the sender reaches Peer, or is Peer
 	RefuseBusy  Refusal = 2 // the sender takes over space itself and has the smaller identity
 	RefuseEpoch Refusal = 3 // Epoch was promised or seen already: ask with a higher one
-	RefuseOff   Refusal = 4 // the sender has no allocator
 )
 
 // FenceRefuse refuses [FenceAsk].
@@ -257,8 +254,8 @@ type FenceRefuse struct {
 	Epoch uint64          // highest epoch that the sender knows
 }
 
-// FenceOver lifts the fences against Targets up to Epoch that its sender
-// started. The receiver merges Runs first.
+// FenceOver lifts those fences against Targets that its sender started with
+// exactly this Epoch. The receiver merges Runs first.
 type FenceOver struct {
 	Op      uint64
 	Targets []crypto.Identity // ascending
@@ -267,15 +264,18 @@ type FenceOver struct {
 	Runs    []Run // all registers of the sender
 }
 
-// HandOver gives all the sender's blocks to the receiver, with the leases in
-// them. It may be split by blocks into several, each with its own Op.
+// HandOver offers some of the sender's blocks, with the leases in them, and
+// gives them in a second one with another Op when the offer was kept. What
+// does not fit into one is handed over part by part. Without leases, and with
+// the Op of a [HandedOver] that asks, it says that nothing came of an offer.
 type HandOver struct {
 	Op     uint64
-	Runs   []Run     // with the registers that make them the receiver's
-	Leases []Granted // what others hold in these blocks
+	Runs   []Run     // the registers: of the sender in an offer, of the receiver in the gift, all known ones in an answer
+	Leases []Granted // what anybody holds in these blocks, the sender included
 }
 
-// HandedOver answers [HandOver] after it was persisted.
+// HandedOver answers [HandOver] after it was persisted. With Refused set and
+// the Op of an offer that is not the current one it asks what became of that.
 type HandedOver struct {
 	Op      uint64
 	Refused bool // the receiver does not take space now; it kept nothing

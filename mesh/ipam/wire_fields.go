@@ -307,7 +307,7 @@ func (m *Accept) fields(c *coder) {
 
 func (m *Accepted) fields(c *coder) { m.Ballot.fields(c) }
 
-func (m *Elect) fields(c *coder) { c.ids(&m.Known) }
+func (m *Elect) fields(*coder) {}
 
 func (m *FenceAsk) fields(c *coder) {
 	c.uint(&m.Op)
@@ -330,7 +330,7 @@ func (m *FenceRefuse) fields(c *coder) {
 	why := byte(m.Why)
 	c.octet(&why)
 	m.Why = Refusal(why)
-	c.must(m.Why >= RefuseAlive && m.Why <= RefuseOff)
+	c.must(m.Why >= RefuseAlive && m.Why <= RefuseEpoch)
 	if m.Why == RefuseAlive {
 		c.id(&m.Peer)
 	}

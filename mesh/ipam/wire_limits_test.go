@@ -34,7 +34,7 @@ func TestWireNotWritten(t *testing.T) {
 		"no role":               Off{},
 		"no reason":             FenceRefuse{},
 		"ring with holes":       Accept{Proposal: Proposal{Ring: wireRing, Runs: wireAll()[:1]}},
-		"more than 4,096 peers": Elect{Known: manyIDs(maxPeers + 1)},
+		"more than 4,096 peers": Nack{Known: manyIDs(maxPeers + 1)},
 	} {
 		if b, err := (Message{Range: wireRange, Body: body}).Marshal(); err == nil {
 			t.Errorf("%s is written: %x", name, b)
@@ -196,7 +196,7 @@ func TestWireAllocation(t *testing.T) {
 	for name, body := range map[string]Body{
 		"leases":  Held{Held: leases},
 		"granted": HandOver{Leases: granted},
-		"peers":   Elect{manyIDs(maxPeers)},
+		"peers":   Nack{Known: manyIDs(maxPeers)},
 	} {
 		b, err := Message{Range: r, Body: body}.Marshal()
 		if err != nil {

@@ -132,7 +132,7 @@ func wireCases() []wireCase {
 			"0b", hexIDs("01", "02", "00") + " 02 00 02 00 01 01" + strings.Repeat("00", 15) + " 02 00 8001 00 02 00 01 00 8001 01 02 00 01",
 		},
 		{"accepted", Accepted{Ballot{2, wireID(1)}}, "0c", hexIDs("01") + " 02 00"},
-		{"elect", Elect{wireIDs(5)}, "0d", hexIDs("05") + " 01 00"},
+		{"elect", Elect{}, "0d", "00"},
 		{"fence", FenceAsk{1, wireIDs(3), 4}, "0e", hexIDs("03") + " 01 01 00 04"},
 		{
 			"fence promised",

@@ -88,9 +88,10 @@ func TestWaitingEnds(t *testing.T) {
 }
 
 // After a power cut of all machines nobody gives addresses before he knows what
-// he gave away: one machine that does not come back is named, with what to do.
+// he gave away. A machine that does not come back is waited for, by name, and
+// not for ever.
 func TestPowerCutAllocates(t *testing.T) {
-	t.Parallel() // it waits for the grace of containers that died
+	t.Parallel() // it waits for a host that is dead
 	c := joined(t, 3)
 	h1, h2, h3 := c.nodes[0], c.nodes[1], c.nodes[2]
 	boxes := c.giveEach()
@@ -110,19 +111,37 @@ func TestPowerCutAllocates(t *testing.T) {
 	boot(h1)
 	boot(h2)
 	c.waitMesh(h1, h2)
-	b := h1.start("b1")
-	ask := h1.request(t, "attach", b.Ref())
-	ask.says(t, "host3", "out of reach", "weft rmpeer")
-	boot(h3)
-	b.addr = netip.MustParseAddr(ask.succeeds(t))
-	c.waitMesh()
-	now := []*box{b, h2.give("b2"), h3.give("b3")}
-	distinct(t, addrsOf(append(boxes, now...)...))
-	c.wait("they reach each other", time.Second, func() error { return linked(now) })
-	c.settles("what dead containers had is free", 35*time.Second)
-	for _, n := range c.nodes {
-		if s := n.mustSpace(); s.Active != 1 {
-			t.Errorf("%s counts %d addresses", n.Name(), s.Active)
+	var now []*box
+	var asks []*request
+	for _, n := range []*node{h1, h2} {
+		b := n.start("now")
+		now, asks = append(now, b), append(asks, n.request(t, "attach", b.Ref()))
+	}
+	for i, ask := range asks {
+		ask.says(t, "weft: waiting: looking for host3 for up to 30 s")
+		if s := now[i].n.mustSpace(); len(s.Pending) != 1 || !strings.Contains(s.Pending[0].Why, "host3") {
+			t.Errorf("%s waits for %+v", now[i].n.Name(), s.Pending)
 		}
 	}
+	for i, ask := range asks {
+		if code := ask.ends(t, 30*time.Second); code != 0 {
+			t.Fatalf("exit %d: %s", code, ask.stderr())
+		}
+		now[i].addr = netip.MustParseAddr(ask.succeeds(t))
+		if log := now[i].n.log(); !strings.Contains(log, "addresses are given at risk") || !strings.Contains(log, "missing=host3") {
+			t.Errorf("the log of %s does not tell of the risk:\n%s", now[i].n.Name(), log)
+		}
+	}
+	boot(h3)
+	c.waitMesh()
+	now = append(now, h3.give("now"))
+	distinct(t, addrsOf(now...))
+	c.wait("they reach each other", time.Second, func() error { return linked(now) })
+	c.settles("what dead containers had is free", 30*time.Second)
+	for _, n := range c.nodes {
+		if s := n.mustSpace(); s.Active != 1 || len(s.Pending) > 0 {
+			t.Errorf("%s counts %d addresses, pending %+v", n.Name(), s.Active, s.Pending)
+		}
+	}
+	distinct(t, append(addrsOf(now...), boxes[2].addr))
 }
