@@ -35,6 +35,7 @@ type host struct {
 	core    *core // nil after a save failed, until it is made anew
 	open    map[ticket]bool
 	died    []event       // not yet written
+	renewed bool          // it has put its entries
 	proven  bool          // the disk is the newest there ever was
 	retryAt time.Duration // when the core is made anew
 	disk    disk
@@ -192,7 +193,7 @@ func (h *host) wake(stored map[string][]byte, proven bool) bool {
 		h.core = c
 		h.w.onStart(h)
 	}
-	h.core, h.tick = c, -1
+	h.core, h.tick, h.renewed = c, -1, false
 	return true
 }
 

@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"maps"
 	"slices"
 	"time"
 )
@@ -203,9 +204,7 @@ func (h *host) emit(out effects) {
 	}
 	if len(out.Puts) > 0 {
 		all := make(map[string][]byte, len(h.own.all)+len(out.Puts))
-		for k, v := range h.own.all {
-			all[k] = v
-		}
+		maps.Copy(all, h.own.all)
 		for k, v := range out.Puts {
 			if v == nil {
 				delete(all, k)

@@ -10,7 +10,6 @@ import (
 type network struct {
 	w     *world
 	cut   [][]bool // [from][to]
-	calls int      // of cuts, so that an old one is not healed twice
 	sent  int
 	bytes int
 }

@@ -21,7 +21,6 @@ type oracle struct {
 	excused map[netip.Addr]bool
 	ring    RingID     // the only one, in a run that has only one
 	regs    []Register // the newest of each block that anybody persisted
-	seen    map[netip.Addr]bool
 }
 
 func (o *oracle) init(w *world) {

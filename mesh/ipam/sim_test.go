@@ -82,8 +82,10 @@ func randomRules(seed uint64) rules {
 	pick := func(list ...int) int { return list[r.IntN(len(list))] }
 	// Of these the small ones are full all the time, which is where hosts need
 	// each other; the large ones, with 4,096 blocks, are slow to simulate.
-	spaces := []string{"10.32.0.0/27", "10.32.0.0/26", "10.32.0.0/25", "10.32.0.0/24", "10.32.0.0/22", "fd00:1::/122",
-		"10.32.0.0/20", "10.32.0.0/19", "10.32.0.0/16", "10.32.0.0/12", "fd00:1::/112", "fd00:2::/64"}
+	spaces := []string{
+		"10.32.0.0/27", "10.32.0.0/26", "10.32.0.0/25", "10.32.0.0/24", "10.32.0.0/22", "fd00:1::/122",
+		"10.32.0.0/20", "10.32.0.0/19", "10.32.0.0/16", "10.32.0.0/12", "fd00:1::/112", "fd00:2::/64",
+	}
 	space := pick(0, 0, 1, 1, 1, 2, 2, 3, 3, 4, 5)
 	if r.IntN(5) == 0 {
 		space = pick(6, 7, 8, 9, 10, 11)

@@ -58,9 +58,9 @@ func ticketOf(e event) ticket {
 
 // ask makes a request. done is called once, with errNoAnswer when the daemon
 // ends before it answers.
-func (h *host) ask(p *pod, make func(ticket) event, done func(result)) *call {
+func (h *host) ask(p *pod, build func(ticket) event, done func(result)) *call {
 	h.w.tickets++
-	c := &call{h: h, p: p, event: make(h.w.tickets), began: h.w.now, done: done}
+	c := &call{h: h, p: p, event: build(h.w.tickets), began: h.w.now, done: done}
 	h.calls[h.w.tickets] = c
 	if p != nil {
 		p.call = c

@@ -43,7 +43,6 @@ func TestDivisionAlone(t *testing.T) {
 	c.settles("after a restart", time.Second)
 
 	// With another name or range, what was divided before means nothing.
-	ps := n.must("ps")
 	again("--name", "::7")
 	if !strings.Contains(n.log(), "address space forgotten") {
 		t.Errorf("the log does not tell that the name changed:\n%s", n.log())
@@ -52,7 +51,7 @@ func TestDivisionAlone(t *testing.T) {
 		t.Errorf("with another name %s is given", a)
 	}
 	c.settles("with another name", time.Second)
-	ps = n.must("ps")
+	ps := n.must("ps")
 	again("--ipalloc-range", "10.48.0.0/16")
 	if !strings.Contains(n.log(), "address space forgotten") || !strings.Contains(n.log(), "10.32.0.0/12") {
 		t.Errorf("the log does not tell that the range changed:\n%s", n.log())
