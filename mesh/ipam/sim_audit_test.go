@@ -45,6 +45,12 @@ func (w *world) clear() {
 		if p.left && slices.ContainsFunc(w.hosts, func(h *host) bool { return missed(h, p) }) {
 			ids = append(ids, p.id)
 		}
+		seed := placeholder(p.name) // it left before it took its share
+		if p.left && slices.ContainsFunc(w.hosts, func(h *host) bool {
+			return h.core != nil && h.core.ring != nil && h.core.ring.Count(seed) > 0
+		}) {
+			ids = append(ids, seed)
+		}
 	}
 	by := w.pick(func(h *host) bool { return h.on })
 	if len(ids) == 0 || by == nil {
@@ -160,15 +166,15 @@ func (w *world) auditLeases() {
 			block, _ := w.geo.Block(a)
 			g := h.core.leased[a]
 			holder := w.byID[g.Host]
+			if holder != nil && holder.left {
+				w.count["leases of hosts that left"]++
+				continue
+			}
 			if _, ok := h.core.local[a]; ok && len(w.truth.users[a]) < 2 {
 				w.fail(block, "%s uses %s and leases it to %s", h.nick, a, w.title(g.Host))
 			}
 			if h.core.ring == nil || h.core.ring.Register(block).Owner != h.id {
 				w.fail(block, "%s leases %s, which is not in its space", h.nick, a)
-			}
-			if holder != nil && holder.left {
-				w.count["leases of hosts that left"]++
-				continue
 			}
 			if holder == nil || holder.on && !holder.uses(a) {
 				w.fail(block, "%s leases %s to %s, which does not use it", h.nick, a, w.title(g.Host))
@@ -186,7 +192,10 @@ func (w *world) auditForeign(h *host, a netip.Addr, block int) {
 	if owner == h || owner == nil || !owner.on || len(w.truth.users[a]) > 1 {
 		return
 	}
-	if g, ok := owner.core.leased[a]; !ok || g.Host != h.id {
+	g, ok := owner.core.leased[a]
+	if p := w.byID[g.Host]; ok && p != nil && p.left {
+		w.count["leases of hosts that left"]++
+	} else if !ok || p != h {
 		w.fail(block, "%s uses %s and its owner %s does not know", h.nick, a, owner.nick)
 	}
 }

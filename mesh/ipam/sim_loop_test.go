@@ -204,7 +204,10 @@ func (h *host) emit(out effects) {
 	}
 	if len(out.Puts) > 0 {
 		all := make(map[string][]byte, len(h.own.all)+len(out.Puts))
-		maps.Copy(all, h.own.all)
+		if h.renewed { // the first of a core are all there are
+			maps.Copy(all, h.own.all)
+		}
+		h.renewed = true
 		for k, v := range out.Puts {
 			if v == nil {
 				delete(all, k)
