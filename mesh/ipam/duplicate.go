@@ -59,18 +59,18 @@ func (c *core) lookAt(base netip.Addr) {
 
 // inherit is called when one of those that use an address of our own blocks
 // has let it go. Another one that has it all the same keeps it: it is not free.
-// One that lasted but a moment is none: entries lag behind moves.
+// An entry of one that told us that it dropped the address only lags behind.
 func (c *core) inherit(addr netip.Addr) {
 	d := c.infos.twice[addr]
 	owner, ok := c.ownerOf(addr)
-	if d == nil || !d.told || !ok || owner != c.cfg.Self {
+	if d == nil || !ok || owner != c.cfg.Self {
 		return
 	}
 	if _, taken := c.conflict(c.cfg.Self, addr); taken {
 		return
 	}
 	for _, id := range d.users {
-		if p := c.peers[id]; p != nil && p.Alive && c.sharesRing(p) && c.usedBy(p, addr) {
+		if p := c.peers[id]; p != nil && p.Alive && c.sharesRing(p) && c.usedBy(p, addr) && !p.dropped[addr] {
 			// Its next full Held confirms or ends that.
 			c.setLease(addr, grant{id, holder{Label: c.labelOf(id, addr), Op: p.heldOp}})
 			return

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -113,6 +114,7 @@ func (c *core) setInfo(p *peer, value []byte) {
 func (c *core) setGroup(p *peer, base netip.Addr, items []Item) {
 	c.infos.look[base] = struct{}{}
 	c.infos.keep[knownKey{p.ID, base}] = struct{}{}
+	maps.DeleteFunc(p.dropped, func(a netip.Addr, _ bool) bool { return groupBase(a) == base })
 	if len(items) == 0 {
 		delete(p.groups, base)
 		if delete(c.infos.byGroup[base], p.ID); len(c.infos.byGroup[base]) == 0 {

@@ -194,6 +194,9 @@ func (c *core) receiveHeld(p *peer, h Held) {
 		g, ok := c.leased[addr]
 		if _, has := held[addr]; ok && !has && g.Host == p.ID && g.Op <= h.UpTo && !slices.Contains(h.Open, g.Op) {
 			c.dropLease(addr)
+			if c.usedBy(p, addr) {
+				p.dropped[addr] = true
+			}
 			c.inherit(addr)
 		}
 	}

@@ -62,6 +62,22 @@ func TestDuplicateIsPassedOn(t *testing.T) {
 	}
 }
 
+// Entries lag behind: of one that dropped the address they prove nothing.
+func TestStaleEntryInheritsNothing(t *testing.T) {
+	b, h0, h1 := pair(t, "10.32.0.0/24")
+	addr := netip.MustParseAddr("10.32.0.5")
+	h0.got(h0.allocate("a", ""))
+	h1.got(h1.claim("b", addr.String()))
+	b.run(5 * time.Second) // host1's entry has it
+	h1.step(releaseEvent{Key: "b"})
+	b.deliver()
+	h0.core.lookAt(groupBase(addr))
+	h0.step(claimEvent{Ticket: 901, Key: "c", Addr: addr})
+	h0.core.lookAt(groupBase(addr)) // by the entries two use it
+	h0.step(releaseEvent{Key: "c"})
+	want(t, "leases", len(h0.core.leased), 0)
+}
+
 // A host that left for good has no container any more, whatever its last Held
 // said.
 func TestLeasesOfTheGone(t *testing.T) {

@@ -24,12 +24,13 @@ type peer struct {
 	garbled  bool                  // a message of it was not understood; logged
 	reminded bool                  // of --ipalloc-reclaim-after
 
-	met      bool      // has finished an exchange, see sureness
-	greeted  bool      // has got a Digest since it is alive
-	asked    time.Time // when it got the last one
-	exchange uint64    // of that
-	waited   time.Time // since when an answer of it is owed; zero: none is
-	against  []Fence   // pending there with this host as the target
+	met      bool                // has finished an exchange, see sureness
+	greeted  bool                // has got a Digest since it is alive
+	asked    time.Time           // when it got the last one
+	exchange uint64              // of that
+	waited   time.Time           // since when an answer of it is owed; zero: none is
+	against  []Fence             // pending there with this host as the target
+	dropped  map[netip.Addr]bool // addresses that its entries still have and that it told us to be free
 
 	wantOp uint64 // the highest op of its Wants
 	heldOp uint64 // the highest op of its Helds
@@ -41,7 +42,7 @@ type peer struct {
 func (c *core) peer(id crypto.Identity) *peer {
 	p := c.peers[id]
 	if p == nil {
-		p = &peer{Peer: Peer{ID: id, Name: id.Name()}, since: c.now, groups: make(map[netip.Addr][]Item), raw: make(map[string][]byte)}
+		p = &peer{Peer: Peer{ID: id, Name: id.Name()}, since: c.now, groups: make(map[netip.Addr][]Item), dropped: make(map[netip.Addr]bool), raw: make(map[string][]byte)}
 		c.peers[id] = p
 	}
 	return p

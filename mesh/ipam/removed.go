@@ -26,10 +26,13 @@ func (c *core) removedPeers() []Removed {
 }
 
 // concerns reports whether it matters here what becomes of a host: it is or
-// was listed, or has something of ours, or blocks. So there is a bound on what
-// others can make this host remember.
+// was listed, or has something of ours, or blocks, or began a takeover that is
+// pending here. So there is a bound on what others can make this host remember.
 func (c *core) concerns(id crypto.Identity) bool {
 	_, gone := c.takeover.gone[id]
+	for key := range c.takeover.fences {
+		gone = gone || key.initiator == id
+	}
 	return id == c.cfg.Self || gone || c.peers[id] != nil || len(c.leasedTo[id]) > 0 ||
 		c.ring != nil && c.ring.Count(id) > 0
 }

@@ -22,11 +22,29 @@ func (w *world) nobody() {
 	w.advance(w.now + time.Second)
 	if w.empty++; w.empty%100 == 0 {
 		w.net.mend()
-		for _, h := range w.hosts {
+		w.startAll()
+	}
+}
+
+// startAll starts everybody who is not removed; those that were, and came
+// back, one by one, so that they meet somebody who knows.
+func (w *world) startAll() {
+	for _, h := range w.hosts {
+		if !h.outcast() && (!h.removed || w.force) {
+			h.start()
+		}
+	}
+	for _, h := range w.hosts {
+		if h.outcast() && (!h.removed || w.force) {
+			w.advance(w.now + 8*time.Second)
 			h.start()
 		}
 	}
 }
+
+// outcast reports whether a host was removed, or perhaps was, and has not
+// found that out.
+func (h *host) outcast() bool { return h.stale == wasRemoved || h.stale == beingRemoved }
 
 // fault does one thing that goes wrong.
 func (w *world) fault() {
@@ -89,8 +107,9 @@ func (w *world) outage() time.Duration {
 
 // revive starts a host, and some of what ran on it.
 func (w *world) revive(h *host) {
-	if h.stale != "" && !w.force && !w.calm &&
-		w.pick(func(b *host) bool { return b != h && w.net.reaches(h, b) }) == nil {
+	company := func(b *host) bool { return b != h && w.net.reaches(h, b) && !(h.outcast() && b.outcast()) }
+	rival := func(b *host) bool { return b != h && b.on && h.outcast() && b.outcast() }
+	if h.stale != "" && !w.force && !w.calm && (w.pick(company) == nil || w.pick(rival) != nil) {
 		w.count["put off: stale and alone"]++
 		w.after(w.between(time.Second, 5*time.Second), func() {
 			if !h.on && !h.down {

@@ -74,8 +74,12 @@ type entries struct {
 	all     map[string][]byte
 }
 
-// oldDisk is why a host is stale whose disk was replaced.
-const oldDisk = "old copy"
+// Why a host is stale.
+const (
+	oldDisk      = "old copy"
+	beingRemoved = "being removed"
+	wasRemoved   = "removed"
+)
 
 // doom is where the next run ends in a crash.
 type doom int

@@ -59,7 +59,7 @@ func (w *world) rmpeer(h *host, force bool, peers ...*host) func() *result {
 	var ids []crypto.Identity
 	for _, p := range peers {
 		ids = append(ids, p.id)
-		p.stale = "being removed"
+		p.stale = beingRemoved
 	}
 	var got *result
 	h.ask(nil, func(t ticket) event { return removeEvent{t, ids, force} }, func(r result) {

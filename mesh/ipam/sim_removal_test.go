@@ -31,8 +31,8 @@ func (w *world) remove(p *host) {
 		w.after(3*time.Second, func() {
 			w.net.mend()
 			for _, h := range w.hosts {
-				if !h.down && !h.removed {
-					h.start()
+				if !h.on && !h.down && !h.removed {
+					w.revive(h)
 				}
 			}
 		})
@@ -95,7 +95,7 @@ func (w *world) takeOver(targets []*host) {
 	}
 	w.removing++
 	for p := range before {
-		p.stale = "being removed"
+		p.stale = beingRemoved
 	}
 	by.ask(nil, func(t ticket) event {
 		w.note(by, "%d: rmpeer of %d hosts", t, len(ids))
@@ -124,7 +124,7 @@ func (w *world) takeOver(targets []*host) {
 
 // wasRemoved remembers that others own the space of p now, or may do so.
 func (w *world) wasRemoved(p *host, sure bool) {
-	p.stale, p.removed = "removed", p.removed || sure
+	p.stale, p.removed = wasRemoved, p.removed || sure
 	if c := p.probe(); c != nil {
 		for a := range c.local {
 			w.truth.excused[a] = true

@@ -34,8 +34,9 @@ import (
 //   - A host whose disk went back to an older copy, or was lost, and that
 //     reaches nobody. It cannot know what it gave away since. As soon as it
 //     reaches somebody it must ask everybody, and that is in the runs.
-//   - A host that was removed and comes back reaching nobody. The same. Both
-//     look for others for ten seconds by their clock, which must not jump then.
+//   - A host that was removed and comes back reaching nobody, or only others
+//     that were removed as well. The same. Both look for others for ten
+//     seconds by their clock, which must not jump then.
 //   - A host that took over the space of another one, by rmpeer or reset, and
 //     whose disk then goes back to before that. Nobody else need know yet.
 //   - A host whose disk went back, and rmpeer of those whom it gave space since,

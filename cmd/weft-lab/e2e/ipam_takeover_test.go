@@ -47,8 +47,8 @@ func TestRemovePeer(t *testing.T) {
 	who, mine := h2.identity(), h1.entryOf(h1.identity()).IPs
 	lost := h1.entryOf(who).IPs
 
-	h1.refused(1, []string{"host2", "answers"}, "rmpeer", "host2")
-	h1.refused(1, []string{"host2", "answers"}, "rmpeer", "--force", who.Name)
+	h1.refused(1, []string{"host2", "stop it first"}, "rmpeer", "host2")
+	h1.refused(1, []string{"host2", "stop it first"}, "rmpeer", "--force", who.Name)
 	h1.refused(1, []string{"weft reset"}, "rmpeer", "host1")
 	h1.refused(1, []string{"no peer is called host9"}, "rmpeer", "host9")
 	if got := h1.entryOf(who).IPs; got != lost || lost == 0 {
@@ -101,7 +101,7 @@ func TestRemovePeer(t *testing.T) {
 	if e := h1.entryOf(who); e.Active != 3 {
 		t.Errorf("of the one that is back: %+v", e)
 	}
-	h1.refused(1, []string{"host2", "answers"}, "rmpeer", "host2")
+	h1.refused(1, []string{"host2", "stop it first"}, "rmpeer", "host2")
 	// What it lets go is the new owner's.
 	h2.must("detach", boxes[3].Ref())
 	moved := h1.start("moved")
