@@ -72,3 +72,18 @@ func TestMuteHost(t *testing.T) {
 	want(t, "alone", h0.core.sureness.alone, false)
 	want(t, "must meet", h0.core.sureness.mustMeet, false)
 }
+
+// Who owns blocks belongs to "everybody", however silent it is.
+func TestMuteOwnerCounts(t *testing.T) {
+	b, h0, h1 := pair(t, "10.32.0.0/16")
+	h0.got(h0.allocate("a", ""))
+	b.run(2 * time.Second)
+	h0.stop()
+	h0.proven, h0.cfg.Patience = false, 0
+	h0.start(nil)
+	b.spy = func(from, _ *wired, _ Message) bool { return from != h1 }
+	clear(h1.entries) // its disk has been full since its start: it says nothing at all
+	b.meet()
+	b.run(time.Minute)
+	want(t, "unproven", h0.core.sureness.unproven, true)
+}

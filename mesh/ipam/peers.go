@@ -181,10 +181,16 @@ func (c *core) takesPart(p *peer) bool {
 		return p.info.Role != RoleOff && p.info.Range == c.geo.Range()
 	case p.alien.IsValid():
 		return false
-	case p.Alive && !p.heard && !c.now.Before(p.since.Add(meetGrace)):
+	case p.Alive && !p.heard && !c.hasTraces(p) && !c.now.Before(p.since.Add(meetGrace)):
 		return false // an older version, perhaps: it had time to say something
 	}
 	return true
+}
+
+// hasTraces reports whether something here is of a peer's allocator: it has
+// one, however silent it is.
+func (c *core) hasTraces(p *peer) bool {
+	return c.ring != nil && c.ring.Count(p.ID) > 0 || len(c.leasedTo[p.ID]) > 0 || p.lastOp > 0 || len(p.groups) > 0
 }
 
 // mates returns the hosts that can be asked now, ascending.

@@ -148,6 +148,8 @@ func (h *host) freeze() {
 	if !h.hasty() {
 		h.frozen = h.w.now + h.w.between(time.Second, 25*time.Second)
 		h.w.note(h, "is frozen until %v", h.frozen)
+		h.w.net.notice()
+		h.w.after(h.frozen-h.w.now, h.w.net.notice)
 	}
 }
 

@@ -207,7 +207,7 @@ func (h *host) stop(why string) {
 		return
 	}
 	h.w.note(h, "stops: %s", why)
-	h.on, h.busy, h.core, h.inbox, h.doom = false, false, nil, nil, doomNone
+	h.on, h.busy, h.core, h.inbox, h.doom, h.frozen = false, false, nil, nil, doomNone, 0
 	h.life++
 	for _, t := range sortedKeys(h.calls, compareTickets) {
 		h.calls[t].lost()

@@ -25,8 +25,11 @@ func (n *network) init(w *world, hosts int) {
 // open reports whether a letter can go from a to b now.
 func (n *network) open(a, b *host) bool { return a.on && b.on && !n.cut[a.n][b.n] }
 
-// linked reports whether both are on and hear each other.
-func (n *network) linked(a, b *host) bool { return n.open(a, b) && n.open(b, a) }
+// linked reports whether both are on and hear each other. A daemon that is
+// frozen does not answer the mesh either.
+func (n *network) linked(a, b *host) bool {
+	return n.open(a, b) && n.open(b, a) && a.frozen <= n.w.now && b.frozen <= n.w.now
+}
 
 // send carries a letter, or loses or doubles it.
 func (n *network) send(from, to *host, data []byte) {

@@ -53,6 +53,13 @@ func newCluster(t testing.TB, n int, change ...func(*lab.Topology)) *cluster {
 		c.nodes = append(c.nodes, &node{Host: h, c: c, number: i + 1})
 	}
 	t.Cleanup(func() {
+		for _, n := range c.nodes {
+			for _, bad := range []string{"WARNING: DATA RACE", "\npanic: ", "\nfatal error: "} {
+				if _, text, found := strings.Cut(n.log(), bad); found {
+					t.Errorf("%s's daemon: %s%s", n.Name(), bad, text[:min(len(text), 4000)])
+				}
+			}
+		}
 		if t.Failed() {
 			c.keepEvidence()
 		}
