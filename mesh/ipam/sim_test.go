@@ -116,6 +116,9 @@ func randomRules(seed uint64) rules {
 	if space > 5 { // every start reads 4,096 blocks
 		w.ops, w.faults = opsOf/2, min(w.faults, 0.04)
 	}
+	if w.takeover && seed%3 == 0 {
+		w.remove, w.pace = 0.2, max(w.pace, 40*time.Millisecond)
+	}
 	switch seed % 50 { // many hosts, fewer operations
 	case 20:
 		w.hosts, w.late, w.ops, w.phases, w.space = 50, 0, opsOf/10, 1, netip.MustParsePrefix(spaces[3])
