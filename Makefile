@@ -17,7 +17,7 @@ LINT_VERSION := v2.15.0
 PROGRAMS    := ./cmd/weft ./cmd/weftd ./cmd/weft-lab
 UNIT        = $(shell $(GO) list ./... | grep -v /cmd/weft-lab)
 ARTEFACTS   ?= $(CURDIR)/artefacts
-FUZZTIME    ?= 3s
+FUZZTIME    ?= 2s
 export CGO_ENABLED ?= 0
 
 .PHONY: build
@@ -58,7 +58,7 @@ kernel: build ## the same end-to-end tests with the kernel data path, in a QEMU 
 	bin/weft-lab guest --append ipv6.disable=1 -- -test.run TestKernelWithoutIPv6
 
 .PHONY: fuzz
-fuzz: go-version ## run every fuzz target for FUZZTIME (3s)
+fuzz: go-version ## run every fuzz target for FUZZTIME (2s)
 	@scripts/fuzz $(FUZZTIME)
 
 .PHONY: lint
