@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/mesh/advert"
 	"github.com/weftnet/weft/mesh/replica"
+	"github.com/weftnet/weft/mesh/topology"
 )
 
 // View is what the router needs to know of the cluster. It is immutable.
@@ -37,6 +39,10 @@ type Peer struct {
 	// connections); it may still come to us.
 	Candidates []netip.AddrPort
 	Target     string // as typed, when it is known as one
+	// Report is what it last said of its links, for [topology.Parse]; nil:
+	// nothing is known. It is there also when the peer is not alive: it may be
+	// a member to others, who are on the way to it. It must not be modified.
+	Report []byte
 }
 
 // Entry is an entry of a host.
@@ -138,25 +144,43 @@ func (m *Mesh) view() View {
 	slices.SortFunc(v.Peers, func(a, b Peer) int { return a.Identity.Compare(b.Identity) })
 	// The entries of one owner come sorted: owners in order make all sorted.
 	own := false
-	for _, p := range v.Peers {
+	for i := range v.Peers {
+		p := &v.Peers[i]
 		if !own && m.self.Compare(p.Identity) < 0 {
-			v.Entries, own = m.appendEntries(v.Entries, m.self, m.cfg.Name), true
+			v.Entries, own = appendEntries(v.Entries, m.entriesOf(m.self), m.self, m.cfg.Name), true
 		}
+		list := m.entriesOf(p.Identity)
+		p.Report = reportIn(list)
 		if p.Alive {
-			v.Entries = m.appendEntries(v.Entries, p.Identity, p.Name)
+			v.Entries = appendEntries(v.Entries, list, p.Identity, p.Name)
 		}
 	}
 	if !own {
-		v.Entries = m.appendEntries(v.Entries, m.self, m.cfg.Name)
+		v.Entries = appendEntries(v.Entries, m.entriesOf(m.self), m.self, m.cfg.Name)
 	}
 	return v
 }
 
-func (m *Mesh) appendEntries(out []Entry, owner crypto.Identity, name crypto.Name) []Entry {
-	for _, e := range m.store.Entries(replica.ID{Owner: owner, Channel: entries}) {
+func (m *Mesh) entriesOf(owner crypto.Identity) []replica.Entry {
+	return m.store.Entries(replica.ID{Owner: owner, Channel: entries})
+}
+
+func appendEntries(out []Entry, list []replica.Entry, owner crypto.Identity, name crypto.Name) []Entry {
+	for _, e := range list {
 		out = append(out, Entry{Owner: owner, OwnerName: name, Key: e.Key, Value: e.Value, Version: e.Version})
 	}
 	return out
+}
+
+// reportIn returns the report among a peer's entries, which come by key.
+func reportIn(list []replica.Entry) []byte {
+	i, ok := slices.BinarySearchFunc(list, topology.EntryKey, func(e replica.Entry, key string) int {
+		return strings.Compare(e.Key, key)
+	})
+	if !ok {
+		return nil
+	}
+	return list[i].Value
 }
 
 // chooseDialled decides which peers are dialled: all, unless discovery is off

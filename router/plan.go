@@ -3,12 +3,12 @@ package router
 import (
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/mesh"
 	"github.com/weftnet/weft/router/bridge"
 	"github.com/weftnet/weft/router/kernel"
+	"github.com/weftnet/weft/router/tunnel"
 	"github.com/weftnet/weft/router/vxlan"
 	"github.com/weftnet/weft/router/wireguard"
 )
@@ -22,14 +22,11 @@ const (
 	GossipPort    = 6786
 
 	// DefaultMTU of the switch is what fits an IPv4 underlay of 1500 without
-	// fragments. It is the same on every host, whatever its own underlay: a
-	// host with a smaller switch drops the frames of the others.
+	// fragments. It is the same on every host whose underlay does not carry
+	// more: a host with a smaller switch drops the frames of the others.
 	DefaultMTU = 1370
-
-	// keepalive goes to every peer until paths know who needs one.
-	keepalive = 25 * time.Second
-	// fwmark keeps WireGuard's own packets apart from the switch's.
-	fwmark = 0x77656674 & 0xffff0000
+	// FwMark keeps what goes to the underlay apart from the switch's packets.
+	FwMark = 0x77656674 & 0xffff0000
 )
 
 // DNSAddress is where containers find the name server, the same on every host
@@ -62,7 +59,7 @@ type plan struct {
 //
 // Every known peer gets a tunnel; frames go to those that are members or whose
 // tunnel stands, because a host whose daemon is dead may still forward.
-func makePlan(h Host, v mesh.View, e exposure, up func(crypto.Identity) bool) plan {
+func makePlan(h Host, v mesh.View, e exposure, way func(crypto.Identity) tunnel.Way) plan {
 	self := h.Key.Identity()
 	p := plan{
 		wireguard: wireguard.Config{
@@ -70,7 +67,7 @@ func makePlan(h Host, v mesh.View, e exposure, up func(crypto.Identity) bool) pl
 			ListenPort: h.Port + 1,
 			MTU:        h.MTU + 74, // PROTOCOL section 6
 			Address:    self.Overlay(),
-			FwMark:     fwmark,
+			FwMark:     FwMark,
 		},
 		vxlan: vxlan.Config{
 			Name: VXLANName, Bridge: BridgeName,
@@ -86,24 +83,14 @@ func makePlan(h Host, v mesh.View, e exposure, up func(crypto.Identity) bool) pl
 		},
 	}
 	for _, peer := range v.Peers {
-		p.wireguard.Peers = append(p.wireguard.Peers, wireguardPeer(h, peer))
-		if peer.Alive || up(peer.Identity) {
+		w := way(peer.Identity)
+		p.wireguard.Peers = append(p.wireguard.Peers, tunnel.PeerConfig(h.Keys, self, peer, w))
+		if peer.Alive || w.Up {
 			p.vxlan.Remotes = append(p.vxlan.Remotes, peer.Identity.Overlay())
 		}
 	}
 	slices.SortFunc(p.vxlan.Remotes, netip.Addr.Compare)
 	return p
-}
-
-// wireguardPeer has no endpoint: those are the path machine's business.
-func wireguardPeer(h Host, peer mesh.Peer) wireguard.Peer {
-	return wireguard.Peer{
-		PublicKey:    peer.WireGuard,
-		PresharedKey: h.Keys.PresharedKey(h.Key.Identity(), peer.Identity),
-		Overlay:      peer.Identity.Overlay(),
-		Keepalive:    keepalive,
-		MTU:          h.MTU + 70, // a VLAN tag is worth a fragment, every full TCP segment of gossip is not
-	}
 }
 
 // bridgeMAC is fixed, because a bridge would otherwise follow its ports. It

@@ -10,6 +10,7 @@ import (
 	"github.com/weftnet/weft/mesh"
 	"github.com/weftnet/weft/mesh/advert"
 	"github.com/weftnet/weft/router/kernel"
+	"github.com/weftnet/weft/router/tunnel"
 )
 
 // host returns a host whose identity is made from one byte.
@@ -41,8 +42,10 @@ func TestPlan(t *testing.T) {
 	live, dead, standing := peerOf(t, 2, "live"), peerOf(t, 3, "dead"), peerOf(t, 4, "standing")
 	dead.Alive, standing.Alive = false, false
 	view := mesh.View{Peers: []mesh.Peer{live, dead, standing}}
-	up := func(id crypto.Identity) bool { return id == standing.Identity }
-	p := makePlan(h, view, exposure{}, up)
+	way := func(id crypto.Identity) tunnel.Way {
+		return tunnel.Way{Up: id == standing.Identity, MTU: 1440}
+	}
+	p := makePlan(h, view, exposure{}, way)
 
 	if got := len(p.wireguard.Peers); got != 3 {
 		t.Errorf("%d tunnels; every known peer gets one", got)
@@ -87,23 +90,56 @@ func TestBridgeMACIsUnicastAndNotThePeerName(t *testing.T) {
 func TestUnderlayEndpoints(t *testing.T) {
 	prefix := netip.MustParsePrefix
 	links := []addressed{
-		{kernel.Link{Name: "lo", Up: true}, []netip.Prefix{prefix("127.0.0.1/8"), prefix("::1/128")}},
-		{kernel.Link{Name: "eth0", Up: true}, []netip.Prefix{
+		{kernel.Link{Name: "lo"}, []netip.Prefix{prefix("127.0.0.1/8"), prefix("::1/128")}},
+		{kernel.Link{Name: "eth0"}, []netip.Prefix{
 			prefix("2001:db8::5/64"), prefix("fe80::1/64"), prefix("192.0.2.5/24"), prefix("10.0.0.5/8"),
 		}},
-		{kernel.Link{Name: "eth1"}, []netip.Prefix{prefix("198.51.100.1/24")}},
-		{kernel.Link{Name: "docker0", Up: true}, []netip.Prefix{prefix("172.17.0.1/16")}},
-		{kernel.Link{Name: "br-0123456789ab", Up: true}, []netip.Prefix{prefix("172.18.0.1/16")}},
-		{kernel.Link{Name: "weft", Up: true}, []netip.Prefix{prefix("10.32.0.1/12"), prefix("169.254.67.83/32")}},
-		{kernel.Link{Name: "weft-wg", Up: true}, []netip.Prefix{prefix("fd77:6566:7400::1/128")}},
 	}
 	given := []netip.Addr{netip.MustParseAddr("203.0.113.9")}
-	got := underlayEndpoints(links, []string{"weft", "weft-wg", "weft-vx"}, given, 6784)
+	got := underlayEndpoints(links, given, 6784)
 	want := []netip.AddrPort{
 		netip.MustParseAddrPort("203.0.113.9:6784"), netip.MustParseAddrPort("10.0.0.5:6784"),
 		netip.MustParseAddrPort("192.0.2.5:6784"), netip.MustParseAddrPort("[2001:db8::5]:6784"),
 	}
 	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+func TestOutward(t *testing.T) {
+	var names []string
+	for _, l := range outward([]kernel.Link{
+		{Name: "lo", Up: true}, {Name: "eth0", Up: true}, {Name: "eth1"},
+		{Name: "docker0", Up: true}, {Name: "br-0123456789ab", Up: true}, {Name: "br-lan", Up: true},
+		{Name: "weft", Up: true, Index: 7}, {Name: "weft-wg", Up: true}, {Name: "wv0123", Up: true, Master: 7},
+	}) {
+		names = append(names, l.Name)
+	}
+	if d := cmp.Diff([]string{"lo", "eth0", "br-lan"}, names); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+// The switch is as large as the narrowest underlay lets it be, and never
+// smaller than that of the hosts with an ordinary one.
+func TestSwitchMTU(t *testing.T) {
+	link := func(name, addr string, mtu int) addressed {
+		return addressed{kernel.Link{Name: name, MTU: mtu}, []netip.Prefix{netip.MustParsePrefix(addr)}}
+	}
+	lo := link("lo", "127.0.0.1/8", 65536)
+	for _, tc := range []struct {
+		name  string
+		links []addressed
+		want  int
+	}{
+		{"nothing", nil, DefaultMTU},
+		{"ordinary", []addressed{lo, link("eth0", "192.0.2.1/24", 1500)}, DefaultMTU},
+		{"jumbo", []addressed{lo, link("eth0", "192.0.2.1/24", 9000)}, 8858},
+		{"one of two", []addressed{link("eth0", "192.0.2.1/24", 9000), link("eth1", "198.51.100.1/24", 1500)}, DefaultMTU},
+		{"a narrow one does not narrow the switch", []addressed{link("ppp0", "192.0.2.1/24", 1492)}, DefaultMTU},
+	} {
+		if got := switchMTU(tc.links); got != tc.want {
+			t.Errorf("%s: %d, want %d", tc.name, got, tc.want)
+		}
 	}
 }

@@ -14,7 +14,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"reflect"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +22,8 @@ import (
 	"github.com/weftnet/weft/router/api"
 	"github.com/weftnet/weft/router/bridge"
 	"github.com/weftnet/weft/router/kernel"
+	"github.com/weftnet/weft/router/relay"
+	"github.com/weftnet/weft/router/tunnel"
 	"github.com/weftnet/weft/router/vxlan"
 	"github.com/weftnet/weft/router/wireguard"
 )
@@ -31,9 +32,6 @@ import (
 type Mesh interface {
 	Views() <-chan mesh.View
 	OverlayReady()
-	Reachable(id crypto.Identity, endpoint netip.AddrPort)
-	Put(key string, value []byte) error
-	Delete(key string) error
 	Connect(targets []string, replace bool) error
 	Forget(targets []string) error
 	Targets() []string
@@ -45,11 +43,24 @@ type Mesh interface {
 type Device interface {
 	Set(c wireguard.Config) error
 	Check() (repaired []string, err error)
-	Readd(p wireguard.Peer) error
-	SetEndpoint(key [32]byte, ep netip.AddrPort) error
-	Initiate(key [32]byte) error
-	Peers() ([]wireguard.PeerStatus, error)
 }
+
+// Tunnels is the way to every peer of the device. Nothing of it blocks.
+type Tunnels interface {
+	// Adopt takes the first view, before Built: then Way tells which tunnels
+	// of a former run stand. SetView takes the others.
+	Adopt(v mesh.View)
+	SetView(v mesh.View)
+	// Moved says that addresses of this host may have changed.
+	Moved()
+	Way(id crypto.Identity) tunnel.Way
+	// Changed is told when a Way is another than before.
+	Changed() <-chan struct{}
+	Snapshot() *tunnel.Snapshot
+}
+
+// Relay is what this host forwards for others.
+type Relay interface{ Stats() relay.Stats }
 
 // Port is the switch port through which frames come and go.
 type Port interface {
@@ -99,15 +110,18 @@ type Config struct {
 	Kernel *kernel.Kernel
 	Mesh   Mesh
 	Device Device
-	VXLAN  Port
-	Bridge Bridge
-	Names  *NameServer // optional: no name server
-	Space  Addresses   // optional: no address allocator
-	Token  api.Token
-	Status Static
-	Logs   LogCopier
-	Stop   func() // begins the daemon's end; must not block
-	Log    *slog.Logger
+	// Tunnels is to be run by the caller as soon as the router is Built.
+	Tunnels Tunnels
+	Relay   Relay
+	VXLAN   Port
+	Bridge  Bridge
+	Names   *NameServer // optional: no name server
+	Space   Addresses   // optional: no address allocator
+	Token   api.Token
+	Status  Static
+	Logs    LogCopier
+	Stop    func() // begins the daemon's end; must not block
+	Log     *slog.Logger
 }
 
 // Static is the part of the status that does not change.
@@ -145,15 +159,7 @@ type Router struct {
 	stands   bool // applied is what the last apply reached, whole
 	retry    *time.Timer
 	exposure exposure
-	tunnels  map[crypto.Identity]*tunnel
-	told     map[string]string // what we publish of our connections
-	unread   string            // why the device could not be read last
-	badNames int               // entries of the last view that are no names
-
-	mu sync.Mutex // guards what follows
-	// shown is the run loop's state as status sees it; its contents are
-	// immutable.
-	shown shown
+	badNames int // entries of the last view that are no names
 }
 
 type exposeRequest struct {
@@ -180,8 +186,6 @@ func New(c Config) *Router {
 		complete:  make(chan struct{}),
 		ended:     make(chan struct{}),
 		retry:     retry,
-		tunnels:   make(map[crypto.Identity]*tunnel),
-		told:      make(map[string]string),
 	}
 }
 
@@ -221,8 +225,6 @@ func (r *Router) SetExposed(ctx context.Context, addresses, masquerade []netip.P
 
 // The rhythm of the run loop.
 const (
-	tickBusy  = 100 * time.Millisecond // while a tunnel comes up
-	tickCalm  = time.Second
 	sweepTime = 30 * time.Second       // finds what no notification told
 	settle    = 50 * time.Millisecond  // changes of the kernel come in bursts
 	calm      = 500 * time.Millisecond // after a burst was looked at
@@ -239,8 +241,6 @@ func (r *Router) Run(ctx context.Context) error {
 	r.cfg.Mesh.OverlayReady()
 	close(r.built)
 
-	tick := time.NewTimer(0)
-	defer tick.Stop()
 	sweep := time.NewTicker(sweepTime)
 	defer sweep.Stop()
 	defer r.retry.Stop()
@@ -250,10 +250,9 @@ func (r *Router) Run(ctx context.Context) error {
 			return nil
 		case r.view = <-r.cfg.Mesh.Views():
 			r.feed()
-			if r.reapply(ctx) == nil {
-				r.meet(ctx, time.Now())
-			}
-			tick.Reset(0)
+			r.follow(ctx)
+		case <-r.cfg.Tunnels.Changed():
+			_ = r.reapply(ctx) // it is logged and tried again
 		case req := <-r.exposures:
 			before := r.exposure
 			r.exposure = req.exposure
@@ -264,25 +263,29 @@ func (r *Router) Run(ctx context.Context) error {
 			}
 			req.answer <- err
 		case <-r.retry.C:
-			if r.reapply(ctx) == nil {
-				r.meet(ctx, time.Now())
-			}
-		case <-tick.C:
-			busy := r.drive(ctx, time.Now())
-			tick.Reset(tickCalm)
-			if busy {
-				tick.Reset(tickBusy)
-			}
+			r.follow(ctx)
 		case <-r.changes:
 			e := kernel.Event(r.changed.Swap(0))
 			r.check(ctx, "notified", e)
 			if e&kernel.LinkChanged != 0 {
 				nudge(r.links)
 			}
+			if e&(kernel.LinkChanged|kernel.AddrChanged) != 0 {
+				r.cfg.Tunnels.Moved()
+			}
 		case <-sweep.C:
 			r.check(ctx, "swept", kernel.AllChanged)
+			r.cfg.Tunnels.Moved()
 			nudge(r.sweeps)
 		}
+	}
+}
+
+// follow makes the host what the view says. The tunnels are told when the
+// device has their peers.
+func (r *Router) follow(ctx context.Context) {
+	if r.reapply(ctx) == nil {
+		r.cfg.Tunnels.SetView(r.view)
 	}
 }
 
@@ -321,7 +324,7 @@ func (r *Router) begin(ctx context.Context) error {
 	if r.containers != nil {
 		r.exposure.addresses, r.exposure.masquerade = r.containers.Exposed()
 	}
-	p := makePlan(r.cfg.Host, r.view, r.exposure, r.up)
+	p := makePlan(r.cfg.Host, r.view, r.exposure, r.cfg.Tunnels.Way)
 	if err := r.cfg.Bridge.Set(ctx, p.bridge); err != nil {
 		return fmt.Errorf("set up bridge %s: %w", BridgeName, err)
 	}
@@ -329,7 +332,7 @@ func (r *Router) begin(ctx context.Context) error {
 		return fmt.Errorf("set up %s: %w", WireGuardName, err)
 	}
 	r.applied, r.stands = plan{bridge: p.bridge, wireguard: p.wireguard}, true
-	r.meet(ctx, time.Now())
+	r.cfg.Tunnels.Adopt(r.view)
 	return r.apply(ctx)
 }
 
@@ -355,7 +358,7 @@ func (r *Router) reapply(ctx context.Context) error {
 // tunnel is there before frames are sent to it, and the other way round. What
 // the plan does not change is left to check, which says what it repairs.
 func (r *Router) apply(ctx context.Context) error {
-	p := makePlan(r.cfg.Host, r.view, r.exposure, r.up)
+	p := makePlan(r.cfg.Host, r.view, r.exposure, r.cfg.Tunnels.Way)
 	all := !r.stands
 	r.stands = false
 	if all || !reflect.DeepEqual(p.bridge, r.applied.bridge) {
@@ -401,3 +404,5 @@ func both(a, b []netip.Addr) []netip.Addr {
 	}
 	return out
 }
+
+func (r *Router) self() crypto.Identity { return r.cfg.Host.Key.Identity() }

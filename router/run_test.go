@@ -14,6 +14,8 @@ import (
 	"github.com/weftnet/weft/mesh"
 	"github.com/weftnet/weft/router/bridge"
 	"github.com/weftnet/weft/router/kernel"
+	"github.com/weftnet/weft/router/relay"
+	"github.com/weftnet/weft/router/tunnel"
 	"github.com/weftnet/weft/router/vxlan"
 	"github.com/weftnet/weft/router/wireguard"
 )
@@ -23,16 +25,16 @@ import (
 type world struct {
 	mu      sync.Mutex // guards what follows
 	done    []string
-	peers   map[[32]byte]wireguard.PeerStatus
+	peers   map[[32]byte]bool
 	remotes int
 	fail    string // the next call whose text begins with this fails
-	reached map[crypto.Identity]int
-	entries map[string]string
+	up      map[crypto.Identity]bool
+	changed chan struct{}
 }
 
 func newWorld() *world {
 	return &world{
-		peers: map[[32]byte]wireguard.PeerStatus{}, reached: map[crypto.Identity]int{}, entries: map[string]string{},
+		peers: map[[32]byte]bool{}, up: map[crypto.Identity]bool{}, changed: make(chan struct{}, 1),
 	}
 }
 
@@ -61,20 +63,6 @@ func (w *world) frames() int {
 	return w.remotes
 }
 
-// told returns how often the mesh was told that a peer is reached.
-func (w *world) told(id crypto.Identity) int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.reached[id]
-}
-
-// published returns what the other hosts see of the connection to a peer.
-func (w *world) published(id crypto.Identity) string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.entries[linkKeys+id.String()]
-}
-
 type fakeMesh struct {
 	*world
 	views chan mesh.View
@@ -90,26 +78,6 @@ func (f fakeMesh) Status() mesh.Status          { return mesh.Status{} }
 // LeaveForGood has nobody to tell.
 func (f fakeMesh) LeaveForGood(context.Context) error { return nil }
 
-func (f fakeMesh) Put(key string, v []byte) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.entries[key] = string(v)
-	return nil
-}
-
-func (f fakeMesh) Delete(key string) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.entries, key)
-	return nil
-}
-
-func (f fakeMesh) Reachable(id crypto.Identity, _ netip.AddrPort) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.reached[id]++
-}
-
 type fakeDevice struct{ *world }
 
 func (f fakeDevice) Set(c wireguard.Config) error {
@@ -118,11 +86,9 @@ func (f fakeDevice) Set(c wireguard.Config) error {
 	if len(c.Peers) == len(f.peers) && f.fail == "" {
 		return nil
 	}
-	now := map[[32]byte]wireguard.PeerStatus{}
+	now := map[[32]byte]bool{}
 	for _, p := range c.Peers {
-		s := f.peers[p.PublicKey]
-		s.PublicKey = p.PublicKey
-		now[p.PublicKey] = s
+		now[p.PublicKey] = true
 	}
 	word := "add peer"
 	if len(now) < len(f.peers) {
@@ -137,43 +103,41 @@ func (f fakeDevice) Set(c wireguard.Config) error {
 
 func (f fakeDevice) Check() ([]string, error) { return nil, nil }
 
-func (f fakeDevice) set(key [32]byte, ep netip.AddrPort, word string) error {
+// fakeTunnels stand or not as the test says.
+type fakeTunnels struct{ *world }
+
+func (f fakeTunnels) Adopt(v mesh.View)   { f.see("adopt", v) }
+func (f fakeTunnels) SetView(v mesh.View) { f.see("drive", v) }
+
+func (f fakeTunnels) see(word string, v mesh.View) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s := f.peers[key]
-	if ep.IsValid() {
-		s.Endpoint = ep
+	if len(v.Peers) > 0 {
+		_ = f.note(word)
 	}
-	f.peers[key] = s
-	return f.note(word)
 }
 
-func (f fakeDevice) Readd(p wireguard.Peer) error { return f.set(p.PublicKey, p.Endpoint, "re-add") }
+func (f fakeTunnels) Moved()                   {}
+func (f fakeTunnels) Changed() <-chan struct{} { return f.changed }
 
-func (f fakeDevice) SetEndpoint(key [32]byte, ep netip.AddrPort) error {
-	return f.set(key, ep, "endpoint")
-}
-
-func (f fakeDevice) Initiate(key [32]byte) error { return f.set(key, netip.AddrPort{}, "initiate") }
-
-func (f fakeDevice) Peers() ([]wireguard.PeerStatus, error) {
+func (f fakeTunnels) Way(id crypto.Identity) tunnel.Way {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var list []wireguard.PeerStatus
-	for _, s := range f.peers {
-		list = append(list, s)
-	}
-	return list, nil
+	return tunnel.Way{Up: f.up[id], MTU: 1440}
 }
 
-// shake completes a handshake with everybody.
-func (w *world) shake(at time.Time) {
+func (f fakeTunnels) Snapshot() *tunnel.Snapshot { return &tunnel.Snapshot{} }
+
+type fakeRelay struct{}
+
+func (fakeRelay) Stats() relay.Stats { return relay.Stats{} }
+
+// stand makes a tunnel stand or not.
+func (w *world) stand(id crypto.Identity, up bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for key, s := range w.peers {
-		s.LastHandshake = at
-		w.peers[key] = s
-	}
+	w.up[id] = up
+	nudge(w.changed)
 }
 
 type fakePort struct{ *world }
@@ -217,7 +181,7 @@ func start(t *testing.T) (*Router, *world, chan mesh.View) {
 // startOn does the same on a world that a predecessor left.
 func startOn(t *testing.T, w *world, views chan mesh.View) *Router {
 	t.Helper()
-	r := New(Config{Host: host(1), Mesh: fakeMesh{w, views}, Device: fakeDevice{w}, VXLAN: fakePort{w}, Bridge: fakeBridge{w}})
+	r := New(Config{Host: host(1), Mesh: fakeMesh{w, views}, Device: fakeDevice{w}, Tunnels: fakeTunnels{w}, Relay: fakeRelay{}, VXLAN: fakePort{w}, Bridge: fakeBridge{w}})
 	ctx, stop := context.WithCancel(t.Context())
 	end := make(chan error, 1)
 	go func() { end <- r.Run(ctx) }()
@@ -237,10 +201,9 @@ func TestTunnelBeforeFramesAndTheOtherWayRound(t *testing.T) {
 		synctest.Wait()
 		w.take()
 		peer := peerOf(t, 2, "host2")
-		peer.Introduced, peer.Initiator = 1, true
 		views <- mesh.View{Peers: []mesh.Peer{peer}}
 		synctest.Wait()
-		if got := w.take(); !strings.HasPrefix(got, "add peer, add remote, re-add") {
+		if got := w.take(); got != "add peer, add remote, drive" {
 			t.Errorf("a peer appears: %s", got)
 		}
 		views <- mesh.View{}
@@ -251,7 +214,7 @@ func TestTunnelBeforeFramesAndTheOtherWayRound(t *testing.T) {
 	})
 }
 
-func TestHandshakeIsToldAndPublished(t *testing.T) {
+func TestFramesFollowTunnels(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, w, views := start(t)
 		peer := peerOf(t, 2, "host2")
@@ -261,27 +224,19 @@ func TestHandshakeIsToldAndPublished(t *testing.T) {
 		if w.frames() != 0 {
 			t.Error("frames go to a host that is neither member nor reached")
 		}
-		w.shake(time.Now())
-		time.Sleep(2 * time.Second)
+		w.stand(peer.Identity, true)
 		synctest.Wait()
-		if n := w.told(peer.Identity); n != 1 {
-			t.Errorf("the mesh was told %d times of one handshake", n)
-		}
 		if w.frames() != 1 {
 			t.Error("no frames to a host whose tunnel stands")
 		}
-		if v := w.published(peer.Identity); !strings.HasPrefix(v, "pending ") {
-			t.Errorf("published: %q", v)
-		}
 		r.Complete()
-		s, err := r.Status(t.Context())
-		if err != nil || !s.Ready || len(s.Connections) != 1 || len(s.Peers) != 1 {
+		if s, err := r.Status(t.Context()); err != nil || !s.Ready || len(s.Peers) != 1 {
 			t.Errorf("status: %+v, %v", s, err)
 		}
-		time.Sleep(5 * time.Minute) // no new handshake: the tunnel is lost
+		w.stand(peer.Identity, false)
 		synctest.Wait()
-		if v := w.published(peer.Identity); w.frames() != 0 || v != "" {
-			t.Errorf("after the tunnel was lost: %d remotes, published %q", w.frames(), v)
+		if w.frames() != 0 {
+			t.Error("frames go to a host whose tunnel was lost")
 		}
 	})
 }
@@ -331,17 +286,13 @@ func TestStartAdoptsWhatStands(t *testing.T) {
 		w, views := newWorld(), make(chan mesh.View, 1)
 		peer := peerOf(t, 2, "host2")
 		peer.Alive = false // no gossip yet
-		w.peers[peer.WireGuard] = wireguard.PeerStatus{PublicKey: peer.WireGuard, LastHandshake: time.Now().Add(-time.Minute)}
+		w.peers[peer.WireGuard], w.up[peer.Identity] = true, true
 		w.remotes = 1
 		views <- mesh.View{Peers: []mesh.Peer{peer}}
 		startOn(t, w, views)
-		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		if got := w.take(); got != "gossip" {
+		if got := w.take(); got != "adopt, gossip" {
 			t.Errorf("done: %s", got)
-		}
-		if w.told(peer.Identity) != 1 {
-			t.Error("the mesh does not know that the tunnel stands")
 		}
 	})
 }

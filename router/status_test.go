@@ -6,9 +6,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/mesh"
-	"github.com/weftnet/weft/router/api"
 	"github.com/weftnet/weft/router/path"
+	"github.com/weftnet/weft/router/tunnel"
+	"github.com/weftnet/weft/router/wireguard"
 )
 
 func TestConnections(t *testing.T) {
@@ -16,6 +18,8 @@ func TestConnections(t *testing.T) {
 	peer := peerOf(t, 2, "host2")
 	dead := peer
 	dead.Alive = false
+	nowhere := dead
+	nowhere.Candidates = nil
 	targeted := peer
 	targeted.Target = "host2"
 	targetedDead := dead
@@ -24,55 +28,62 @@ func TestConnections(t *testing.T) {
 	at := netip.MustParseAddrPort("192.0.2.2:6783")
 	for _, tc := range []struct {
 		name    string
-		tunnels []shownTunnel
+		tunnels []tunnel.Peer
 		targets []mesh.Target
 		want    []string
 	}{
 		{name: "nothing"},
 		{
 			name:    "met by gossip",
-			tunnels: []shownTunnel{{peer: peer, state: path.Established, endpoint: ep, decider: true}},
+			tunnels: []tunnel.Peer{{Peer: peer, Path: path.Status{State: path.Established, Route: path.Route{Endpoint: ep}}, Decider: true}},
 			want:    []string{"-> 192.0.2.2:6784 established "},
 		},
 		{
 			name:    "met by gossip, the other end decides",
-			tunnels: []shownTunnel{{peer: peer, state: path.Established, endpoint: ep}},
+			tunnels: []tunnel.Peer{{Peer: peer, Path: path.Status{State: path.Established, Route: path.Route{Endpoint: ep}}}},
 			want:    []string{"<- 192.0.2.2:6784 established "},
 		},
 		{
 			name:    "a target is shown as resolved",
-			tunnels: []shownTunnel{{peer: targeted, state: path.Established, endpoint: ep}},
+			tunnels: []tunnel.Peer{{Peer: targeted, Path: path.Status{State: path.Established, Route: path.Route{Endpoint: ep}}}},
 			targets: []mesh.Target{{Name: "host2", Address: at, State: mesh.Established, Peer: peer.Identity}},
 			want:    []string{"-> 192.0.2.2:6783 established "},
 		},
 		{
 			name:    "tunnel without gossip",
-			tunnels: []shownTunnel{{peer: dead, state: path.Established, endpoint: ep}},
+			tunnels: []tunnel.Peer{{Peer: dead, Path: path.Status{State: path.Established, Route: path.Route{Endpoint: ep}}}},
 			want:    []string{"<- 192.0.2.2:6784 pending reached; waiting for its gossip"},
 		},
 		{
+			name: "through a relay",
+			tunnels: []tunnel.Peer{{Peer: peer, Path: path.Status{
+				State: path.Established, Route: path.Route{Endpoint: at, Via: []crypto.Identity{peer.Identity}},
+			}}},
+			want: []string{"<- 192.0.2.2:6783 relayed "},
+		},
+		{
 			name:    "silent",
-			tunnels: []shownTunnel{{peer: dead, state: path.Established, endpoint: ep, silent: true, heard: now.Add(-time.Minute)}},
+			tunnels: []tunnel.Peer{{Peer: dead, Path: path.Status{State: path.Established, Route: path.Route{Endpoint: ep}}, Silent: true, Heard: now.Add(-time.Minute)}},
 			want:    []string{"<- 192.0.2.2:6784 retrying nothing heard for 1m0s"},
 		},
 		{
 			name:    "no answer",
-			tunnels: []shownTunnel{{peer: dead, state: path.Connecting, endpoint: ep, handshake: now, since: now.Add(-time.Minute)}},
+			tunnels: []tunnel.Peer{{Peer: dead, Path: path.Status{State: path.Connecting, Since: now.Add(-time.Minute), Route: path.Route{Endpoint: ep}}, Device: wireguard.PeerStatus{LastHandshake: now}}},
 			want:    []string{"<- 192.0.2.2:6784 retrying no answer to WireGuard handshakes for 1m0s"},
 		},
 		{
 			name:    "lost, and added to the device again",
-			tunnels: []shownTunnel{{peer: dead, state: path.Connecting, endpoint: ep, stood: true, since: now}},
+			tunnels: []tunnel.Peer{{Peer: dead, Path: path.Status{State: path.Connecting, Since: now, Route: path.Route{Endpoint: ep}}, Stood: true}},
 			want:    []string{"<- 192.0.2.2:6784 retrying no answer to WireGuard handshakes for 0s"},
 		},
 		{
 			name:    "it has to call us",
-			tunnels: []shownTunnel{{peer: dead, state: path.Pending}},
+			tunnels: []tunnel.Peer{{Peer: nowhere, Path: path.Status{State: path.Pending}}},
 			want:    []string{"<- - retrying no address known; waiting for it to call"},
 		},
 		{
 			name:    "refused target that was a peer",
-			tunnels: []shownTunnel{{peer: targetedDead, state: path.Pending, endpoint: ep, handshake: now, since: now}},
+			tunnels: []tunnel.Peer{{Peer: targetedDead, Path: path.Status{State: path.Pending, Since: now, Route: path.Route{Endpoint: ep}}, Device: wireguard.PeerStatus{LastHandshake: now}}},
 			targets: []mesh.Target{{Name: "host2", Address: at, State: mesh.Failed, Err: "wrong password", Never: true, Peer: peer.Identity}},
 			want:    []string{"-> 192.0.2.2:6783 failed wrong password, retry: never"},
 		},
@@ -89,7 +100,7 @@ func TestConnections(t *testing.T) {
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got := connections(tc.tunnels, tc.targets, 1370, "userspace", now)
+			got := connections(&tunnel.Snapshot{Peers: tc.tunnels}, tc.targets, "userspace", now)
 			if len(got) != len(tc.want) {
 				t.Fatalf("%d connections, want %d: %+v", len(got), len(tc.want), got)
 			}
@@ -106,42 +117,4 @@ func TestConnections(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestLinkEntriesRoundTrip(t *testing.T) {
-	id := host(3).Key.Identity()
-	ep := netip.MustParseAddrPort("[2001:db8::1]:6784")
-	e := mesh.Entry{Key: linkKeys + id.String(), Value: []byte(linkValue(api.Established, true, ep))}
-	got, c, ok := parseLink(e)
-	if !ok || got != id || c.State != api.Established || !c.Outbound || c.Address != ep.String() {
-		t.Errorf("%v %+v %v", got, c, ok)
-	}
-	for _, bad := range []mesh.Entry{
-		{Key: "n/" + id.String(), Value: e.Value},
-		{Key: linkKeys + "xyz", Value: e.Value},
-		{Key: e.Key, Value: []byte("established > nonsense")},
-		{Key: e.Key, Value: []byte("failed > 192.0.2.1:1")},
-		{Key: e.Key},
-	} {
-		if _, _, ok := parseLink(bad); ok {
-			t.Errorf("%q %q was taken for a link", bad.Key, bad.Value)
-		}
-	}
-}
-
-func FuzzParseLink(f *testing.F) {
-	id := host(3).Key.Identity()
-	f.Add(linkKeys+id.String(), []byte("established > 192.0.2.1:6784"))
-	f.Add(linkKeys+id.String(), []byte("pending < [::1]:1"))
-	f.Fuzz(func(t *testing.T, key string, value []byte) {
-		id, c, ok := parseLink(mesh.Entry{Key: key, Value: value})
-		if !ok {
-			return
-		}
-		ep := netip.MustParseAddrPort(c.Address)
-		again, d, ok := parseLink(mesh.Entry{Key: linkKeys + id.String(), Value: []byte(linkValue(c.State, c.Outbound, ep))})
-		if !ok || again != id || d.State != c.State || d.Outbound != c.Outbound || d.Address != c.Address {
-			t.Errorf("%q %q does not come back", key, value)
-		}
-	})
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/weftnet/weft/mesh/advert"
 	"github.com/weftnet/weft/router/kernel"
+	"github.com/weftnet/weft/router/tunnel"
 )
 
 // foreignBridges are the interfaces of other container networks: their
@@ -19,37 +20,81 @@ type addressed struct {
 	Addrs []netip.Prefix
 }
 
-// Endpoints returns where other hosts may reach our WireGuard port now. What
-// cannot be read is left out.
+// Endpoints returns where other hosts may reach our WireGuard port now, as far
+// as this host knows by itself. What cannot be read is left out.
 func Endpoints(k *kernel.Kernel, given []netip.Addr, port uint16) []netip.AddrPort {
+	return underlayEndpoints(underlay(k), given, port)
+}
+
+// standardMTU is what an underlay is taken to carry at least. Where it does
+// not, the path to the peer concerned is measured and narrowed.
+const standardMTU = 1500
+
+// SwitchMTU returns the MTU of the switch that fits this host's underlay: more
+// than [DefaultMTU] when every interface with an address for other hosts
+// carries more than 1500 bytes.
+func SwitchMTU(k *kernel.Kernel) int { return switchMTU(underlay(k)) }
+
+func switchMTU(links []addressed) int {
+	least := 0
+	for _, l := range links {
+		if len(underlayEndpoints([]addressed{l}, nil, 1)) > 0 && (least == 0 || l.MTU < least) {
+			least = l.MTU
+		}
+	}
+	return tunnel.InnerMTU(max(least, standardMTU), false)
+}
+
+// UnderlayMTU returns the greatest MTU of an interface to other hosts.
+func UnderlayMTU(k *kernel.Kernel) int {
+	most := standardMTU
+	for _, l := range underlay(k) {
+		most = max(most, l.MTU)
+	}
+	return most
+}
+
+// underlay returns the links that may lead to other hosts, and their addresses.
+// What cannot be read is left out.
+func underlay(k *kernel.Kernel) []addressed {
 	links, err := k.Links()
 	if err != nil {
-		return underlayEndpoints(nil, nil, given, port)
+		return nil
 	}
-	list := make([]addressed, 0, len(links))
-	ours := slices.IndexFunc(links, func(l kernel.Link) bool { return l.Name == BridgeName })
-	for _, l := range links {
-		if ours >= 0 && l.Master == links[ours].Index { // containers: many, and without addresses
-			continue
-		}
-		addrs, err := k.Addrs(l.Name)
-		if err == nil {
+	var list []addressed
+	for _, l := range outward(links) {
+		if addrs, err := k.Addrs(l.Name); err == nil {
 			list = append(list, addressed{l, addrs})
 		}
 	}
-	return underlayEndpoints(list, []string{BridgeName, WireGuardName, VXLANName}, given, port)
+	return list
+}
+
+// outward leaves out what is down, ours, a container's, or of another container
+// network.
+func outward(links []kernel.Link) []kernel.Link {
+	own := []string{BridgeName, WireGuardName, VXLANName}
+	ours := slices.IndexFunc(links, func(l kernel.Link) bool { return l.Name == BridgeName })
+	var out []kernel.Link
+	for _, l := range links {
+		if !l.Up || slices.Contains(own, l.Name) || foreignBridges.MatchString(l.Name) {
+			continue
+		}
+		if ours >= 0 && l.Master == links[ours].Index { // many, and without addresses
+			continue
+		}
+		out = append(out, l)
+	}
+	return out
 }
 
 // underlayEndpoints returns where other hosts may reach our WireGuard port,
 // best first: the addresses given with --host, then IPv4, then IPv6. At most
 // [advert.MaxEndpoints]; never an address of the switch, the overlay, loopback
 // or another container network (PROTOCOL section 1).
-func underlayEndpoints(links []addressed, own []string, given []netip.Addr, port uint16) []netip.AddrPort {
+func underlayEndpoints(links []addressed, given []netip.Addr, port uint16) []netip.AddrPort {
 	var v4, v6 []netip.Addr
 	for _, l := range links {
-		if !l.Up || slices.Contains(own, l.Name) || foreignBridges.MatchString(l.Name) {
-			continue
-		}
 		for _, p := range l.Addrs {
 			a := p.Addr().Unmap()
 			if !advert.Usable(netip.AddrPortFrom(a, port)) || a.IsLinkLocalUnicast() {

@@ -83,11 +83,11 @@ func options() []option {
 			set: func(s *Settings, v string) error { return boolean(&s.Resume, v) },
 		},
 		{
-			name: "no-discovery", programs: run, isBool: true, help: "introduce only to the peers named",
+			name: "no-discovery", programs: run, isBool: true, help: "introduce only to the peers named, and dial no other; those are reached through relays",
 			set: func(s *Settings, v string) error { return boolean(&s.NoDiscovery, v) },
 		},
 		{
-			name: "conn-limit", programs: run, def: "200", help: "have at most `NUMBER` connections; 0 is no limit",
+			name: "conn-limit", programs: run, def: "200", help: "dial at most `NUMBER` peers, and reach the others through relays; 0 is no limit",
 			set: func(s *Settings, v string) error { return number(&s.ConnLimit, v, 0, 65535) },
 		},
 		{

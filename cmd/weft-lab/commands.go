@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,7 +14,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"go.yaml.in/yaml/v3"
 
 	"github.com/weftnet/weft/cmd/weft-lab/lab"
 )
@@ -27,62 +25,6 @@ func binDir() string {
 		return ""
 	}
 	return filepath.Dir(exe)
-}
-
-func upCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "up TOPOLOGY.yaml",
-		Short: "make the hosts and networks of a file, and leave them running",
-		Long: `Makes the hosts and networks that a YAML file describes:
-
-  name: two
-  networks:
-    - {name: lan, subnets: [192.0.2.0/24, "2001:db8:1::/64"]}
-    - {name: wan, subnets: [198.51.100.0/24], mtu: 1400}
-  hosts:
-    - {name: router, forward: true, links: [{network: lan}, {network: wan}]}
-    - {name: host1, gateway: router, links: [{network: lan}], containers: [c1]}
-    - name: host2
-      gateway: router
-      links: [{network: wan, addresses: [198.51.100.7/24], rate_kbit: 50000, delay: 20ms}]
-
-Weft's own programs, when they are next to weft-lab, come first in every PATH.`,
-		Args: args(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, a []string) error {
-			text, err := os.ReadFile(a[0])
-			if err != nil {
-				return err
-			}
-			t, err := parseTopology(text)
-			if err != nil {
-				return fmt.Errorf("%s: %w", a[0], err)
-			}
-			var l *lab.Lab
-			err = step(cmd.ErrOrStderr(), fmt.Sprintf("starting %d hosts", len(t.Hosts)), func() error {
-				l, err = lab.Up(cmd.Context(), t, lab.Options{Keep: true, BinDir: binDir()})
-				return err
-			})
-			if err != nil {
-				return err
-			}
-			l.Close()
-			return list(cmd.OutOrStdout(), t.Name)
-		},
-	}
-}
-
-// parseTopology reads a topology strictly: a key that is not known is an error.
-func parseTopology(text []byte) (lab.Topology, error) {
-	var t lab.Topology
-	d := yaml.NewDecoder(bytes.NewReader(text))
-	d.KnownFields(true)
-	if err := d.Decode(&t); err != nil {
-		return t, err
-	}
-	if err := d.Decode(new(any)); !errors.Is(err, io.EOF) {
-		return t, errors.New("more than one document")
-	}
-	return t, nil
 }
 
 // step says what is being done, and how long it took when it was long.

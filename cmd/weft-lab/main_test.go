@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/weftnet/weft/cmd/weft-lab/lab"
 )
@@ -53,7 +54,7 @@ func TestParseTopology(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	for _, line := range []string{
-		"nonsense", "up", "up a b", "exec", "exec h1", "cut", "cut a b c", "cut a --loss=much", "heal a b c",
+		"nonsense", "up", "up a b", "up a --topology chain", "up --topology cube", "up --topology chain -n 0", "draw x", "exec", "exec h1", "cut", "cut a b c", "cut a --loss=much", "heal a b c",
 		"capture a b", "down a --all", "down a b", "demo x", "list x", "up --nonsense x",
 	} {
 		root := newRoot()
@@ -64,6 +65,45 @@ func TestUsage(t *testing.T) {
 		if _, ok := errors.AsType[usageError](err); !ok {
 			t.Errorf("weft-lab %s: %v, want a usage error", line, err)
 		}
+	}
+}
+
+// What a shape is printed as is read as the same again.
+func TestPrintTopology(t *testing.T) {
+	for _, shape := range append(lab.Shapes(), "all") {
+		want, err := lab.Shaped(shape, "x", 5, 3)
+		if shape == "all" {
+			want, err = lab.BehindNATs("x", 2), nil
+			want.Hosts[0].Edge = lab.Edge{Firewall: true, HideMTU: true, Outside: "internet"}
+			want.Hosts[0].Links[0].MTU = 1300
+			want.Hosts[1].Edge = lab.Edge{MaxUDP: 700, NAT: &lab.NAT{Mapping: lab.RandomPort, Unsolicited: lab.Answer, Ports: map[uint16]uint16{1: 2}}}
+			want.Faults = []lab.Fault{{From: "host1", To: "host2", Network: "internet", Percent: 0.5}}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var text bytes.Buffer
+		if err := printTopology(&text, want); err != nil {
+			t.Fatal(err)
+		}
+		got, err := parseTopology(text.Bytes())
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", shape, err, text.String())
+		}
+		equal := cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
+		if diff := cmp.Diff(want, got, equal, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s\n%s", shape, diff, text.String())
+		}
+	}
+}
+
+// What the help shows is a file that works.
+func TestHelpExample(t *testing.T) {
+	_, text, _ := strings.Cut(upCommand().Long, "may say:\n\n")
+	text, _, ok := strings.Cut(text, "\nWeft's own")
+	topology, err := parseTopology([]byte(text))
+	if !ok || err != nil || len(topology.Hosts) != 3 || topology.Hosts[0].NAT == nil || topology.Hosts[2].Links[0].MTU != 1300 {
+		t.Errorf("%v: %+v\n%s", err, topology, text)
 	}
 }
 

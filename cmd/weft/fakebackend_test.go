@@ -85,6 +85,27 @@ func (f *fakeBackend) Status(context.Context) (api.Status, error) {
 	return s, nil
 }
 
+// Why knows the peers of the connections, and the same of each.
+func (f *fakeBackend) Why(ctx context.Context, peer string) (api.Why, error) {
+	s, err := f.Status(ctx)
+	if err != nil {
+		return api.Why{}, err
+	}
+	var known []api.PeerID
+	for _, c := range s.Connections {
+		if c.Name != "" {
+			known = append(known, api.PeerID{Name: c.Name, Nickname: c.Nickname})
+		}
+	}
+	found, err := api.FindPeers(known, []string{peer})
+	if err != nil {
+		return api.Why{}, err
+	}
+	w := relayedWhy()
+	w.Name, w.Nickname = found[0].Name, found[0].Nickname
+	return w, nil
+}
+
 func (f *fakeBackend) Connect(_ context.Context, r api.ConnectRequest) error {
 	defer f.lock()()
 	if r.Replace {

@@ -79,14 +79,13 @@ func (p *program) completeGone(cmd *cobra.Command, args []string, _ string) ([]s
 	if err != nil || s.IPAM == nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	var names []string
+	owners := make([]api.PeerID, 0, len(s.IPAM.Entries))
 	for _, e := range s.IPAM.Entries {
-		same := func(o api.IPAMEntry) bool { return o.Nickname == e.Nickname && o.Name != e.Name }
-		name := e.Nickname
-		if name == "" || slices.ContainsFunc(s.IPAM.Entries, same) {
-			name = e.Name
-		}
-		if !e.Self && !e.Reachable && !slices.Contains(args, name) {
+		owners = append(owners, api.PeerID{Name: e.Name, Nickname: e.Nickname})
+	}
+	var names []string
+	for i, name := range callNames(owners) {
+		if e := s.IPAM.Entries[i]; !e.Self && !e.Reachable && !slices.Contains(args, name) {
 			names = append(names, name)
 		}
 	}

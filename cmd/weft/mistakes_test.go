@@ -77,7 +77,7 @@ func TestMistakes(t *testing.T) {
 		{"", "name a command; see 'weft --help'"},
 		{"lunch", `unknown command "lunch", did you mean launch?; see 'weft --help'`},
 		{"ipam", `unknown command "ipam"; see 'weft --help'`},
-		{"why host2", `unknown command "why"; see 'weft --help'`},
+		{"config host2", `unknown command "config"; see 'weft --help'`},
 		{"--nothing", "unknown flag: --nothing; see 'weft --help'"},
 		{"--socket=weft.sock status", "--socket=weft.sock: want an absolute path of at most 107 bytes"},
 		{"--config=weft.yaml status", "--config=weft.yaml: want an absolute path"},
@@ -148,6 +148,9 @@ func TestMistakes(t *testing.T) {
 		{"status --wait=connections=-1", "status: --wait=connections=-1: want connections=N" + see("status")},
 		{"status --wait=connections=1 --timeout=0s", "status: --timeout=0s: want a time such as 30s" + see("status")},
 		{"status --timeout=3s", "status: --timeout needs --wait=connections=N" + see("status")},
+		{"why", "why: name a peer, as 'weft status connections' shows it" + see("why")},
+		{"why host2 host3", `why: takes one peer, got "host2" and "host3"` + see("why")},
+		{"why -o yaml host2", `why: invalid argument "yaml" for "-o, --output" flag: want table or json` + see("why")},
 		{"report x", `report: takes no arguments, got "x"` + see("report")},
 		{"report -f {{end}}", "report: -f: template: report:1: unexpected {{end}}" + see("report")},
 
@@ -191,7 +194,7 @@ func needDaemon() [][]string {
 	for _, line := range []string{
 		"attach 10.32.0.1/12 web", "detach web", "expose 10.32.0.1/12", "hide", "ps", "dns-add web", "dns-remove web",
 		"dns-lookup web", "dns-args", "connect host2", "forget host2", "token", "logs", "logs -f", "status", "status dns",
-		"status --wait=connections=1", "status ipam", "prime", "rmpeer host2", "attach web", "expose", "report", "report -f {{.Ready}}",
+		"status --wait=connections=1", "status ipam", "prime", "rmpeer host2", "attach web", "expose", "why host2", "why -o json host2", "report", "report -f {{.Ready}}",
 	} {
 		all = append(all, strings.Fields(line))
 	}

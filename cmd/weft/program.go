@@ -156,8 +156,8 @@ func (p *program) command() *cobra.Command {
 		p.launchCommand(), p.stopCommand(), p.resetCommand(), p.connectCommand(), p.forgetCommand(),
 		p.attachCommand(), p.detachCommand(), p.exposeCommand(), p.hideCommand(), p.psCommand(),
 		p.dnsAddCommand(), p.dnsRemoveCommand(), p.dnsLookupCommand(), p.dnsArgsCommand(),
-		p.primeCommand(), p.rmpeerCommand(), p.statusCommand(), p.reportCommand(), p.tokenCommand(), p.logsCommand(),
-		p.versionCommand(), p.completionCommand(),
+		p.primeCommand(), p.rmpeerCommand(), p.statusCommand(), p.whyCommand(), p.reportCommand(), p.tokenCommand(),
+		p.logsCommand(), p.versionCommand(), p.completionCommand(),
 	)
 	return root
 }

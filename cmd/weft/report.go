@@ -41,6 +41,7 @@ type routerReport struct {
 	Cluster  string
 	Datapath string
 	MTU      int
+	Relay    *api.RelayStatus `json:",omitempty"` // nil: this host relays for nobody
 }
 
 type peerReport struct {
@@ -99,7 +100,7 @@ func reportOf(s api.Status) report {
 			Name: s.Name, NickName: s.Nickname, Port: s.Port,
 			Peers: []peerReport{}, Connections: []connectionReport{},
 			Targets: orEmpty(s.Targets), TrustedSubnets: orEmpty(s.TrustedSubnets),
-			Identity: s.Identity, Overlay: s.Overlay, Cluster: s.Cluster, Datapath: s.Datapath, MTU: s.MTU,
+			Identity: s.Identity, Overlay: s.Overlay, Cluster: s.Cluster, Datapath: s.Datapath, MTU: s.MTU, Relay: s.Relay,
 		},
 	}
 	for _, p := range s.Peers {
@@ -148,8 +149,12 @@ func attributesOf(c api.Connection) attributes {
 		return a
 	}
 	a["mtu"], a["rx_bytes"], a["tx_bytes"] = c.MTU, c.RxBytes, c.TxBytes
+	a["changes"] = c.Changes
 	if c.RTT > 0 {
 		a["rtt"] = milliseconds(c.RTT)
+	}
+	if measured(c.RTT, c.Loss) {
+		a["loss"] = c.Loss
 	}
 	if len(c.Via) > 0 {
 		a["via"] = c.Via

@@ -90,7 +90,7 @@ func endFake(pidFile string) {
 }
 
 // startDaemon puts a fake backend behind the script's socket.
-// Usage: daemon [notready] [nodns] [joins=N] [ipam] [twins] [waits=reason …] [troubled]
+// Usage: daemon [notready] [nodns] [joins=N] [ipam] [twins] [waits=reason …] [met] [troubled]
 func startDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	f := newFakeBackend()
 	for _, arg := range args {
@@ -111,6 +111,8 @@ func startDaemon(ts *testscript.TestScript, neg bool, args []string) {
 			f.status.IPAM.Entries[2].Nickname = "host3"
 		case waits:
 			f.waits = append(f.waits, reason)
+		case arg == "met":
+			f.status.Connections = host1().Connections
 		case arg == "troubled":
 			trouble(&f.status)
 		default:

@@ -48,45 +48,63 @@ func sortStatus(s *api.Status) {
 }
 
 func wholeStatus(s api.Status) (any, []byte) {
-	var b bytes.Buffer
-	line := func(label string, format string, a ...any) {
-		fmt.Fprintf(&b, "%15s: %s\n", label, fmt.Sprintf(format, a...))
-	}
+	var b sheet
 	subnets := make([]string, 0, len(s.TrustedSubnets))
 	for _, p := range s.TrustedSubnets {
 		subnets = append(subnets, p.String())
 	}
-	b.WriteByte('\n')
-	line("Version", "%s", s.Version)
-	b.WriteByte('\n')
-	line("Service", "router")
-	line("Protocol", "%s", s.Protocol)
-	line("Name", "%s(%s)", s.Name, s.Nickname)
-	line("Encryption", "enabled")
-	line("Datapath", "%s", s.Datapath)
-	line("PeerDiscovery", "%s", enabled(s.PeerDiscovery))
-	line("Targets", "%d", len(s.Targets))
-	line("Connections", "%s", connectionCounts(s.Connections))
-	line("Peers", "%s", peerCounts(s.Peers))
-	line("TrustedSubnets", "%s", listed(subnets))
+	b.gap()
+	b.line("Version", "%s", s.Version)
+	b.gap()
+	b.line("Service", "router")
+	b.line("Protocol", "%s", s.Protocol)
+	b.line("Name", "%s(%s)", s.Name, s.Nickname)
+	b.line("Encryption", "enabled")
+	b.line("Datapath", "%s", s.Datapath)
+	b.line("PeerDiscovery", "%s", enabled(s.PeerDiscovery))
+	b.line("Targets", "%d", len(s.Targets))
+	b.line("Connections", "%s", connectionCounts(s.Connections))
+	b.line("Peers", "%s", peerCounts(s.Peers))
+	b.line("TrustedSubnets", "%s", listed(subnets))
 	if s.IPAM != nil {
-		b.WriteByte('\n')
-		line("Service", "ipam")
-		line("Status", "%s", s.IPAM.State)
-		line("Range", "%s", s.IPAM.Range)
-		line("DefaultSubnet", "%s", s.IPAM.DefaultSubnet)
+		b.gap()
+		b.line("Service", "ipam")
+		b.line("Status", "%s", s.IPAM.State)
+		b.line("Range", "%s", s.IPAM.Range)
+		b.line("DefaultSubnet", "%s", s.IPAM.DefaultSubnet)
 	}
 	if s.DNS != nil {
-		b.WriteByte('\n')
-		line("Service", "dns")
-		line("Domain", "%s", s.DNS.Domain)
-		line("Upstream", "%s", listed(s.DNS.Upstream))
-		line("TTL", "%d", s.DNS.TTL)
-		line("Entries", "%d", len(liveEntries(s.DNS)))
+		b.gap()
+		b.line("Service", "dns")
+		b.line("Domain", "%s", s.DNS.Domain)
+		b.line("Upstream", "%s", listed(s.DNS.Upstream))
+		b.line("TTL", "%d", s.DNS.TTL)
+		b.line("Entries", "%d", len(liveEntries(s.DNS)))
 	}
-	b.WriteByte('\n')
+	b.gap()
 	return s, b.Bytes()
 }
+
+// sheet is text in the form of `weft status`: values behind labels of one width.
+type sheet struct{ bytes.Buffer }
+
+func (b *sheet) line(label, format string, a ...any) {
+	fmt.Fprintf(b, "%15s: %s\n", label, fmt.Sprintf(format, a...))
+}
+
+// rows puts several values below each other; none is said.
+func (b *sheet) rows(label string, rows []string) {
+	if len(rows) == 0 {
+		rows = []string{"none"}
+	}
+	b.line(label, "%s", rows[0])
+	for _, r := range rows[1:] {
+		fmt.Fprintf(b, "%17s%s\n", "", r)
+	}
+}
+
+// gap ends a section.
+func (b *sheet) gap() { b.WriteByte('\n') }
 
 func enabled(b bool) string {
 	if b {

@@ -28,7 +28,7 @@ func host1() api.Status {
 			{
 				Address: "192.0.2.12:6783", Outbound: true, State: api.Established, Name: "f6:42:1d:0a:5e:01", Nickname: "host2",
 				Encrypted: true, Datapath: "userspace", MTU: 1370, RTT: 412 * time.Microsecond,
-				Handshake: time.Unix(1763600000, 0), RxBytes: 10, TxBytes: 20,
+				Handshake: time.Unix(1763600000, 0), RxBytes: 10, TxBytes: 20, Loss: 1.0 / 64, Changes: 4,
 			},
 			{Address: "[2001:db8::17]:6784", State: api.Pending, Name: "02:00:00:00:00:17", Nickname: "host4", Encrypted: true, Datapath: "userspace"},
 			{Address: "192.0.2.18:6783", Outbound: true, State: api.Connecting},
@@ -50,6 +50,7 @@ func host1() api.Status {
 			{Name: "02:9c:11:ab:7d:66", Nickname: "host3"},
 		},
 		TrustedSubnets: nil,
+		Relay:          &api.RelayStatus{Packets: 5, Bytes: 6000, Sessions: 4, Bound: 2, Dropped: map[string]uint64{"unbound": 7}},
 		IPAM:           fakeIPAM(),
 		DNS: &api.DNS{
 			Domain: "weft.internal.", Upstream: []string{"192.0.2.53", "2001:db8::53"}, Address: "169.254.67.83:53", TTL: 1,
@@ -162,6 +163,13 @@ func TestExamplesOfTheContract(t *testing.T) {
 			t.Errorf("no line %q in\n%s", line, got)
 		}
 	}
+	via := connectionInfo(api.Connection{
+		State: api.Relayed, Name: "02:9c:11:ab:7d:66", Nickname: "host3", Encrypted: true, Datapath: "userspace",
+		MTU: 1370, RTT: 1100 * time.Microsecond, Via: []string{"host2", "host4"}, Info: "said of no connection that stands",
+	})
+	if want := "encrypted   userspace 02:9c:11:ab:7d:66(host3) mtu=1370 rtt=1.1ms via=host2,host4"; via != want {
+		t.Errorf("a chain of relays: %q, want %q", via, want)
+	}
 	if strings.Contains(string(got), "dns") {
 		t.Errorf("a section of a service that is off:\n%s", got)
 	}
@@ -209,8 +217,10 @@ func TestReport(t *testing.T) {
                 "State": "established",
                 "Info": "encrypted   userspace f6:42:1d:0a:5e:01(host2) mtu=1370 rtt=0.4ms",
                 "Attrs": {
+                    "changes": 4,
                     "encrypted": true,
                     "handshake": "2025-11-20T00:53:20Z",
+                    "loss": 0.015625,
                     "mtu": 1370,
                     "name": "userspace",
                     "nickname": "host2",
@@ -232,6 +242,17 @@ func TestReport(t *testing.T) {
             "host2"
         ],
         "TrustedSubnets": [],
+`, `        "MTU": 1370,
+        "Relay": {
+            "Packets": 5,
+            "Bytes": 6000,
+            "Dropped": {
+                "unbound": 7
+            },
+            "Sessions": 4,
+            "Bound": 2
+        }
+    },
 `, `    "IPAM": {
         "Range": "10.32.0.0/12",
         "RangeNumIPs": 1048576,

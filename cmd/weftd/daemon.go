@@ -17,8 +17,12 @@ import (
 	"github.com/weftnet/weft/mesh"
 	"github.com/weftnet/weft/router"
 	"github.com/weftnet/weft/router/api"
+	"github.com/weftnet/weft/router/bridge"
 	"github.com/weftnet/weft/router/docker"
 	"github.com/weftnet/weft/router/kernel"
+	"github.com/weftnet/weft/router/path"
+	"github.com/weftnet/weft/router/relay"
+	"github.com/weftnet/weft/router/tunnel"
 	"github.com/weftnet/weft/router/wireguard"
 	"github.com/weftnet/weft/router/workload"
 )
@@ -33,20 +37,25 @@ type daemon struct {
 	logFile  *logFile
 	stop     context.CancelFunc
 
-	hello  net.Listener // of introductions
-	state  *crypto.State
-	keys   crypto.Keys
-	token  api.Token
-	notes  []string // for people, shown by launch and status
-	kernel *kernel.Kernel
-	device *wireguard.Device
-	mesh   *mesh.Mesh
-	space  *addresses // nil: the allocator is off
-	names  *router.NameServer
-	server *dns.Server
-	router *router.Router
-	work   *workload.Workload
-	docker *docker.Client
+	hello   net.Listener // of introductions
+	state   *crypto.State
+	keys    crypto.Keys
+	token   api.Token
+	notes   []string // for people, shown by launch and status
+	kernel  *kernel.Kernel
+	boot    uint64 // random at each start
+	device  *wireguard.Device
+	relay   *relay.Relay
+	pinger  *path.Pinger
+	bridge  *bridge.Bridge
+	tunnels *tunnel.Tunnels
+	mesh    *mesh.Mesh
+	space   *addresses // nil: the allocator is off
+	names   *router.NameServer
+	server  *dns.Server
+	router  *router.Router
+	work    *workload.Workload
+	docker  *docker.Client
 }
 
 // serve runs the daemon until ctx ends or somebody stops it. What stands on
@@ -89,6 +98,9 @@ func serve(ctx context.Context, s settings.Settings) error {
 
 // close gives back what wire took; the switch stays.
 func (d *daemon) close() {
+	if d.pinger != nil {
+		_ = d.pinger.Close()
+	}
 	if d.device != nil {
 		if err := d.device.Close(); err != nil {
 			d.log.Warn("cannot close the WireGuard device", "err", err)
@@ -111,6 +123,7 @@ func (d *daemon) run(asked context.Context, socket net.Listener) error {
 			return nil
 		case <-asked.Done():
 		}
+		d.withdraw(ctx)
 		leave, cancel := context.WithTimeout(ctx, leaveTime)
 		defer cancel()
 		if err := d.mesh.Leave(leave); err != nil {
@@ -128,6 +141,9 @@ func (d *daemon) run(asked context.Context, socket net.Listener) error {
 		group.Go(func() error { return d.space.Run(ctx) })
 	}
 	group.Go(func() error { return d.router.Run(ctx) })
+	group.Go(func() error { return d.runTunnels(ctx) })
+	group.Go(func() error { return d.relay.Run(ctx) })
+	group.Go(func() error { return d.pinger.Run(ctx) })
 	group.Go(func() error { return d.router.Watch(ctx) })
 	group.Go(func() error { return d.router.Tend(ctx) })
 	if d.settings.StatusAddr != "" {

@@ -33,9 +33,11 @@ const (
 // not exist yet are listed as well; those that are not listed are rejected.
 var floors = [][]string{
 	{"crypto"},
+	{"router/signal", "router/udp"},
 	{"mesh/advert", "mesh/replica", "mesh/ipam", "dns", "router/fdb", "router/kernel", "router/api", "router/path", "router/relay"},
 	{"mesh/hello", "mesh/topology", "router/wireguard", "router/vxlan", "router/tap", "router/bridge", "router/attach"},
 	{"mesh", "router/workload", "router/docker", "router/docker/plugin", "router/docker/proxy", "router/cni", "router/ui", "router/doctor"},
+	{"router/tunnel"},
 	{"router"},
 	{"cmd/settings"},
 	{"cmd/weft-lab/lab"},

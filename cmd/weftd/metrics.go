@@ -27,11 +27,17 @@ type statusReader interface {
 type metrics struct {
 	status statusReader
 	dns    *dns.Server // nil: off
+	now    func() time.Time
 
 	connections *prometheus.Desc
+	terminated  *prometheus.Desc
 	entries     *prometheus.Desc
 	queries     *prometheus.Desc
 	addresses   []addressGauge
+	peer        *prometheus.Desc
+	peers       []peerMetric
+	relay       []relayMetric
+	drops       *prometheus.Desc
 }
 
 // addressGauge is one number about the address space.
@@ -77,23 +83,39 @@ func newMetrics(status statusReader, server *dns.Server) *metrics {
 	return &metrics{
 		status: status,
 		dns:    server,
+		now:    time.Now,
 		connections: prometheus.NewDesc("weft_connections",
 			"Number of peer-to-peer connections.", []string{"state", "type", "encryption"}, nil),
+		terminated: prometheus.NewDesc("weft_connection_terminations_total",
+			"Number of peer-to-peer connections terminated.", nil, nil),
 		entries: prometheus.NewDesc("weft_dns_entries", "Number of DNS entries known.", nil, nil),
 		queries: prometheus.NewDesc("weft_dns_queries_total",
 			"DNS queries answered, by outcome.", []string{"outcome"}, nil),
 		addresses: addressGauges(),
+		peer:      peerInfo(),
+		peers:     peerMetrics(),
+		relay:     relayMetrics(),
+		drops:     relayDrops(),
 	}
 }
 
 // Describe implements [prometheus.Collector].
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- m.connections
+	ch <- m.terminated
 	ch <- m.entries
 	ch <- m.queries
 	for _, g := range m.addresses {
 		ch <- g.desc
 	}
+	ch <- m.peer
+	for _, p := range m.peers {
+		ch <- p.desc
+	}
+	for _, r := range m.relay {
+		ch <- r.desc
+	}
+	ch <- m.drops
 }
 
 // Collect implements [prometheus.Collector].
@@ -115,6 +137,9 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	for k, n := range count {
 		ch <- prometheus.MustNewConstMetric(m.connections, prometheus.GaugeValue, n, k.state, k.kind, k.encryption)
 	}
+	ch <- prometheus.MustNewConstMetric(m.terminated, prometheus.CounterValue, float64(s.Terminated))
+	m.collectPeers(s.Connections, ch)
+	m.collectRelay(s.Relay, ch)
 	if s.DNS != nil {
 		ch <- prometheus.MustNewConstMetric(m.entries, prometheus.GaugeValue, float64(len(s.DNS.Entries)))
 	}

@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 
 	"github.com/weftnet/weft/cmd/settings"
-	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/dns"
 	"github.com/weftnet/weft/mesh"
 	"github.com/weftnet/weft/mesh/advert"
@@ -35,10 +34,7 @@ func (d *daemon) wire() error {
 	if err := d.checkRange(); err != nil {
 		return err
 	}
-	d.device, err = wireguard.Open(wireguard.Options{
-		Name: router.WireGuardName, Mode: datapathMode(s.Datapath), Links: d.kernel, Log: d.log.With("part", "wireguard"),
-	})
-	if err != nil {
+	if err := d.wireDevices(); err != nil {
 		return err
 	}
 	changes, err := router.OpenChanges(s.StateDir)
@@ -48,13 +44,15 @@ func (d *daemon) wire() error {
 	if err := d.rememberRedirects(changes); err != nil {
 		return err
 	}
+	d.bridge = bridge.New(bridge.Deps{Kernel: d.kernel, Journal: changes, Log: d.log.With("part", "bridge")})
 	if err := d.wireMesh(to); err != nil {
 		return err
 	}
 	mtu := s.MTU
 	if mtu == 0 {
-		mtu = router.DefaultMTU
+		mtu = router.SwitchMTU(d.kernel)
 	}
+	d.wireTunnels(mtu)
 	dnsAddr, err := d.wireNames()
 	if err != nil {
 		return err
@@ -63,9 +61,9 @@ func (d *daemon) wire() error {
 		Host: router.Host{
 			Key: d.state.Key, Keys: d.keys, Port: s.Port, MTU: mtu, DNS: dnsAddr,
 		},
-		Kernel: d.kernel, Mesh: d.mesh, Device: d.device,
+		Kernel: d.kernel, Mesh: d.mesh, Device: d.device, Tunnels: d.tunnels, Relay: d.relay,
 		VXLAN:  vxlan.New(d.kernel, d.log.With("part", "vxlan")),
-		Bridge: bridge.New(bridge.Deps{Kernel: d.kernel, Journal: changes, Log: d.log.With("part", "bridge")}),
+		Bridge: d.bridge,
 		Names:  d.names, Token: d.token,
 		Status: router.Static{
 			Version: settings.Version, Protocol: settings.Protocol, Cluster: s.Cluster,
@@ -131,35 +129,26 @@ func (d *daemon) sayNoSpace() error {
 }
 
 // wireMesh makes the mesh and what introduces us.
-func (d *daemon) wireMesh(to *members) error {
+func (d *daemon) wireMesh(to *members) (err error) {
 	s := d.settings
-	boot, err := randomID()
-	if err != nil {
-		return err
-	}
-	endpoints := func() []netip.AddrPort { return router.Endpoints(d.kernel, s.Hosts, s.WireGuardPort()) }
-	own := endpoints()
+	own := d.interfaces()
 	d.token.Join = joinCommand(d.token.Token, own, s)
 	datapath := advert.Userspace
 	if d.device.Mode() == wireguard.Kernel {
 		datapath = advert.Kernel
 	}
 	greeter := hello.New(hello.Config{
-		Key: d.state.Key, Keys: d.keys, Boot: boot, Log: d.log.With("part", "hello"),
+		Key: d.state.Key, Keys: d.keys, Boot: d.boot, Log: d.log.With("part", "hello"),
 		Adverts: func() []advert.Signed { return d.mesh.Adverts() },
 		Check:   func(a advert.Signed) error { return d.mesh.Check(a) },
 	})
 	d.mesh, err = mesh.New(mesh.Config{
-		Key: d.state.Key, Keys: d.keys, Boot: boot, Name: d.state.Name,
+		Key: d.state.Key, Keys: d.keys, Boot: d.boot, Name: d.state.Name,
 		Nickname: s.Nickname, Version: settings.Version, Datapath: datapath,
-		StateDir: s.StateDir, Port: s.Port, Endpoints: endpoints, Hello: greeter, Listener: d.hello,
+		StateDir: s.StateDir, Port: s.Port, Endpoints: d.endpoints, Hello: greeter, Listener: d.hello,
 		Targets: s.Targets, Resume: s.Resume, Discovery: !s.NoDiscovery,
 		ConnLimit: s.ConnLimit, Log: d.log.With("part", "mesh"),
-		Deliver: func(from crypto.Identity, payload []byte) {
-			if d.space != nil {
-				d.space.Receive(from, payload)
-			}
-		},
+		Deliver: d.deliver,
 	})
 	if err != nil {
 		return err

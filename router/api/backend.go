@@ -31,6 +31,8 @@ var (
 type Backend interface {
 	// Status returns one snapshot of everything that weft knows.
 	Status(ctx context.Context) (Status, error)
+	// Why tells of the path to one peer; see [FindPeers] for how it is named.
+	Why(ctx context.Context, peer string) (Why, error)
 	// Connect adds targets, or replaces all of them.
 	Connect(ctx context.Context, r ConnectRequest) error
 	// Forget removes targets; tunnels that stand stay.

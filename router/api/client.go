@@ -90,6 +90,11 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return get[Status](ctx, c, "/v1/status", nil)
 }
 
+// Why implements [Backend].
+func (c *Client) Why(ctx context.Context, peer string) (Why, error) {
+	return get[Why](ctx, c, "/v1/why", url.Values{"peer": {peer}})
+}
+
 // Connect implements [Backend].
 func (c *Client) Connect(ctx context.Context, r ConnectRequest) error {
 	_, err := post[struct{}](ctx, c, "/v1/connect", r)

@@ -11,6 +11,7 @@ import (
 type fake struct {
 	// Constant once it is used.
 	status      Status
+	why         Why
 	addresses   Addresses
 	attachments []Attachment
 	token       Token
@@ -50,6 +51,11 @@ func (f *fake) asked() []string {
 func (f *fake) Status(context.Context) (Status, error) {
 	f.called("status")
 	return f.status, f.err
+}
+
+func (f *fake) Why(_ context.Context, peer string) (Why, error) {
+	f.called("why", peer)
+	return f.why, f.err
 }
 
 func (f *fake) Connect(_ context.Context, r ConnectRequest) error {

@@ -61,7 +61,7 @@ func again[T any](t *testing.T, b []byte) {
 // FuzzAnswers: what a client understands of an answer, written again, is
 // understood as the same.
 func FuzzAnswers(f *testing.F) {
-	for _, v := range []any{fullStatus(), []Removed{{Name: "a", IPs: 1<<64 - 1}}, HandOver{Nickname: "host9"}, prefixes("10.32.0.1/12", "fd00::1/64")} {
+	for _, v := range []any{fullStatus(), fullWhy(), []Removed{{Name: "a", IPs: 1<<64 - 1}}, HandOver{Nickname: "host9"}, prefixes("10.32.0.1/12", "fd00::1/64")} {
 		b, err := json.Marshal(v)
 		if err != nil {
 			f.Fatal(err)
@@ -71,6 +71,7 @@ func FuzzAnswers(f *testing.F) {
 	f.Add([]byte(`{"IPAM":{"Range":"","Entries":[{"IPs":-1}]}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		answered[Status](t, b)
+		answered[Why](t, b)
 		answered[[]Removed](t, b)
 		answered[HandOver](t, b)
 		answered[Addresses](t, b)

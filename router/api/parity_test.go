@@ -34,7 +34,9 @@ func fullStatus() Status {
 		Connections: []Connection{{
 			Address: "192.0.2.12:6783", Outbound: true, State: Established, Name: "f6:42:1d:0a:5e:01", Nickname: "host2",
 			Overlay: netip.MustParseAddr("fd77:6566:7400::2"), Encrypted: true, Datapath: "userspace", MTU: 1370,
-			RTT: 412 * time.Microsecond, Handshake: time.Unix(1763600000, 123456789), RxBytes: 1 << 60, TxBytes: 7,
+			RTT: 412 * time.Microsecond, Loss: 1.0 / 64, Handshake: time.Unix(1763600000, 123456789), RxBytes: 1 << 60, TxBytes: 7, Changes: 3,
+		}, {
+			Address: "198.51.100.7:6783", State: Relayed, Via: []string{"host2", "host4"}, Changes: 1<<64 - 1,
 		}, {
 			Address: "192.0.2.14:6783", State: Retrying, Info: "dial tcp: no route to host <ü> & \"quotes\"",
 		}},
@@ -47,7 +49,21 @@ func fullStatus() Status {
 			Entries: []NameEntry{{Hostname: "web.weft.internal.", Origin: "8a:3e:3e:3e:3e:3e", ContainerID: "abc", Address: netip.MustParseAddr("10.32.0.1"), Version: 3}},
 		},
 		IPAM:     fullIPAM(),
+		Relay:    &RelayStatus{Packets: 1<<64 - 1, Bytes: 1 << 60, Sessions: 4, Bound: 2, Dropped: map[string]uint64{"replay": 1, "unknown_index": 9}},
 		Warnings: []string{"one"},
+	}
+}
+
+func fullWhy() Why {
+	at := time.Unix(1763600000, 123456789)
+	return Why{
+		Name: "02:9c:11:ab:7d:66", Nickname: "host3", Identity: strings.Repeat("02", 32), Overlay: netip.MustParseAddr("fd77:6566:7400::3"),
+		State: Relayed, Info: "<ü> & \"quotes\"", Address: "198.51.100.7:6783", Via: []string{"host2"}, Since: at, Decider: true,
+		RTT: 1100 * time.Microsecond, Loss: 1.0 / 3, MTU: 1370, PathMTU: 1500, Handshake: at, RxBytes: 1<<64 - 1, TxBytes: 7,
+		Reason: "192.0.2.13:6784 does not answer", Help: "let UDP 6784 in at host3",
+		Candidates: []WhyCandidate{{Address: "192.0.2.13:6784", State: CandidateSilent, Asked: at}, {Address: "[2001:db8::13]:6784", State: CandidateAnswers, RTT: 1, Asked: at, Answered: at}},
+		Relays:     []WhyRelay{{Via: []string{"host2"}, RTT: time.Millisecond, MTU: 1500, InUse: true}, {Via: []string{"host4", "host5"}}},
+		Changes:    1<<64 - 1, History: []WhyChange{{At: at, From: "192.0.2.13:6784", To: "via host2", Why: "no answer for 2.1s"}},
 	}
 }
 
@@ -92,6 +108,17 @@ func TestBothSides(t *testing.T) {
 		{"status", func() *fake { return &fake{status: fullStatus()} }, func(ctx context.Context, b Backend) (any, error) { return b.Status(ctx) }},
 		{"zero status", func() *fake { return &fake{} }, func(ctx context.Context, b Backend) (any, error) { return b.Status(ctx) }},
 		{"status fails", func() *fake { return &fake{err: errors.New("no")} }, func(ctx context.Context, b Backend) (any, error) { return b.Status(ctx) }},
+		{"why", func() *fake { return &fake{why: fullWhy()} }, func(ctx context.Context, b Backend) (any, error) { return b.Why(ctx, "host3") }},
+		{"zero why", func() *fake { return &fake{} }, func(ctx context.Context, b Backend) (any, error) { return b.Why(ctx, "") }},
+		{"why of an odd name", func() *fake { return &fake{} }, func(ctx context.Context, b Backend) (any, error) {
+			return b.Why(ctx, "a&peer=b +%41/ü\n")
+		}},
+		{"why of nobody", func() *fake { return &fake{err: fmt.Errorf("no peer is called host9: %w", ErrNotFound)} }, func(ctx context.Context, b Backend) (any, error) {
+			return b.Why(ctx, "host9")
+		}},
+		{"why of two", func() *fake { return &fake{err: fmt.Errorf("2 peers are called twin: %w", ErrConflict)} }, func(ctx context.Context, b Backend) (any, error) {
+			return b.Why(ctx, "twin")
+		}},
 		{"connect", func() *fake { return &fake{} }, func(ctx context.Context, b Backend) (any, error) {
 			return nil, b.Connect(ctx, ConnectRequest{Targets: []string{"host2", "[fd00::1]:7000"}, Replace: true})
 		}},

@@ -33,6 +33,9 @@ func NewServer(b Backend, log *slog.Logger) *Server {
 	s.mux.HandleFunc("GET /v1/status", query(func(ctx context.Context, _ *http.Request) (Status, error) {
 		return b.Status(ctx)
 	}))
+	s.mux.HandleFunc("GET /v1/why", query(func(ctx context.Context, r *http.Request) (Why, error) {
+		return b.Why(ctx, r.URL.Query().Get("peer"))
+	}))
 	s.mux.HandleFunc("GET /v1/ps", query(func(ctx context.Context, r *http.Request) ([]Attachment, error) {
 		return b.PS(ctx, r.URL.Query()["container"])
 	}))

@@ -24,10 +24,12 @@ type Status struct {
 	TrustedSubnets []netip.Prefix
 	Targets        []string // as typed, in the order given
 	Connections    []Connection
-	Peers          []Peer   // self first, then by nickname and name
-	IPAM           *IPAM    // nil: the allocator is off (--ipalloc-range="")
-	DNS            *DNS     // nil with --no-dns
-	Warnings       []string // for people; `weft launch` prints them
+	Terminated     uint64       // connections that stood and ended, since the daemon began
+	Peers          []Peer       // self first, then by nickname and name
+	Relay          *RelayStatus // nil: this host relays for nobody
+	IPAM           *IPAM        // nil: the allocator is off (--ipalloc-range="")
+	DNS            *DNS         // nil with --no-dns
+	Warnings       []string     // for people; `weft launch` prints them
 }
 
 // State of a connection, in the words of `weft status connections`.
@@ -55,11 +57,23 @@ type Connection struct {
 	Encrypted bool
 	Datapath  string // of this host: kernel | userspace
 	MTU       int
-	RTT       time.Duration // zero: not measured
-	Via       []string      // nicknames of relays
+	RTT       time.Duration // through the tunnel; zero: not measured
+	Loss      float64       // share of recent pings through the tunnel that were lost, 0 to 1
+	Via       []string      // nicknames of relays, nearest first
 	Handshake time.Time     // last one; zero: never
 	RxBytes   uint64
 	TxBytes   uint64
+	Changes   uint64 // of path or state since the daemon began
+}
+
+// RelayStatus is what this host forwards for others, sealed. The counters count
+// since the daemon began.
+type RelayStatus struct {
+	Packets  uint64            // forwarded
+	Bytes    uint64            // of them, UDP payload
+	Dropped  map[string]uint64 // packets, by reason: one word, underscores within
+	Sessions int               // WireGuard sessions whose way is recorded
+	Bound    int               // hosts that can be reached through us
 }
 
 // Peer is a host of the cluster as this one sees it.

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/weftnet/weft/router/kernel"
 )
@@ -39,7 +40,8 @@ type Config struct {
 	Overlay    netip.Addr // ours; its /48 is everybody's
 	WireGuard  string     // device names; they need not exist yet
 	VXLAN      string
-	Port       uint16 // WireGuard, UDP on the underlay: nothing is filtered there yet
+	Port       uint16 // WireGuard, UDP on the underlay
+	RelayPort  uint16 // of relays, UDP on the underlay; 0: none
 	VXLANPort  uint16 // inside the tunnels
 	GossipPort uint16 // inside the tunnels
 	Exposed    []netip.Prefix
@@ -114,6 +116,7 @@ type Bridge struct {
 // walls are the nftables tables; a test puts its own in their place.
 type walls interface {
 	set(ctx context.Context, r ruleset) (repaired []string, err error)
+	quiet(ctx context.Context, from netip.AddrPort, d time.Duration) error
 	remove(ctx context.Context) error
 }
 

@@ -58,7 +58,7 @@ func testConfig(n int) Config {
 	return Config{
 		Name: "weft", MAC: kernel.MAC{0x02, 0, 0, 0, 0, byte(n)}, MTU: 1370, DNS: dns,
 		Overlay:   netip.MustParseAddr(fmt.Sprintf("fd77:6566:7400::%d", n)),
-		WireGuard: "weft-wg", VXLAN: "weft-vx", Port: 6784, VXLANPort: 6785, GossipPort: 6786,
+		WireGuard: "weft-wg", VXLAN: "weft-vx", Port: 6784, RelayPort: 6783, VXLANPort: 6785, GossipPort: 6786,
 	}
 }
 

@@ -23,7 +23,15 @@ const tableName = "weft"
 // ruleset is the whole of both tables, as data: it can be compared and printed
 // without nft.
 type ruleset struct {
+	sets   []set
 	chains []chain
+}
+
+// set is a set of nft whose elements come and go: they are no part of what is
+// compared.
+type set struct {
+	family     knftables.Family
+	name, kind string
 }
 
 type chain struct {
@@ -45,6 +53,7 @@ type rule struct {
 // makeRuleset is pure.
 func makeRuleset(c Config, uplinks, omit []string) ruleset {
 	chains := slices.Concat(
+		underlayChains(c),
 		tunnelChains(c),
 		inputChains(c),
 		forwardChains(c, uplinks),
@@ -55,7 +64,7 @@ func makeRuleset(c Config, uplinks, omit []string) ruleset {
 			return slices.Contains(omit, r.comment)
 		})
 	}
-	return ruleset{chains}
+	return ruleset{underlaySets(), chains}
 }
 
 // tunnelChains keep the overlay inside the tunnels, before connection tracking.
@@ -234,6 +243,12 @@ func (r ruleset) write(tx *knftables.Transaction) {
 		tx.Add(t)
 		tx.Delete(t)
 		tx.Add(t)
+	}
+	for _, s := range r.sets {
+		tx.Add(&knftables.Set{
+			Family: s.family, Table: tableName, Name: s.name, Type: s.kind,
+			Flags: []knftables.SetFlag{knftables.TimeoutFlag},
+		})
 	}
 	for _, c := range r.chains {
 		k := &knftables.Chain{Family: c.family, Table: tableName, Name: c.name}

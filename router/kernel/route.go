@@ -3,6 +3,7 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
@@ -59,6 +60,39 @@ func (k *Kernel) DelRoute(r Route) error {
 	return nil
 }
 
+// RouteTo returns the way that a packet without a mark takes to an address: the
+// next hop, the interface and the source. [fs.ErrNotExist] when there is none,
+// or none by unicast.
+func (k *Kernel) RouteTo(dst netip.Addr) (Route, error) {
+	r, err := k.routeTo(dst)
+	if err != nil {
+		return Route{}, fmt.Errorf("route to %s: %w", dst, err)
+	}
+	return r, nil
+}
+
+func (k *Kernel) routeTo(dst netip.Addr) (Route, error) {
+	list, err := k.nl.RouteGet(dst.AsSlice())
+	switch {
+	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EACCES), errors.Is(err, unix.EINVAL):
+		return Route{}, fault{err, fs.ErrNotExist} // also of routes that forbid
+	case err != nil:
+		return Route{}, translate(err)
+	case len(list) != 1 || list[0].Type != unix.RTN_UNICAST || list[0].Via != nil:
+		return Route{}, fs.ErrNotExist
+	}
+	l, err := k.nl.LinkByIndex(list[0].LinkIndex)
+	if err != nil {
+		return Route{}, translate(err)
+	}
+	return Route{
+		Dst:  netip.PrefixFrom(dst, dst.BitLen()),
+		Via:  toAddr(list[0].Gw),
+		Link: l.Attrs().Name,
+		Src:  toAddr(list[0].Src),
+	}, nil
+}
+
 func (k *Kernel) route(r Route, f func(*netlink.Route) error) error {
 	if !r.Dst.IsValid() {
 		return errors.New("no destination")
@@ -72,7 +106,11 @@ func (k *Kernel) route(r Route, f func(*netlink.Route) error) error {
 		Dst:       toIPNet(r.Dst.Masked()),
 		Table:     orMain(r.Table),
 		MTU:       r.MTU,
+		MTULock:   r.MTULock,
 		Protocol:  netlink.RouteProtocol(r.Proto),
+	}
+	if r.OnLink {
+		n.Flags = int(netlink.FLAG_ONLINK)
 	}
 	if r.Scope == ScopeLink {
 		n.Scope = unix.RT_SCOPE_LINK
@@ -92,13 +130,15 @@ func fromRoute(r netlink.Route, family int, names map[int]string) Route {
 		index, gw = r.MultiPath[0].LinkIndex, r.MultiPath[0].Gw
 	}
 	route := Route{
-		Dst:   toPrefix(r.Dst),
-		Via:   toAddr(gw),
-		Link:  names[index],
-		Table: r.Table,
-		Src:   toAddr(r.Src),
-		MTU:   r.MTU,
-		Proto: int(r.Protocol),
+		Dst:     toPrefix(r.Dst),
+		Via:     toAddr(gw),
+		Link:    names[index],
+		Table:   r.Table,
+		Src:     toAddr(r.Src),
+		MTU:     r.MTU,
+		MTULock: r.MTULock,
+		OnLink:  r.Flags&int(netlink.FLAG_ONLINK) != 0,
+		Proto:   int(r.Protocol),
 	}
 	if route.Table == unix.RT_TABLE_MAIN {
 		route.Table = 0

@@ -53,8 +53,12 @@ type Route struct {
 	Table int        // 0: main
 	Src   netip.Addr
 	MTU   int // 0: the device's
-	Scope Scope
-	Proto int // routing protocol; 0: boot
+	// MTULock makes packets of local sockets leave in fragments of MTU, and
+	// the kernel learn no other. It needs an MTU.
+	MTULock bool
+	OnLink  bool // Via is a neighbour on Link whatever the other routes say
+	Scope   Scope
+	Proto   int // routing protocol; 0: boot
 }
 
 // Scope is the scope of an IPv4 route.

@@ -154,13 +154,19 @@ func commandRoute(verb string, r kernel.Route) string {
 		s += " via " + r.Via.String()
 	}
 	s += " dev " + r.Link
+	if r.OnLink {
+		s += " onlink"
+	}
 	if r.Table != 0 {
 		s += fmt.Sprintf(" table %d", r.Table)
 	}
 	if r.Src.IsValid() {
 		s += " src " + r.Src.String()
 	}
-	if r.MTU != 0 {
+	switch {
+	case r.MTULock:
+		s += fmt.Sprintf(" mtu lock %d", r.MTU)
+	case r.MTU != 0:
 		s += fmt.Sprintf(" mtu %d", r.MTU)
 	}
 	if r.Scope == kernel.ScopeLink {

@@ -2,6 +2,7 @@ package kerneltest
 
 import (
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"slices"
 	"syscall"
@@ -89,6 +90,41 @@ func (f *Fake) connected() []kernel.Route {
 		}
 	}
 	return routes
+}
+
+// RouteTo is [kernel.Kernel.RouteTo]; it knows the main table only.
+func (f *Fake) RouteTo(dst netip.Addr) (kernel.Route, error) {
+	leave, err := f.call()
+	defer leave()
+	if err != nil {
+		return kernel.Route{}, err
+	}
+	var best *kernel.Route
+	for _, r := range append(f.connected(), f.routes...) {
+		if r.Table == 0 && r.Dst.Contains(dst) && (best == nil || r.Dst.Bits() > best.Dst.Bits()) {
+			best = &r
+		}
+	}
+	if best == nil {
+		return kernel.Route{}, fmt.Errorf("route to %s: %w", dst, fs.ErrNotExist)
+	}
+	way := kernel.Route{Dst: netip.PrefixFrom(dst, dst.BitLen()), Via: best.Via, Link: best.Link, Src: best.Src}
+	if !way.Src.IsValid() {
+		way.Src = f.sourceOf(best.Link, dst.Is6())
+	}
+	return way, nil
+}
+
+// sourceOf is the address that packets out of a link come from.
+func (f *Fake) sourceOf(name string, ipv6 bool) netip.Addr {
+	for _, l := range f.links {
+		for _, p := range l.addrs {
+			if l.Name == name && isIPv6(p) == ipv6 {
+				return p.Addr()
+			}
+		}
+	}
+	return netip.Addr{}
 }
 
 // ReplaceRoute is [kernel.Kernel.ReplaceRoute].

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -34,6 +35,7 @@ type namespace interface {
 	AddAddr(link string, p netip.Prefix, nodad bool) error
 	DelAddr(link string, p netip.Prefix) error
 	ReplaceRoute(r kernel.Route) error
+	RouteTo(dst netip.Addr) (kernel.Route, error)
 	DelRoute(r kernel.Route) error
 	AddRule(r kernel.Rule) error
 	DelRule(r kernel.Rule) error
@@ -229,6 +231,64 @@ func TestTwins(t *testing.T) {
 				ip route add 192.0.2.0/24 via 10.32.0.9 dev weft
 				ip route add fd77:6566:7400::2/128 dev weft src fd77:6566:7400::1 mtu 1380
 				ip route add 0.0.0.0/0 dev weft table 6783 scope link`,
+		},
+		{
+			name: "ways",
+			do: func(t *testing.T, host, guest namespace) {
+				ok(t, host.AddVeth("eth0", 1500, guest, "eth0", macA))
+				ok(t, host.SetMAC("eth0", mac))
+				ok(t, guest.SetUp("eth0", true)) // a bridge without ports has no carrier
+				ok(t, host.SetUp("eth0", true))
+				ok(t, host.AddAddr("eth0", netip.MustParsePrefix("192.0.2.1/24"), false))
+				ok(t, host.AddAddr("eth0", netip.MustParsePrefix("2001:db8::1/64"), true))
+				_, err := host.RouteTo(netip.MustParseAddr("203.0.113.7"))
+				is(t, err, fs.ErrNotExist)
+				_, err = host.RouteTo(peer)
+				is(t, err, fs.ErrNotExist)
+				for _, way := range []struct{ prefix, via, beyond, near, src string }{
+					{"0.0.0.0/0", "192.0.2.254", "203.0.113.7", "192.0.2.9", "192.0.2.1"},
+					{"::/0", "2001:db8::fe", "2001:db8:7::7", "2001:db8::9", "2001:db8::1"},
+				} {
+					via, src := netip.MustParseAddr(way.via), netip.MustParseAddr(way.src)
+					ok(t, host.ReplaceRoute(kernel.Route{Dst: netip.MustParsePrefix(way.prefix), Via: via, Link: "eth0"}))
+					for dst, via := range map[string]netip.Addr{way.beyond: via, way.near: {}} {
+						a := netip.MustParseAddr(dst)
+						want := kernel.Route{Dst: netip.PrefixFrom(a, a.BitLen()), Via: via, Link: "eth0", Src: src}
+						got, err := host.RouteTo(a)
+						ok(t, err)
+						if got != want {
+							t.Errorf("way to %s: %+v, want %+v", dst, got, want)
+						}
+						got.Table, got.MTU, got.MTULock, got.OnLink = 6784, 1290, true, via.IsValid()
+						ok(t, host.ReplaceRoute(got))
+						routes, err := host.Routes(6784)
+						ok(t, err)
+						if !slices.Contains(routes, got) {
+							t.Errorf("written %+v, read %+v", got, routes)
+						}
+						// A way of another table is none without a rule.
+						if again, err := host.RouteTo(a); err != nil || again != want {
+							t.Errorf("way to %s by the other table: %+v, %v", dst, again, err)
+						}
+					}
+				}
+				ok(t, host.AddRule(kernel.Rule{Priority: 782, Mark: 1, Mask: 0xffffffff, Table: 6784, SuppressPrefix: -1}))
+			},
+			host: `
+				ip link add eth0 address 02:01:02:03:04:05 mtu 1500 type veth
+				ip link set eth0 up
+				ip addr add 192.0.2.1/24 dev eth0
+				ip addr add 2001:db8::1/64 dev eth0
+				ip rule add priority 782 fwmark 0x1/0xffffffff lookup 6784
+				ip route add 0.0.0.0/0 via 192.0.2.254 dev eth0
+				ip route add ::/0 via 2001:db8::fe dev eth0
+				ip route add 192.0.2.9/32 dev eth0 table 6784 src 192.0.2.1 mtu lock 1290
+				ip route add 2001:db8:7::7/128 via 2001:db8::fe dev eth0 onlink table 6784 src 2001:db8::1 mtu lock 1290
+				ip route add 2001:db8::9/128 dev eth0 table 6784 src 2001:db8::1 mtu lock 1290
+				ip route add 203.0.113.7/32 via 192.0.2.254 dev eth0 onlink table 6784 src 192.0.2.1 mtu lock 1290`,
+			in: `
+				ip link add eth0 address 02:aa:00:00:00:01 mtu 1500 type veth
+				ip link set eth0 up`,
 		},
 		{
 			name: "connected routes",

@@ -15,6 +15,9 @@ type Start struct {
 	// Handshake is the device's last one with the peer; zero: never. A
 	// kernel device outlives the daemon, and so may the tunnel.
 	Handshake time.Time
+	// Endpoint is where the device sends the peer's packets; zero: nowhere.
+	// After a restart it may be a relay's.
+	Endpoint netip.AddrPort
 	// Delay is this peer's share of [Spread].
 	Delay time.Duration
 }
@@ -28,9 +31,62 @@ type Introduced struct {
 // Candidates says that these are now the endpoints to try, best first.
 type Candidates []netip.AddrPort
 
-// Handshake says what the device reports as the time of the last handshake;
-// zero: none since the peer was added. It may be told as often as one likes.
+// Relays says that the peer can be reached through these now, best first. An
+// empty list: through none.
+type Relays []Relay
+
+// Device says what the WireGuard device reports of the peer. It may be told as
+// often as one likes; every 100 ms is good while a tunnel comes up or has
+// traffic. Endpoint changes and deaths are noticed by it.
+type Device struct {
+	Handshake time.Time      // the last one; zero: none since the peer was added
+	Endpoint  netip.AddrPort // where its packets go; zero: nowhere
+	// Rx and Tx are bytes that came and went inside the tunnel, keepalives and
+	// handshakes included. They may fall back to zero when the peer is re-added.
+	Rx, Tx uint64
+}
+
+// Handshake is [Device] without the rest, for a caller that knows no more.
 type Handshake struct{ At time.Time }
+
+// Pong says that a probe from our WireGuard port to the endpoint was answered.
+type Pong struct {
+	Endpoint netip.AddrPort // that was asked
+	RTT      time.Duration
+}
+
+// Asked says that the peer probed us from this endpoint. That is a hint and no
+// more: only our own Pong admits a candidate.
+type Asked struct{ Endpoint netip.AddrPort }
+
+// Echo says that a [Ping] was answered through the tunnel.
+type Echo struct {
+	Number uint64 // of the ping
+	RTT    time.Duration
+}
+
+// Unknown says that a relay on our route does not know the session: it sent an
+// authentic notice. The decider forces a handshake, at most every 2 s.
+type Unknown struct{}
+
+// Restarted says that the relay whose relay port this is has a new boot id, so
+// it forgot all sessions.
+type Restarted struct{ Endpoint netip.AddrPort }
+
+// Withdrawn says that the relay whose relay port this is stops, or that our
+// bind there is lost.
+type Withdrawn struct{ Endpoint netip.AddrPort }
+
+// Punched says that the peer, as the decider, told us to probe these endpoints
+// at the same time as it does.
+type Punched struct{ Candidates []netip.AddrPort }
+
+// Moved says that our own addresses changed: every mapping of ours may be gone.
+type Moved struct{}
+
+// Idle says how often to ask whether the tunnel still carries packets while
+// it has no traffic. Zero: [DefaultIdle].
+type Idle struct{ Interval time.Duration }
 
 // Tick says that time has passed.
 type Tick struct{}
@@ -38,50 +94,16 @@ type Tick struct{}
 func (Start) event()      {}
 func (Introduced) event() {}
 func (Candidates) event() {}
+func (Relays) event()     {}
+func (Device) event()     {}
 func (Handshake) event()  {}
+func (Pong) event()       {}
+func (Asked) event()      {}
+func (Echo) event()       {}
+func (Unknown) event()    {}
+func (Restarted) event()  {}
+func (Withdrawn) event()  {}
+func (Punched) event()    {}
+func (Moved) event()      {}
+func (Idle) event()       {}
 func (Tick) event()       {}
-
-// Action is something to be done to the WireGuard device about the peer. Its
-// text is for logs and tests.
-type Action interface {
-	action()
-	String() string
-}
-
-// SetEndpoint sets where packets to the peer go.
-type SetEndpoint struct{ Endpoint netip.AddrPort }
-
-// Readd removes the peer and adds it again: handshake state, session and
-// endpoint are forgotten. With an endpoint a handshake begins at once; without
-// one the peer waits to be initiated to.
-type Readd struct{ Endpoint netip.AddrPort }
-
-// Initiate begins a new handshake now, whatever is under way.
-type Initiate struct{}
-
-func (SetEndpoint) action() {}
-func (Readd) action()       {}
-func (Initiate) action()    {}
-
-func (a SetEndpoint) String() string { return "endpoint " + a.Endpoint.String() }
-
-func (a Readd) String() string {
-	if a.Endpoint.IsValid() {
-		return "re-add " + a.Endpoint.String()
-	}
-	return "re-add"
-}
-
-func (Initiate) String() string { return "initiate" }
-
-// Spread returns when the i-th of n peers may be initiated to after a start,
-// counted from 0: they share max(1 s, n/100 s). More at once and the receivers
-// are under load, ask for cookies (5 s lost) and allow 20 initiations per
-// second and address.
-func Spread(i, n int) time.Duration {
-	if i <= 0 || n <= 0 {
-		return 0
-	}
-	window := max(time.Second, time.Duration(n)*time.Second/100)
-	return window * time.Duration(min(i, n-1)) / time.Duration(n)
-}

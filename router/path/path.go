@@ -1,17 +1,17 @@
 // Package path decides, for one peer at a time, what to do to get packets to
-// it. It holds the rules of bringing a tunnel up: who initiates the WireGuard
-// handshake, when the other end helps, which endpoint is tried next.
+// it. It holds the rules of bringing a tunnel up (who initiates the WireGuard
+// handshake, when the other end helps, which endpoint is tried next), of
+// choosing a path and leaving a dead one, of probes and of punching.
 //
-// It is pure: no sockets, no clock, no goroutine. Time comes as an argument,
-// chance through a function, and what is to be done goes out as actions. It
-// does not know how a WireGuard device is driven (router/wireguard does) nor
-// who the peers are (mesh does).
+// A [Machine] is pure: no sockets, no clock, no goroutine. Time comes as an
+// argument, chance through a function, and what is to be done goes out as
+// actions. It does not know how a WireGuard device is driven (router/wireguard
+// does), how relays forward (router/relay), nor who the peers are (mesh).
 package path
 
 import (
 	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"time"
 )
 
@@ -22,21 +22,22 @@ import (
 //	        ▼      initiator: at once, or after a delay
 //	   ┌─ Pending ─────────────────────────────────────▶ Connecting ◀─┐
 //	   │    ▲  ▲   other end: 2.5 s + 0–1 s without        │  │   │   │ no handshake:
-//	   │    │  │   a handshake                             │  │   └───┘ next candidate;
-//	   │    │  └───────────── Introduced ──────────────────┘  │         decider: re-add
-//	   │    │                                                 │         every 6 s + 0–2 s
-//	   │    │ Introduced, or the                              │
-//	   │    │ handshake is 180 s old                          │
+//	   │    │  │   a handshake                             │  │   └───┘ next candidate
+//	   │    │  └───────────── Introduced ──────────────────┘  │         or relay; decider:
+//	   │    │                                                 │         re-add every
+//	   │    │ Introduced, or the handshake is 180 s old,      │         6 s + 0–2 s
+//	   │    │ or no route carries packets                     │
 //	   │    │                                                 │
 //	   └──▶ Established ◀─────────── handshake ───────────────┘
-//	handshake
+//	handshake   │   ▲
+//	            └───┘ another route: direct ⇄ relayed
 type State uint8
 
 // The states.
 const (
 	Pending     State = iota // waits for its turn, for the other end, or for a candidate
-	Connecting               // tries candidates
-	Established              // a handshake younger than 180 s
+	Connecting               // tries candidates and relays
+	Established              // a handshake younger than 180 s, and packets pass
 )
 
 // String returns the state's word.
@@ -44,68 +45,53 @@ func (s State) String() string {
 	return [...]string{"pending", "connecting", "established"}[s]
 }
 
-// The times of bringing a tunnel up (PROTOCOL section 2).
-const (
-	// answerWait is how long the end that does not initiate leaves that to
-	// the other one; two ends that initiate within one one-way delay void
-	// each other's handshake.
-	answerWait   = 2500 * time.Millisecond
-	answerJitter = time.Second
-
-	// settleTime is how long the initiator waits after an introduction that
-	// met a tunnel already begun: the other end forgets what it has when it
-	// hears of the introduction, and that must come before our initiation.
-	settleTime = 300 * time.Millisecond
-
-	// giveUp is when the decider re-adds the peer, which breaks a lock that
-	// nothing else breaks.
-	giveUp       = 6 * time.Second
-	giveUpJitter = 2 * time.Second
-	maxGiveUp    = 60 * time.Second
-
-	// firstGap is short because the first initiation often comes before the
-	// other end knows us. Later ones leave a round trip of a second its time,
-	// since a new initiation voids the one under way.
-	firstGap = 300 * time.Millisecond
-	tryGap   = time.Second
-	maxGap   = 30 * time.Second
-	minPass  = 4 // tries before the gaps double, with few candidates
-
-	// Lifetime is how long a handshake is good for: WireGuard's
-	// REJECT_AFTER_TIME.
-	Lifetime = 180 * time.Second
-)
+// Lifetime is how long a handshake is good for: WireGuard's
+// REJECT_AFTER_TIME.
+const Lifetime = 180 * time.Second
 
 // Config is what stays the same about a peer.
 type Config struct {
 	// Decider says that our identity is the smaller of the two. Without an
-	// introduction the decider initiates.
+	// introduction the decider initiates, and it alone chooses the path.
 	Decider bool
 	// Rand returns a uniform duration in [0, n); nil takes the system's.
 	Rand func(n time.Duration) time.Duration
 }
 
-// Machine brings up the tunnel to one peer and notices when it is gone. It is
-// not safe for concurrent use; everything in it is owned by its caller's loop.
+// Machine brings up the tunnel to one peer, keeps it on the best path there
+// is, and notices when it is gone. It is not safe for concurrent use;
+// everything in it is owned by its caller's loop.
 type Machine struct {
 	// Constant after New.
 	decider bool
 	rand    func(time.Duration) time.Duration
 
 	// Owned by the caller's loop.
-	state      State
-	since      time.Time
-	started    bool // there was a Start or an Introduced
-	initiator  bool
-	candidates []netip.AddrPort
-	turn       int            // index of the next candidate, counted without end
-	tried      netip.AddrPort // the last one
-	tries      int            // since bring-up began
-	readds     int
-	due        time.Time // next try; zero: none
-	readd      time.Time // next re-add by the decider; zero: none
-	handshake  time.Time // the last one seen, as the device told it
-	fresh      time.Time // when that was, on our clock
+	now       time.Time // of the last step
+	state     State
+	since     time.Time // when the route or the state changed last
+	started   bool      // there was a Start or an Introduced
+	route     Route     // in use, or tried last
+	device    Device
+	told      time.Time // when the device was told of; zero: never
+	handshake time.Time // the last one seen, as the device told it
+	fresh     time.Time // when that was, on our clock
+	history   history
+
+	up     bringUp
+	ends   ends
+	relays relays
+	rests  rests
+	hold   hold
+
+	pulse  pulse
+	meter  meter
+	move   move
+	force  force
+	stray  stray
+	punch  punch
+	idle   time.Duration // between pings without traffic
+	giveIn time.Time     // when the follower acts by itself; zero: no cause
 }
 
 // New returns a machine that waits for [Start] or [Introduced].
@@ -113,214 +99,146 @@ func New(c Config) *Machine {
 	if c.Rand == nil {
 		c.Rand = rand.N[time.Duration]
 	}
-	return &Machine{decider: c.Decider, rand: c.Rand}
-}
-
-// Status is a machine's state for people.
-type Status struct {
-	State     State
-	Since     time.Time // of the state
-	Initiator bool
-	Endpoint  netip.AddrPort // the candidate tried last; zero: none yet
-	Tries     int            // since bring-up began
-}
-
-// Status returns where the tunnel stands.
-func (m *Machine) Status() Status {
-	return Status{m.state, m.since, m.initiator, m.tried, m.tries}
-}
-
-// Next returns when a [Tick] will do something; zero: not before something
-// else happens.
-func (m *Machine) Next() time.Time {
-	if m.state == Established {
-		return m.fresh.Add(Lifetime)
-	}
-	if m.due.IsZero() || !m.readd.IsZero() && m.readd.Before(m.due) {
-		return m.readd
-	}
-	return m.due
+	return &Machine{decider: c.Decider, rand: c.Rand, idle: DefaultIdle}
 }
 
 // Step takes one event and returns what to do, in order. Times must not go
 // back from one step to the next. An action that fails needs no answer: the
-// machine sees that no handshake comes.
+// machine sees that nothing comes of it.
 func (m *Machine) Step(now time.Time, e Event) []Action {
-	var do []Action
+	m.now = now
+	return append(m.take(now, e), m.tick(now)...)
+}
+
+// take does what an event asks for by itself.
+func (m *Machine) take(now time.Time, e Event) []Action {
 	switch e := e.(type) {
 	case Start:
-		do = m.start(now, e)
+		return m.start(now, e)
 	case Introduced:
-		do = m.introduced(now, e)
+		return m.introduced(now, e)
 	case Candidates:
 		m.replaceCandidates(now, e)
+	case Relays:
+		return m.replaceRelays(now, e)
+	case Device:
+		return m.read(now, e)
 	case Handshake:
-		do = m.observe(now, e.At)
-	case Tick:
+		return m.observe(now, e.At)
+	case Pong:
+		return m.answered(now, e)
+	case Asked:
+		m.asked(now, e.Endpoint)
+	case Echo:
+		m.echo(now, e)
+	case Unknown:
+		return m.forgotten(now)
+	case Restarted:
+		return m.restarted(now, e.Endpoint)
+	case Withdrawn:
+		return m.withdrawn(now, e.Endpoint)
+	case Punched:
+		m.punched(now, e.Candidates)
+	case Moved:
+		return m.moved(now)
+	case Idle:
+		m.idle = e.Interval
+		if m.idle <= 0 {
+			m.idle = DefaultIdle
+		}
 	}
-	return append(do, m.time(now)...)
+	return nil
 }
 
-func (m *Machine) start(now time.Time, e Start) []Action {
-	if m.started {
-		m.replaceCandidates(now, e.Candidates)
+// tick does what is due.
+func (m *Machine) tick(now time.Time) []Action {
+	if !m.started {
 		return nil
 	}
-	m.started = true
-	m.initiator = m.decider
-	m.candidates = slices.Clone(e.Candidates)
-	m.handshake = e.Handshake
-	if age := now.Sub(e.Handshake); !e.Handshake.IsZero() && age < Lifetime {
-		m.establish(now, age)
+	var do []Action
+	if m.state == Established {
+		do = m.watch(now)
+	}
+	if m.state != Established { // perhaps only since now
+		do = append(do, m.bring(now)...)
+	}
+	do = append(do, m.probe(now)...)
+	return append(do, m.firePunch(now)...)
+}
+
+// lookGap is how often the device should be read while its news matter.
+const lookGap = 100 * time.Millisecond
+
+// Next returns when a [Tick] may do something; zero: not before something else
+// happens. While it matters what the device says, because a tunnel comes up,
+// changes its route or has traffic, that is within 100 ms: the caller then
+// reads the device and tells it as [Device], if it can.
+func (m *Machine) Next() time.Time {
+	if !m.started {
+		return time.Time{}
+	}
+	next := first(m.ends.next(), m.punch.soonest())
+	if m.state == Established {
+		next = first(next, m.nextWatch())
+	} else {
+		next = first(next, m.nextBring())
+	}
+	if m.looks() {
+		next = first(next, m.now.Add(lookGap))
+	}
+	return next
+}
+
+// looks reports whether news of the device matter now.
+func (m *Machine) looks() bool {
+	switch {
+	case m.told.IsZero():
+		return false
+	case m.state != Established:
+		return within(m.now, m.up.last, 2*tryGap) || within(m.now, m.since, answerWait+answerJitter)
+	}
+	return m.move.on() || m.force.on() || m.pulse.streak > 0 || m.stray.endpoint.IsValid() || m.meter.busy(m.now)
+}
+
+// first returns the earliest of the times that are not zero.
+func first(times ...time.Time) (t time.Time) {
+	for _, u := range times {
+		if t.IsZero() || !u.IsZero() && u.Before(t) {
+			t = u
+		}
+	}
+	return t
+}
+
+// reached reports whether t, unless it is zero, has come.
+func reached(now, t time.Time) bool { return !t.IsZero() && !now.Before(t) }
+
+// within reports whether t is at most d ago; a zero t is never.
+func within(now, t time.Time, d time.Duration) bool { return !t.IsZero() && now.Sub(t) <= d }
+
+// routeTo returns the route that an endpoint of the device stands for.
+func (m *Machine) routeTo(ep netip.AddrPort) Route {
+	return Route{Endpoint: ep, Via: m.relays.via(ep)}
+}
+
+// note makes a change of route or of state, and returns what is to be told of
+// it; nil when there is nothing to tell.
+func (m *Machine) note(now time.Time, to Route, s State, why string) []Action {
+	c := Change{At: now, From: m.route, To: to, FromState: m.state, ToState: s, Why: why}
+	if c.FromState != Established {
+		c.From = Route{}
+	}
+	if s != Established {
+		c.To = Route{}
+	}
+	m.route = to
+	m.enter(now, s)
+	if c.From.Equal(c.To) && (c.FromState == Established) == (c.ToState == Established) {
 		return nil
 	}
-	m.begin(now, e.Delay)
-	if !e.Handshake.IsZero() {
-		return []Action{Readd{}} // a predecessor's, with an old endpoint
-	}
-	return nil
-}
-
-func (m *Machine) introduced(now time.Time, e Introduced) []Action {
-	again := m.started
-	m.started = true
-	m.initiator = e.Initiator
-	m.candidates = slices.Clone(e.Candidates)
-	m.turn = 0
-	if m.initiator && !again && len(m.candidates) > 0 {
-		m.begin(now, 0)
-		return m.tryByReadd(now)
-	}
-	m.beginAgain(now)
-	return []Action{Readd{}}
-}
-
-// beginAgain leaves the other end the time to forget what it has.
-func (m *Machine) beginAgain(now time.Time) {
-	var settle time.Duration
-	if m.initiator {
-		settle = settleTime
-	}
-	m.begin(now, settle)
-}
-
-// begin starts bring-up anew. The initiator's first try is after delay, that
-// of the other end so much later.
-func (m *Machine) begin(now time.Time, delay time.Duration) {
-	m.enter(now, Pending)
-	m.tries, m.readds = 0, 0
-	m.due = now.Add(delay)
-	if !m.initiator {
-		m.due = m.due.Add(answerWait + m.rand(answerJitter))
-	}
-	m.readd = time.Time{}
-	if m.decider {
-		m.readd = now.Add(delay + giveUp + m.rand(giveUpJitter))
-	}
-}
-
-func (m *Machine) replaceCandidates(now time.Time, list []netip.AddrPort) {
-	if slices.Equal(m.candidates, list) {
-		return
-	}
-	m.candidates = slices.Clone(list)
-	m.turn = 0
-	m.tries = min(m.tries, 1) // short gaps again
-	if !m.started || m.state == Established || len(list) == 0 {
-		return
-	}
-	// What is new deserves a try soon, but not one that voids a handshake
-	// under way, nor one from the end that should wait.
-	soon := now
-	if m.state == Connecting {
-		soon = now.Add(tryGap)
-	}
-	if m.due.IsZero() || m.state == Connecting && soon.Before(m.due) {
-		m.due = soon
-	}
-}
-
-// observe takes what the device says of the last handshake.
-func (m *Machine) observe(now, at time.Time) []Action {
-	switch {
-	case at.IsZero():
-		if m.state == Established {
-			return m.lost(now) // somebody made the device anew
-		}
-	case at.Equal(m.handshake):
-	default:
-		m.handshake = at
-		if age := now.Sub(at); m.started && age < Lifetime {
-			m.establish(now, age)
-		}
-	}
-	return nil
-}
-
-func (m *Machine) establish(now time.Time, age time.Duration) {
-	m.enter(now, Established)
-	m.fresh = now.Add(-max(age, 0))
-	m.due, m.readd = time.Time{}, time.Time{}
-}
-
-// lost begins again after a tunnel that stood: not after an introduction, so
-// the decider initiates. Both ends forget the session, the other one also the
-// endpoint, so that it is quiet.
-func (m *Machine) lost(now time.Time) []Action {
-	m.initiator = m.decider
-	m.turn = 0
-	m.beginAgain(now)
-	return []Action{Readd{}}
-}
-
-// time does what is due.
-func (m *Machine) time(now time.Time) []Action {
-	switch {
-	case m.state == Established:
-		if now.Sub(m.fresh) >= Lifetime {
-			return m.lost(now)
-		}
-	case !m.readd.IsZero() && !now.Before(m.readd):
-		return m.tryByReadd(now)
-	case !m.due.IsZero() && !now.Before(m.due):
-		ep, ok := m.try(now)
-		if ok {
-			return []Action{SetEndpoint{ep}, Initiate{}}
-		}
-	}
-	return nil
-}
-
-// tryByReadd makes a try that forgets everything before.
-func (m *Machine) tryByReadd(now time.Time) []Action {
-	if m.decider {
-		m.readds++
-		m.readd = now.Add(min(giveUp<<min(m.readds-1, 4), maxGiveUp) + m.rand(giveUpJitter))
-	}
-	ep, _ := m.try(now) // without a candidate: a clean slate for the other end
-	return []Action{Readd{ep}}
-}
-
-// try takes the next candidate and says when the one after it is due. The
-// first candidate gets two tries.
-func (m *Machine) try(now time.Time) (netip.AddrPort, bool) {
-	n := len(m.candidates)
-	if n == 0 {
-		m.due = time.Time{}
-		return netip.AddrPort{}, false
-	}
-	m.tried = m.candidates[m.turn%n]
-	if m.tries > 0 {
-		m.turn++
-	}
-	m.tries++
-	gap := firstGap
-	if m.tries > 1 {
-		gap = min(tryGap<<min((m.tries-2)/max(n, minPass), 5), maxGap)
-	}
-	m.due = now.Add(gap + m.rand(gap/4))
-	m.enter(now, Connecting)
-	return m.tried, true
+	m.since = now
+	m.history.add(c)
+	return []Action{Changed{c}}
 }
 
 func (m *Machine) enter(now time.Time, s State) {

@@ -3,7 +3,6 @@ package path
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -180,10 +179,16 @@ func TestStep(t *testing.T) {
 	}
 }
 
+// show leaves out what all bring-ups have in common: probes and what is told
+// of changes.
 func show(do []Action, m *Machine) string {
 	var words []string
 	for _, a := range do {
-		words = append(words, a.String())
+		switch a.(type) {
+		case Probe, Changed:
+		default:
+			words = append(words, a.String())
+		}
 	}
 	if len(words) == 0 {
 		return m.Status().State.String()
@@ -193,15 +198,27 @@ func show(do []Action, m *Machine) string {
 
 // check says what is wrong with a machine after a step.
 func (m *Machine) check(now time.Time) error {
+	u := &m.up
+	stands := m.state == Established
 	switch {
-	case m.state == Established && !(m.due.IsZero() && m.readd.IsZero()):
-		return fmt.Errorf("established, and yet to try at %s or re-add at %s", m.due, m.readd)
-	case m.started && m.state != Established && len(m.candidates) > 0 && m.due.IsZero():
+	case stands && !(u.due.IsZero() && u.readd.IsZero()):
+		return fmt.Errorf("established, and yet to try at %s or re-add at %s", u.due, u.readd)
+	case m.started && !stands && len(m.ends.listed()) > 0 && u.due.IsZero():
 		return fmt.Errorf("%s with candidates, and no try is due", m.state)
-	case m.state != Established && m.decider != !m.readd.IsZero() && m.started:
-		return fmt.Errorf("%s, decider %t, re-add at %s", m.state, m.decider, m.readd)
-	case m.state == Connecting && !slices.Contains(m.candidates, m.tried) && m.tries == 0:
-		return fmt.Errorf("connecting to %s, never tried", m.tried)
+	case !stands && m.decider != !u.readd.IsZero() && m.started:
+		return fmt.Errorf("%s, decider %t, re-add at %s", m.state, m.decider, u.readd)
+	case m.state == Connecting && u.tries == 0:
+		return fmt.Errorf("connecting to %s, never tried", m.route)
+	case !stands && (m.move.on() || m.force.on() || m.stray.endpoint.IsValid()):
+		return fmt.Errorf("%s, and yet in the middle of a change", m.state)
+	case stands && !m.told.IsZero() && !m.route.Endpoint.IsValid() && m.device.Endpoint.IsValid():
+		return fmt.Errorf("established without a route")
+	case m.move.on() && !m.move.to.Equal(m.route):
+		return fmt.Errorf("moves to %s, but uses %s", m.move.to, m.route)
+	case len(m.ends) > maxListed+maxHints+1 || len(m.rests) > maxListed+maxHints+maxRelays+8:
+		return fmt.Errorf("%d endpoints and %d that rest are too many", len(m.ends), len(m.rests))
+	case len(m.pulse.flying) > oneWayBurst:
+		return fmt.Errorf("%d pings in flight", len(m.pulse.flying))
 	case !m.Next().IsZero() && m.Next().Before(now):
 		return fmt.Errorf("next step was due %s ago", now.Sub(m.Next()))
 	case m.started && m.since.IsZero() || m.since.After(now):
@@ -242,7 +259,7 @@ func TestChance(t *testing.T) {
 	for range 2000 {
 		m := New(Config{})
 		m.Step(epoch, Introduced{Candidates: []netip.AddrPort{one}})
-		d := m.Next().Sub(epoch)
+		d := m.up.due.Sub(epoch)
 		least, most = min(least, d), max(most, d)
 	}
 	if least < 2500*time.Millisecond || least > 2600*time.Millisecond || most < 3400*time.Millisecond || most >= 3500*time.Millisecond {

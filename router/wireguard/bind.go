@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
+
+	"github.com/weftnet/weft/router/udp"
 )
 
 // bind is the UDP side of an in-process device: one socket for IPv4 and one
@@ -29,8 +31,8 @@ import (
 // has merely become a bad choice when WireGuard has had no answer for 15 s.
 type bind struct {
 	mu sync.RWMutex // guards what follows
-	v4 *socket      // nil: closed, or no such protocol
-	v6 *socket
+	v4 *udp.Socket  // nil: closed, or no such protocol
+	v6 *udp.Socket
 }
 
 func newBind() *bind { return new(bind) }
@@ -42,49 +44,19 @@ func (b *bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	if b.v4 != nil || b.v6 != nil {
 		return nil, 0, conn.ErrBindAlreadyOpen
 	}
-	var v4, v6 *socket
-	var err error
-	for tries := 0; ; tries++ {
-		v4, v6, err = listenBoth(port)
-		// The port that IPv4 found free may be taken for IPv6.
-		if port != 0 || tries == 100 || !errors.Is(err, unix.EADDRINUSE) {
-			break
-		}
-	}
+	v4, v6, err := udp.ListenBoth(port)
 	if err != nil {
 		return nil, 0, err
 	}
 	b.v4, b.v6 = v4, v6
 	var fns []conn.ReceiveFunc
-	for _, s := range []*socket{v6, v4} {
+	for _, s := range []*udp.Socket{v6, v4} {
 		if s != nil {
 			fns = append(fns, newReceiver(s).receive)
-			port = s.port
+			port = s.Port()
 		}
 	}
 	return fns, port, nil
-}
-
-// listenBoth opens what this host has of the two protocols on one port.
-func listenBoth(port uint16) (v4, v6 *socket, err error) {
-	v4, err = listen("udp4", port)
-	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
-		return nil, nil, err
-	}
-	if v4 != nil {
-		port = v4.port
-	}
-	v6, err6 := listen("udp6", port)
-	if v4 != nil && errors.Is(err6, unix.EAFNOSUPPORT) {
-		return v4, nil, nil
-	}
-	if err6 != nil {
-		if v4 != nil {
-			err6 = errors.Join(err6, v4.Close())
-		}
-		return nil, nil, err6
-	}
-	return v4, v6, nil
 }
 
 // Close is [conn.Bind.Close]. Receivers that wait return [net.ErrClosed].
@@ -92,7 +64,7 @@ func (b *bind) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var err error
-	for _, s := range []*socket{b.v4, b.v6} {
+	for _, s := range []*udp.Socket{b.v4, b.v6} {
 		if s != nil {
 			err = errors.Join(err, s.Close())
 		}
@@ -105,11 +77,11 @@ func (b *bind) Close() error {
 func (b *bind) SetMark(mark uint32) error {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	for _, s := range []*socket{b.v4, b.v6} {
+	for _, s := range []*udp.Socket{b.v4, b.v6} {
 		if s == nil {
 			continue
 		}
-		if err := s.set(unix.SOL_SOCKET, unix.SO_MARK, int(mark)); err != nil {
+		if err := s.SetMark(mark); err != nil {
 			return fmt.Errorf("set firewall mark: %w", err)
 		}
 	}
@@ -134,7 +106,7 @@ func (b *bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	if s == nil {
 		return unix.EAFNOSUPPORT
 	}
-	return s.send(bufs, e)
+	return s.Send(bufs, udp.Flow{Remote: e.dst, Scope: e.scope, Local: e.source()})
 }
 
 // ParseEndpoint is [conn.Bind.ParseEndpoint].
@@ -154,6 +126,58 @@ func (b *bind) ParseEndpoint(s string) (conn.Endpoint, error) {
 	return e, nil
 }
 
+// receiver is the receiving side of one socket.
+type receiver struct {
+	*udp.Receiver
+	coalesced bool // packets may come coalesced
+	messages  [conn.IdealBatchSize]udp.Message
+	last      *endpoint // most packets come from where the one before came from
+}
+
+func newReceiver(s *udp.Socket) *receiver {
+	r := &receiver{Receiver: s.NewReceiver(), last: new(endpoint)}
+	r.coalesced, _ = s.Coalesces()
+	return r
+}
+
+// receive is a [conn.ReceiveFunc]. Coalesced packets are read into the last
+// few buffers and cut up into all of them, in order.
+func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+	first := 0
+	bufs = bufs[:min(len(bufs), len(r.messages))]
+	if r.coalesced {
+		first = len(bufs) - max(1, len(bufs)/udp.MaxSegments)
+	}
+	n, err := r.Receive(bufs[first:], r.messages[:])
+	if err != nil {
+		return 0, err
+	}
+	done := 0
+	for i, m := range r.messages[:n] {
+		e, segment := r.from(m.Flow), m.Segment
+		if segment <= 0 {
+			segment = max(1, len(m.Bytes))
+		}
+		// A buffer is written only after it was read: there are at most
+		// MaxSegments pieces of a packet, and what is too much is dropped.
+		for cut := 0; (cut < len(m.Bytes) || cut == 0) && done <= first+i; cut += segment {
+			sizes[done] = copy(bufs[done], m.Bytes[cut:min(cut+segment, len(m.Bytes))])
+			eps[done] = e
+			done++
+		}
+	}
+	return done, nil
+}
+
+// from is the endpoint of a packet that came along f.
+func (r *receiver) from(f udp.Flow) *endpoint {
+	if e := r.last; e.dst == f.Remote && e.scope == f.Scope && e.source() == f.Local {
+		return e
+	}
+	r.last = &endpoint{dst: f.Remote, scope: f.Scope, src: f.Local}
+	return r.last
+}
+
 // endpoint is where a peer is, and which of our addresses it knows. It does
 // not change, except that the latter may be forgotten.
 type endpoint struct {
@@ -170,6 +194,8 @@ func (e *endpoint) source() netip.Addr {
 	}
 	return e.src
 }
+
+func (e *endpoint) where() netip.AddrPort { return e.dst }
 
 func (e *endpoint) ClearSrc()           { e.forgotten.Store(true) }
 func (e *endpoint) SrcToString() string { return e.source().String() }

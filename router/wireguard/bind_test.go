@@ -14,7 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
-	"pgregory.net/rapid"
+
+	"github.com/weftnet/weft/router/udp"
 )
 
 // inbox collects what a bind receives.
@@ -315,71 +316,14 @@ func TestBindMark(t *testing.T) {
 	b := newBind()
 	openBind(t, b)
 	must(t, b.SetMark(0x77650000))
-	for _, s := range []*socket{b.v4, b.v6} {
-		if mark, err := s.get(unix.SOL_SOCKET, unix.SO_MARK); err != nil || mark != 0x77650000 {
+	for _, s := range []*udp.Socket{b.v4, b.v6} {
+		if mark, err := s.Option(unix.SOL_SOCKET, unix.SO_MARK); err != nil || mark != 0x77650000 {
 			t.Errorf("mark %#x, %v", mark, err)
 		}
-		if !s.gso.Load() || !s.gro {
-			t.Errorf("this kernel has UDP GSO and GRO, but: %t, %t", s.gso.Load(), s.gro)
+		if gro, gso := s.Coalesces(); !gso || !gro {
+			t.Errorf("this kernel has UDP GSO and GRO, but: %t, %t", gso, gro)
 		}
 	}
-}
-
-// Groups hold what the kernel can cut up again: pieces of one size, the last
-// one maybe shorter.
-func TestCoalesce(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		sizes := rapid.SliceOfN(rapid.OneOf(rapid.Just(1400), rapid.IntRange(0, 2000)), 1, 200).Draw(t, "sizes")
-		limit := rapid.SampledFrom([]int{1, maxSegments}).Draw(t, "limit")
-		bufs := make([][]byte, len(sizes))
-		for i, n := range sizes {
-			bufs[i] = make([]byte, n)
-		}
-		for len(bufs) > 0 {
-			n := coalesce(bufs, limit)
-			if n < 1 || n > limit {
-				t.Fatalf("a group of %d, limit %d", n, limit)
-			}
-			total := 0
-			for i, b := range bufs[:n] {
-				total += len(b)
-				if i > 0 && len(b) == 0 || len(b) > len(bufs[0]) || len(b) < len(bufs[0]) && i < n-1 {
-					t.Fatalf("piece %d of %d has %d bytes, the first %d", i, n, len(b), len(bufs[0]))
-				}
-			}
-			if n > 1 && total > maxPayload {
-				t.Fatalf("a group of %d bytes", total)
-			}
-			bufs = bufs[n:]
-		}
-	})
-}
-
-func TestName(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		e := &endpoint{dst: netip.AddrPortFrom(
-			netip.AddrFrom16([16]byte(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "IPv6"))), rapid.Uint16().Draw(t, "port"))}
-		if rapid.Bool().Draw(t, "IPv4") {
-			a := e.dst.Addr().As16()
-			e.dst = netip.AddrPortFrom(netip.AddrFrom4([4]byte(a[:4])), e.dst.Port())
-		} else {
-			e.scope = rapid.Uint32().Draw(t, "scope")
-		}
-		b := bytes.Repeat([]byte{0xff}, nameSize) // what another use left
-		if dst, scope := parseName(putName(b, e)); dst != e.dst || scope != e.scope {
-			t.Fatalf("%s scope %d became %s scope %d", e.dst, e.scope, dst, scope)
-		}
-	})
-}
-
-func FuzzParseControl(f *testing.F) {
-	var b [controlSize]byte
-	f.Add(putSegmentSize(putSource(b[:0], netip.MustParseAddr("192.0.2.1"), 0), 1400))
-	f.Add(putSource(make([]byte, 0, controlSize), netip.MustParseAddr("2001:db8::1"), 7))
-	f.Fuzz(func(_ *testing.T, in []byte) {
-		_, _ = parseControl(in)
-		_, _ = parseName(in)
-	})
 }
 
 // BenchmarkBind compares a batch of full packets over loopback with the same

@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"time"
 
 	"golang.zx2c4.com/wireguard/tun"
 	"golang.zx2c4.com/wireguard/wgctrl"
@@ -50,6 +51,10 @@ type Links interface {
 	Routes(table int) ([]kernel.Route, error)
 	ReplaceRoute(r kernel.Route) error
 	DelRoute(r kernel.Route) error
+	RouteTo(dst netip.Addr) (kernel.Route, error)
+	Rules() ([]kernel.Rule, error)
+	AddRule(r kernel.Rule) error
+	DelRule(r kernel.Rule) error
 	Sysctl(key string) (string, error)
 	SetSysctl(key, value string) error
 }
@@ -62,7 +67,15 @@ type Options struct {
 	// WrapTUN is called once for each TUN device that is made, in userspace
 	// mode only; nil: the device is used as it is.
 	WrapTUN func(tun.Device) tun.Device
-	Log     *slog.Logger // nil: silence
+	// Receive is given the packets on WireGuard's port that are none of
+	// WireGuard's: those whose first byte is 0x57 (router/signal). It is called
+	// by the goroutines that receive, several at a time, and must not block; b
+	// is valid only during the call. Nil: they are dropped.
+	Receive func(from netip.AddrPort, b []byte)
+	// Quiet does what [Device.Quiet] says, in kernel mode, where only a
+	// firewall can. Nil: it fails there.
+	Quiet func(from netip.AddrPort, t time.Duration) error
+	Log   *slog.Logger // nil: silence
 }
 
 // MinMTU is the least MTU of the device: below it an interface loses IPv6.
@@ -106,7 +119,11 @@ type Device struct {
 	open func(mtu int) (inProcess, error)
 	// usable waits until packets reach an address just added; nil in tests
 	// without a kernel.
-	usable func(netip.Addr) error
+	usable  func(netip.Addr) error
+	receive func(netip.AddrPort, []byte)              // of Options
+	quiet   func(netip.AddrPort, time.Duration) error // of Options
+	door    *door                                     // nil in kernel mode
+	raw     *rawPort                                  // nil in tests without a kernel
 
 	mu     sync.Mutex // guards what follows
 	local  inProcess  // nil in kernel mode
@@ -125,6 +142,7 @@ type Device struct {
 func Open(o Options) (*Device, error) {
 	d := newDevice(o)
 	d.usable = waitUsable
+	d.raw = &rawPort{log: d.log}
 	var err error
 	switch o.Mode {
 	case Kernel:
@@ -159,12 +177,14 @@ func newDevice(o Options) *Device {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Device{
-		name:   o.Name,
-		links:  o.Links,
-		log:    o.Log,
-		mtu:    MinMTU,
-		wanted: make(map[wgtypes.Key]Peer),
-		known:  make(map[wgtypes.Key]*known),
+		name:    o.Name,
+		links:   o.Links,
+		log:     o.Log,
+		receive: o.Receive,
+		quiet:   o.Quiet,
+		mtu:     MinMTU,
+		wanted:  make(map[wgtypes.Key]Peer),
+		known:   make(map[wgtypes.Key]*known),
 	}
 }
 
@@ -176,6 +196,9 @@ func (d *Device) openKernel() error {
 		return err
 	}
 	d.mode = Kernel
+	if d.raw != nil {
+		d.raw.receive = d.receive
+	}
 	return nil
 }
 
@@ -216,11 +239,12 @@ func (d *Device) openUserspace(wrap func(tun.Device) tun.Device) error {
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return nil, err
 		}
-		return openLocal(d.name, mtu, wrap, d.log)
+		return openLocal(d.name, mtu, wrap, d.door, d.log)
 	}
+	d.door = &door{Bind: newBind(), receive: d.receive, raw: d.raw}
 	local, err := d.open(MinMTU)
 	if err != nil {
-		d.open = nil
+		d.open, d.door = nil, nil
 		return err
 	}
 	d.local, d.mode = local, Userspace
@@ -266,6 +290,9 @@ func (d *Device) Close() error {
 	if d.local != nil {
 		err = errors.Join(err, d.local.Close())
 	}
+	if d.raw != nil {
+		err = errors.Join(err, d.raw.close())
+	}
 	if err != nil {
 		return fmt.Errorf("close device %s: %w", d.name, err)
 	}
@@ -275,7 +302,7 @@ func (d *Device) Close() error {
 // Remove deletes the device called name and what an in-process one left behind
 // when its process was killed. It needs no [Device], and nothing to be there.
 func Remove(links Links, name string) error {
-	if err := errors.Join(links.DelLink(name), removeStale(socketPath(name))); err != nil {
+	if err := errors.Join(links.DelLink(name), removeNarrow(links), removeStale(socketPath(name))); err != nil {
 		return fmt.Errorf("remove device %s: %w", name, err)
 	}
 	_ = os.Remove(socketDir) // if it is empty

@@ -25,7 +25,7 @@ type local struct {
 
 // openLocal makes the TUN device, wireguard-go on it and the socket by which
 // it is configured.
-func openLocal(name string, mtu int, wrap func(tun.Device) tun.Device, log *slog.Logger) (inProcess, error) {
+func openLocal(name string, mtu int, wrap func(tun.Device) tun.Device, b conn.Bind, log *slog.Logger) (inProcess, error) {
 	t, err := tun.CreateTUN(name, mtu)
 	if err != nil {
 		return nil, explainTUN(name, err)
@@ -33,7 +33,7 @@ func openLocal(name string, mtu int, wrap func(tun.Device) tun.Device, log *slog
 	if wrap != nil {
 		t = wrap(t)
 	}
-	l := startLocal(t, newBind(), log)
+	l := startLocal(t, b, log)
 	if l.uapi, err = listenUAPI(name, l.dev.IpcHandle, log); err != nil {
 		l.dev.Close()
 		return nil, err

@@ -126,6 +126,8 @@ func (*memoryBind) BatchSize() int       { return 1 }
 
 type memoryEndpoint netip.AddrPort
 
+func (e memoryEndpoint) where() netip.AddrPort { return netip.AddrPort(e) }
+
 func (e memoryEndpoint) ClearSrc()           {}
 func (e memoryEndpoint) SrcToString() string { return "" }
 func (e memoryEndpoint) DstToString() string { return netip.AddrPort(e).String() }
@@ -317,9 +319,10 @@ func openMemory(t testing.TB, n *network, b byte) *memoryHost {
 		tun: newMemoryTUN(), addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, b}), 6784),
 		private: clamp(key(b)), overlay: overlay(b),
 	}
-	local := startLocal(h.tun, n.bind(h.addr), newDevice(Options{}).log)
-	h.wgo = local.dev
 	h.Device = newDevice(Options{Name: name, Links: links})
+	h.door = &door{Bind: n.bind(h.addr)}
+	local := startLocal(h.tun, h.door, h.log)
+	h.wgo = local.dev
 	h.mode, h.local, h.wg = Userspace, local, &ipc{dev: local.dev}
 	return h
 }

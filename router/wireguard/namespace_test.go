@@ -2,6 +2,7 @@ package wireguard
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,6 +32,8 @@ import (
 const (
 	aloneEnv = "WEFT_TEST_ALONE"
 	hostEnv  = "WEFT_TEST_HOST"
+	// kernelEnv makes hosts use the kernel's WireGuard.
+	kernelEnv = "WEFT_TEST_KERNEL"
 )
 
 func TestMain(m *testing.M) {
@@ -98,11 +101,21 @@ type order struct {
 	Set      *Config
 	Readd    *Peer
 	Initiate *[32]byte
+	Send     *parcel
+	Next     bool // wait for a signal
 	Run      []string
+}
+
+// parcel is a signal to or from somewhere.
+type parcel struct {
+	At      netip.AddrPort
+	B       []byte
+	Options SendOptions
 }
 
 type answer struct {
 	Err, Out string
+	Signal   parcel
 	Peers    []PeerStatus
 }
 
@@ -115,7 +128,11 @@ func hostMain() error {
 	if err != nil {
 		return err
 	}
-	d, err := Open(Options{Name: name, Mode: Userspace, Links: k})
+	signals := make(chan parcel, 100)
+	d, err := Open(Options{
+		Name: name, Mode: hostMode(), Links: k,
+		Receive: func(from netip.AddrPort, b []byte) { signals <- parcel{At: from, B: bytes.Clone(b)} },
+	})
 	if err != nil {
 		return err
 	}
@@ -133,6 +150,14 @@ func hostMain() error {
 			err = d.Readd(*o.Readd)
 		case o.Initiate != nil:
 			err = d.Initiate(*o.Initiate)
+		case o.Send != nil:
+			err = d.Send(o.Send.At, o.Send.B, o.Send.Options)
+		case o.Next:
+			select {
+			case a.Signal = <-signals:
+			case <-time.After(10 * time.Second):
+				err = errors.New("no signal came")
+			}
 		case o.Run != nil:
 			var b []byte
 			b, err = exec.Command(o.Run[0], o.Run[1:]...).CombinedOutput()
@@ -147,6 +172,17 @@ func hostMain() error {
 			return err
 		}
 	}
+}
+
+// hostMode is the kernel's WireGuard on demand, in a machine that has it:
+//
+//	CGO_ENABLED=0 go test -c -o wg.test ./router/wireguard
+//	scripts/kernel-guest/run --append WEFT_TEST_KERNEL=1 wg.test -test.run 'TestTwoHosts|TestNarrowPath'
+func hostMode() Mode {
+	if os.Getenv(kernelEnv) != "" {
+		return Kernel
+	}
+	return Userspace
 }
 
 // remote is a host in a process of its own.

@@ -20,7 +20,8 @@ import (
 const protoKernel = 2
 
 // Set makes the device exactly what c says: keys, port and mark, peers, MTU,
-// address, up, a route to each peer. What a dead predecessor left goes. It
+// address, up, a route to each peer, and one to each endpoint whose path is
+// narrow. What a dead predecessor left goes. It
 // looks at what is there each time and changes only what differs, so calling
 // it again does nothing; additions come before removals.
 //
@@ -82,7 +83,8 @@ func (d *Device) setLocked(c Config) error {
 		}
 		for _, p := range call.Peers {
 			if p.Endpoint != nil { // WireGuard may have begun a handshake
-				d.knownLocked(p.PublicKey).initiated = time.Now()
+				k := d.knownLocked(p.PublicKey)
+				k.endpoint, k.initiated = toAddrPort(p.Endpoint), time.Now()
 			}
 		}
 	}
@@ -100,7 +102,13 @@ func (d *Device) setLocked(c Config) error {
 			return busy(err, c.ListenPort)
 		}
 	}
+	if d.raw != nil {
+		if err := d.raw.set(c.ListenPort, c.FwMark); err != nil {
+			return err
+		}
+	}
 	strange, err := d.setRoutes(c)
+	err = errors.Join(err, d.setNarrow(c))
 	for _, call := range remove {
 		err = errors.Join(err, d.configureLocked(call))
 	}

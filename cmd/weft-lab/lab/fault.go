@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -11,10 +12,23 @@ import (
 // Fault loses packets on their way through the networks. An empty From or To
 // means anybody.
 type Fault struct {
-	From    string  `json:"from,omitempty"`
-	To      string  `json:"to,omitempty"`
-	Network string  `json:"network,omitempty"` // empty: everywhere
-	Percent float64 `json:"percent"`           // 100: everything
+	From    string  `json:"from,omitempty" yaml:"from,omitempty"`
+	To      string  `json:"to,omitempty" yaml:"to,omitempty"`
+	Network string  `json:"network,omitempty" yaml:"network,omitempty"` // empty: everywhere
+	Percent float64 `json:"percent" yaml:"percent"`                     // 100: everything
+}
+
+// check says what is wrong with a fault in that topology.
+func (f Fault) check(t Topology) error {
+	for _, name := range []string{f.From, f.To} {
+		if _, ok := t.host(name); name != "" && !ok {
+			return fmt.Errorf("there is no host %q", name)
+		}
+	}
+	if f.Percent < 0 || f.Percent > 100 {
+		return fmt.Errorf("cannot lose %v percent", f.Percent)
+	}
+	return nil
 }
 
 func (f Fault) same(o Fault) bool { return f.From == o.From && f.To == o.To && f.Network == o.Network }
@@ -26,13 +40,9 @@ func (l *Lab) SetFault(ctx context.Context, faults ...Fault) error {
 	defer l.mu.Unlock()
 	former := slices.Clone(l.faults)
 	for _, f := range faults {
-		for _, name := range []string{f.From, f.To} {
-			if _, ok := l.topology.host(name); name != "" && !ok {
-				return fmt.Errorf("there is no host %q", name)
-			}
-		}
-		if f.Percent < 0 || f.Percent > 100 {
-			return fmt.Errorf("cannot lose %v percent", f.Percent)
+		if err := f.check(l.topology); err != nil {
+			l.faults = former
+			return err
 		}
 		l.faults = slices.DeleteFunc(l.faults, f.same)
 		if f.Percent > 0 {
@@ -105,20 +115,52 @@ func (l *Lab) applyFaults(ctx context.Context) error {
 	return nil
 }
 
-// rules renders the whole table that makes the faults.
+// SetFaults replaces all faults at one moment.
+func (l *Lab) SetFaults(ctx context.Context, faults ...Fault) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, f := range faults {
+		if err := f.check(l.topology); err != nil {
+			return err
+		}
+	}
+	former := l.faults
+	l.faults = slices.Clone(faults)
+	if err := l.applyFaults(ctx); err != nil {
+		l.faults = former
+		return err
+	}
+	return l.save()
+}
+
+// match is which frames a fault is about: a key of nft and what it must be.
+type match struct{ key, value string }
+
+// rules renders the whole table that makes the faults. What is lost altogether
+// is looked up in sets, so that many cuts cost no more than one.
 func rules(t Topology, faults []Fault) string {
+	var lines []string
+	cuts := map[string][]string{}
+	for _, f := range faults {
+		for _, m := range f.matches(t) {
+			if f.Percent == 100 {
+				cuts[m.key] = append(cuts[m.key], m.value)
+				continue
+			}
+			lines = append(lines, fmt.Sprintf("%s { %s } numgen random mod 10000 < %d drop", m.key, m.value, int(math.Round(f.Percent*100))))
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(cuts)) {
+		values := cuts[key]
+		slices.Sort(values)
+		lines = append(lines, fmt.Sprintf("%s { %s } drop", key, strings.Join(slices.Compact(values), ", ")))
+	}
 	var b strings.Builder
 	b.WriteString("table bridge lab\ndelete table bridge lab\ntable bridge lab {\n\tchain faults {\n")
 	// Not priority 0: with br_netfilter Linux 6.1 skips forward chains there.
 	b.WriteString("\t\ttype filter hook forward priority -300; policy accept;\n")
-	for _, f := range faults {
-		action := "drop"
-		if f.Percent < 100 {
-			action = fmt.Sprintf("numgen random mod 10000 < %d drop", int(math.Round(f.Percent*100)))
-		}
-		for _, m := range f.matches(t) {
-			fmt.Fprintf(&b, "\t\t%s%s\n", m, action)
-		}
+	for _, line := range lines {
+		b.WriteString("\t\t" + line + "\n")
 	}
 	b.WriteString("\t}\n}\n")
 	return b.String()
@@ -126,20 +168,21 @@ func rules(t Topology, faults []Fault) string {
 
 // matches says which frames a fault is about: by port where both ends are on
 // one network, so that ARP and broadcast are meant too; by address elsewhere.
-func (f Fault) matches(t Topology) []string {
-	var out []string
+// What a NAT has translated goes by under other addresses and is not meant.
+func (f Fault) matches(t Topology) []match {
+	var out []match
 	for _, in := range t.ports() {
 		for _, to := range t.ports() {
 			if in.Host == f.From && to.Host == f.To && in.Network == to.Network && (f.Network == "" || f.Network == in.Network) {
-				out = append(out, fmt.Sprintf("iifname %q oifname %q ", in.Name, to.Name))
+				out = append(out, match{"iifname . oifname", fmt.Sprintf("%q . %q", in.Name, to.Name)})
 			}
 		}
 		switch {
 		case f.Network != "" && f.Network != in.Network:
 		case f.From == "" && f.To == "", in.Host == f.From && f.To == "":
-			out = append(out, fmt.Sprintf("iifname %q ", in.Name))
+			out = append(out, match{"iifname", fmt.Sprintf("%q", in.Name)})
 		case in.Host == f.To && f.From == "":
-			out = append(out, fmt.Sprintf("oifname %q ", in.Name))
+			out = append(out, match{"oifname", fmt.Sprintf("%q", in.Name)})
 		}
 	}
 	from, ok1 := t.host(f.From)
@@ -147,23 +190,17 @@ func (f Fault) matches(t Topology) []string {
 	if !ok1 || !ok2 || f.Network != "" || f.Percent < 100 && len(out) > 0 {
 		return out // partial loss is not applied twice to one packet
 	}
-	for _, family := range []string{"ip", "ip6"} {
-		src, dst := addrSet(from, family), addrSet(to, family)
-		if src != "" && dst != "" {
-			out = append(out, fmt.Sprintf("%s saddr { %s } %s daddr { %s } ", family, src, family, dst))
+	for _, a := range from.Addrs() {
+		for _, b := range to.Addrs() {
+			switch {
+			case a.Is4() && b.Is4():
+				out = append(out, match{"ip saddr . ip daddr", fmt.Sprintf("%s . %s", a, b)})
+			case a.Is6() && b.Is6():
+				out = append(out, match{"ip6 saddr . ip6 daddr", fmt.Sprintf("%s . %s", a, b)})
+			}
 		}
 	}
 	return out
-}
-
-func addrSet(h HostSpec, family string) string {
-	var out []string
-	for _, a := range h.Addrs() {
-		if a.Is4() == (family == "ip") {
-			out = append(out, a.String())
-		}
-	}
-	return strings.Join(out, ", ")
 }
 
 // String says what a fault does.

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,14 +26,26 @@ type Host struct {
 	// Place is what the host is made of now; it changes with a reboot.
 	*Place
 
+	// Constant after Up or Open.
 	lab  *Lab
-	spec HostSpec
 	disk string
+
+	spec atomic.Pointer[HostSpec] // replaced as a whole
 
 	mu         sync.Mutex
 	containers map[string]*Container
 	docker     *Process
+	edged      bool // there is a table of the edge; under the lab's mutex
 }
+
+func newHost(l *Lab, spec HostSpec, p *Place) *Host {
+	h := &Host{Place: p, lab: l, disk: filepath.Join(diskRoot, l.topology.Name, spec.Name), containers: map[string]*Container{}}
+	h.spec.Store(&spec)
+	return h
+}
+
+// Spec returns what the host is made of now.
+func (h *Host) Spec() HostSpec { return *h.spec.Load() }
 
 // Addr returns the host's first IPv4 address.
 func (h *Host) Addr() netip.Addr { return h.first(netip.Addr.Is4) }
@@ -40,8 +53,23 @@ func (h *Host) Addr() netip.Addr { return h.first(netip.Addr.Is4) }
 // Addr6 returns the host's first IPv6 address.
 func (h *Host) Addr6() netip.Addr { return h.first(netip.Addr.Is6) }
 
+// AddrFor returns the address by which another host reaches this one: on a
+// network that both are on, IPv4 rather than IPv6, otherwise the first.
+func (h *Host) AddrFor(o *Host) netip.Addr {
+	shared := between(o.Spec(), h.Spec())
+	for _, is := range []func(netip.Addr) bool{netip.Addr.Is4, netip.Addr.Is6} {
+		if i := slices.IndexFunc(shared, is); i >= 0 {
+			return shared[i]
+		}
+	}
+	if a := h.Addr(); a.IsValid() {
+		return a
+	}
+	return h.Addr6()
+}
+
 func (h *Host) first(is func(netip.Addr) bool) netip.Addr {
-	a := h.spec.Addrs()
+	a := h.Spec().Addrs()
 	if i := slices.IndexFunc(a, is); i >= 0 {
 		return a[i]
 	}
@@ -77,7 +105,7 @@ func (h *Host) install() error {
 		}
 	}
 	for name, text := range map[string]string{
-		"hostname": h.name + "\n", "machine-id": hex.EncodeToString(id[:16]) + "\n", "hosts": hosts.String(), "resolv.conf": resolvConf(h.spec.Resolvers, nil),
+		"hostname": h.name + "\n", "machine-id": hex.EncodeToString(id[:16]) + "\n", "hosts": hosts.String(), "resolv.conf": resolvConf(h.Spec().Resolvers, nil),
 	} {
 		if err := os.WriteFile(filepath.Join(overlayOf(h.disk, "/etc"), "upper", name), []byte(text), 0o644); err != nil {
 			return err
@@ -98,8 +126,9 @@ func (h *Host) install() error {
 
 // boot starts the first process, plugs the host in and starts its containers.
 func (h *Host) boot(ctx context.Context) error {
-	cfg := initConfig{Kind: "host", Hostname: h.name, Disk: h.disk, Sysctls: maps.Clone(h.spec.Sysctls)}
-	if h.spec.Forward {
+	spec := h.Spec()
+	cfg := initConfig{Kind: "host", Hostname: h.name, Disk: h.disk, Sysctls: maps.Clone(spec.Sysctls)}
+	if spec.Forward {
 		if cfg.Sysctls == nil {
 			cfg.Sysctls = map[string]string{}
 		}
@@ -116,10 +145,10 @@ func (h *Host) boot(ctx context.Context) error {
 	h.mu.Lock()
 	h.Place, h.containers = p, map[string]*Container{}
 	h.mu.Unlock()
-	if err := h.lab.plug(h); err != nil {
+	if err := h.lab.plug(ctx, h); err != nil {
 		return err
 	}
-	for _, c := range h.spec.Containers {
+	for _, c := range spec.Containers {
 		if _, err := h.Container(ctx, c, ContainerOptions{}); err != nil {
 			return err
 		}
@@ -315,6 +344,3 @@ func (h *Host) Containers() map[string]*Container {
 	defer h.mu.Unlock()
 	return maps.Clone(h.containers)
 }
-
-// Spec returns what the host was made from.
-func (h *Host) Spec() HostSpec { return h.spec }

@@ -25,10 +25,13 @@ type Lab struct {
 	ownerW *os.File // its end keeps the lab alive
 
 	mu       sync.Mutex
-	topology Topology // only the shapes of links change
+	topology Topology // its name is constant
 	faults   []Fault
 	filtered bool // the table of faults has been made
 	captures []*Capture
+
+	middle       sync.Mutex // never held while mu is asked for
+	interceptors map[string]*interceptor
 }
 
 // Options say how a lab is made.
@@ -101,11 +104,11 @@ func (l *Lab) up(ctx context.Context, o Options) error {
 	var g errgroup.Group
 	g.SetLimit(4)
 	for _, spec := range l.topology.Hosts {
-		h := &Host{lab: l, spec: spec, disk: filepath.Join(diskRoot, l.topology.Name, spec.Name), Place: &Place{name: spec.Name, pid: -1, pidfd: -1}}
+		h := newHost(l, spec, &Place{name: spec.Name, pid: -1, pidfd: -1})
 		l.hosts[spec.Name] = h
 		g.Go(func() error {
 			if err := h.install(); err != nil {
-				return fmt.Errorf("install %s: %w", h.spec.Name, err)
+				return fmt.Errorf("install %s: %w", spec.Name, err)
 			}
 			return h.boot(ctx)
 		})
@@ -113,7 +116,7 @@ func (l *Lab) up(ctx context.Context, o Options) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	return l.saveLocked()
+	return l.SetFault(ctx, l.topology.Faults...)
 }
 
 func (l *Lab) saveLocked() error {
@@ -125,13 +128,20 @@ func (l *Lab) saveLocked() error {
 // Name returns the lab's name.
 func (l *Lab) Name() string { return l.topology.Name }
 
+// Topology returns what the lab consists of now. It must not be changed.
+func (l *Lab) Topology() Topology {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.topology
+}
+
 // Host returns the host of that name, nil when there is none.
 func (l *Lab) Host(name string) *Host { return l.hosts[name] }
 
 // Hosts returns all hosts in the order of the topology.
 func (l *Lab) Hosts() []*Host {
 	var out []*Host
-	for _, s := range l.topology.Hosts {
+	for _, s := range l.Topology().Hosts {
 		out = append(out, l.hosts[s.Name])
 	}
 	return out
@@ -166,7 +176,8 @@ func Open(name string) (*Lab, error) {
 		return nil, fmt.Errorf("lab %s: %w", name, err)
 	}
 	for _, spec := range s.Topology.Hosts {
-		h := &Host{lab: l, spec: spec, disk: filepath.Join(diskRoot, name, spec.Name), containers: map[string]*Container{}}
+		h := newHost(l, spec, nil)
+		h.edged = spec.edgeRules() != ""
 		l.hosts[spec.Name] = h
 		if h.Place, err = openPlace(spec.Name, s.Hosts[spec.Name], l.binDir); err != nil {
 			h.Place = &Place{name: spec.Name, pid: -1, pidfd: -1}
@@ -207,6 +218,11 @@ func (l *Lab) Down() error {
 	l.mu.Unlock()
 	for _, c := range captures {
 		c.Stop()
+	}
+	for _, p := range l.ports() {
+		if l.sw != nil {
+			_ = l.release(p.Name)
+		}
 	}
 	var g errgroup.Group
 	for h := range maps.Values(l.hosts) {

@@ -280,15 +280,11 @@ func TestShape(t *testing.T) {
 	if took := time.Since(begun); took < 300*time.Millisecond {
 		t.Errorf("2 MiB at 20 Mbit/s took only %s", took)
 	}
-	err := l.SetShape("host2", "lan", Shape{Delay: 100 * time.Millisecond, RateKbit: 100_000})
-	if errors.Is(err, ErrUnavailable) {
-		t.Log("no netem here, and the lab says so:", err)
-		err = l.SetShape("host2", "lan", Shape{})
-	} else if rtt, perr := h1.Ping(ctx, h2.Addr(), 10, nil); perr != nil || rtt < 100*time.Millisecond {
-		t.Errorf("round trip %s with a delay of 100 ms (%v)", rtt, perr)
-	}
-	if err != nil {
+	if err := l.SetShape("host2", "lan", Shape{}); err != nil {
 		t.Fatal(err)
+	}
+	if err := l.SetShape("host2", "wan", Shape{}); err == nil {
+		t.Error("a link that is not there has a shape")
 	}
 }
 

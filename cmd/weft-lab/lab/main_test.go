@@ -292,6 +292,13 @@ func TestKeptLab(t *testing.T) {
 	if err := l.Cut(t.Context(), "host2"); err != nil {
 		t.Fatal(err)
 	}
+	// Nobody would be there to do it by hand.
+	if err := l.SetShape("host2", "lan", Shape{Delay: time.Millisecond}); err != nil && !errors.Is(err, ErrUnavailable) {
+		t.Errorf("a delay: %v", err)
+	}
+	if _, err := l.Intercept("host2", "lan", func([]byte, func([]byte)) {}); err == nil {
+		t.Error("a lab that stays is intercepted by a process that does not")
+	}
 	l.Close()
 	if l, err = Open(name); err != nil {
 		t.Fatal(err)

@@ -1,14 +1,14 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // port is one end of a host's link: the one on the network's bridge.
@@ -30,20 +30,20 @@ func portName(host, link int) string { return fmt.Sprintf("p%d-%d", host, link) 
 func (t Topology) ports() []port {
 	var out []port
 	for i, h := range t.Hosts {
-		for j, l := range h.Links {
-			out = append(out, port{
-				Name: portName(i, j), Host: h.Name, Guest: fmt.Sprintf("eth%d", j), Network: l.Network, Link: l,
-			})
+		for j := range h.Links {
+			out = append(out, portOf(i, j, h))
 		}
 	}
 	return out
 }
 
-func (l *Lab) ports() []port {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.topology.ports()
+// portOf is the port of the j-th link of the i-th host.
+func portOf(i, j int, h HostSpec) port {
+	l := h.Links[j]
+	return port{Name: portName(i, j), Host: h.Name, Guest: fmt.Sprintf("eth%d", j), Network: l.Network, Link: l}
 }
+
+func (l *Lab) ports() []port { return l.Topology().ports() }
 
 // addBridges makes the networks.
 func (l *Lab) addBridges() error {
@@ -62,18 +62,18 @@ func (l *Lab) addBridges() error {
 	return nil
 }
 
-func (l *Lab) bridge(network string) (netlink.Link, int, error) {
-	for i, n := range l.topology.Networks {
+func (l *Lab) bridge(network string) (netlink.Link, Network, error) {
+	for i, n := range l.Topology().Networks {
 		if n.Name == network {
 			br, err := l.sw.nl.LinkByName(bridgeName(i))
-			return br, n.MTU, err
+			return br, n, err
 		}
 	}
-	return nil, 0, fmt.Errorf("there is no network %q", network)
+	return nil, Network{}, fmt.Errorf("there is no network %q", network)
 }
 
 // plug connects a host to its networks and gives it addresses and routes.
-func (l *Lab) plug(h *Host) error {
+func (l *Lab) plug(ctx context.Context, h *Host) error {
 	if err := setUp(h.nl, "lo"); err != nil {
 		return fmt.Errorf("host %s: %w", h.name, err)
 	}
@@ -88,20 +88,20 @@ func (l *Lab) plug(h *Host) error {
 	if err := h.awaitCarrier(); err != nil {
 		return err
 	}
-	for _, gw := range l.topology.gateways(h.spec) {
-		if err := h.nl.RouteAdd(&netlink.Route{Gw: gw.AsSlice(), Dst: nil}); err != nil {
-			return fmt.Errorf("host %s: default route via %s: %w", h.name, gw, err)
-		}
+	if err := h.setRoutes(l.Topology()); err != nil {
+		return err
 	}
-	return nil
+	h.edged = false
+	return h.applyEdge(ctx, h.Spec())
 }
 
 func (l *Lab) plugPort(h *Host, p port) error {
-	br, mtu, err := l.bridge(p.Network)
+	br, n, err := l.bridge(p.Network)
 	if err != nil {
 		return err
 	}
 	l.unplugPort(p)
+	mtu := p.Link.mtu(n)
 	a := netlink.NewLinkAttrs()
 	a.Name, a.MTU, a.Alias = p.Name, mtu, p.Host+" on "+p.Network
 	a.MasterIndex = br.Attrs().Index
@@ -116,29 +116,17 @@ func (l *Lab) plugPort(h *Host, p port) error {
 	if err != nil {
 		return fmt.Errorf("look for the new link: %w", err)
 	}
-	// Networks of a lab have no duplicates; waiting for the proof takes seconds.
-	err = h.Do(func() error { return os.WriteFile("/proc/sys/net/ipv6/conf/"+p.Guest+"/accept_dad", []byte("0"), 0) })
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := h.setAddresses(guest, p.Link.Addresses); err != nil {
 		return err
-	}
-	for _, addr := range p.Link.Addresses {
-		na, err := netlink.ParseAddr(addr.String())
-		if err != nil {
-			return err
-		}
-		if addr.Addr().Is6() {
-			na.Flags = unix.IFA_F_NODAD
-		}
-		err = h.nl.AddrAdd(guest, na)
-		if addr.Addr().Is6() && (errors.Is(err, unix.EACCES) || errors.Is(err, unix.EOPNOTSUPP)) {
-			continue // IPv6 is switched off by the host's sysctls, or not in the kernel
-		}
-		if err != nil {
-			return fmt.Errorf("add address %s: %w", addr, err)
-		}
 	}
 	if err := h.nl.LinkSetUp(guest); err != nil {
 		return err
+	}
+	if spec := h.Spec(); spec.MaxUDP > 0 {
+		// What it forwards is measured packet by packet, not by super-frame.
+		if err := l.wholePackets(p); err != nil {
+			return err
+		}
 	}
 	return l.shapePort(p)
 }
@@ -166,9 +154,23 @@ func (h *Host) awaitCarrier() error {
 	}
 }
 
+// wholePackets makes the network hand single packets to a port: otherwise up to
+// 64 kB of a flow travel as one until somebody has to cut them.
+func (l *Lab) wholePackets(p port) error {
+	link, err := l.sw.nl.LinkByName(p.Name)
+	if err == nil {
+		err = l.sw.nl.LinkSetGSOMaxSegs(link, 1)
+	}
+	if err != nil {
+		return fmt.Errorf("%s on %s: single packets: %w", p.Host, p.Network, err)
+	}
+	return nil
+}
+
 // unplugPort takes the cable out, so that nothing that dies afterwards can say
 // so to its peers.
 func (l *Lab) unplugPort(p port) {
+	_ = l.release(p.Name)
 	if old, err := l.sw.nl.LinkByName(p.Name); err == nil {
 		_ = l.sw.nl.LinkDel(old)
 	}
@@ -188,31 +190,36 @@ func setUp(nl *netlink.Handle, name string) error {
 // ErrUnavailable says that this kernel cannot do what was asked.
 var ErrUnavailable = errors.New("not available in this kernel")
 
-// SetShape limits what the network sends to a host from now on. A delay needs
-// netem; without it the error wraps [ErrUnavailable] and nothing changes.
+// SetShape limits what the network sends to a host from now on. Where a delay is
+// not possible the error wraps [ErrUnavailable] and nothing changes.
 func (l *Lab) SetShape(host, network string, s Shape) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for i, h := range l.topology.Hosts {
-		for j, link := range h.Links {
-			if h.Name != host || link.Network != network {
-				continue
-			}
-			former := link.Shape
-			l.topology.Hosts[i].Links[j].Shape = s
-			for _, p := range l.topology.ports() {
-				if p.Name != portName(i, j) {
-					continue
-				}
-				if err := l.shapePort(p); err != nil {
-					l.topology.Hosts[i].Links[j].Shape = former
-					return err
-				}
-			}
-			return l.save()
-		}
+	i, j, err := l.link(host, network)
+	if err != nil {
+		return err
 	}
-	return fmt.Errorf("host %s is not on network %q", host, network)
+	spec := l.topology.Hosts[i]
+	spec.Links = slices.Clone(spec.Links)
+	spec.Links[j].Shape = s
+	if err := l.shapePort(portOf(i, j, spec)); err != nil {
+		return err
+	}
+	l.setSpec(i, spec)
+	return l.save()
+}
+
+// link finds a host and its link to a network; l.mu is held.
+func (l *Lab) link(host, network string) (i, j int, err error) {
+	i = slices.IndexFunc(l.topology.Hosts, func(h HostSpec) bool { return h.Name == host })
+	if i < 0 {
+		return 0, 0, fmt.Errorf("there is no host %q", host)
+	}
+	j = slices.IndexFunc(l.topology.Hosts[i].Links, func(k Link) bool { return k.Network == network })
+	if j < 0 {
+		return 0, 0, fmt.Errorf("host %s is not on network %q", host, network)
+	}
+	return i, j, nil
 }
 
 // shapePort replaces the queueing of a port: netem for the delay, below it a
@@ -247,10 +254,19 @@ func (l *Lab) shapePort(p port) error {
 			}
 		}
 	}
-	for _, d := range q {
+	if err := l.delay(p, 0); err != nil {
+		return err
+	}
+	for i, d := range q {
 		err := l.sw.nl.QdiscAdd(d)
 		if d.Type() == "netem" && errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("delay %s on %s: netem is %w", p.Host, p.Network, ErrUnavailable)
+			if err := l.delay(p, s.Delay); err != nil {
+				return err
+			}
+			if i+1 < len(q) {
+				*q[i+1].Attrs() = netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT}
+			}
+			continue
 		}
 		if err != nil {
 			return fmt.Errorf("shape %s on %s: add %s: %w", p.Host, p.Network, d.Type(), err)

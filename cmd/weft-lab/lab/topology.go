@@ -16,31 +16,36 @@ type Topology struct {
 	Name     string     `json:"name" yaml:"name"`
 	Networks []Network  `json:"networks" yaml:"networks"`
 	Hosts    []HostSpec `json:"hosts" yaml:"hosts"`
+	// Faults that are there from the beginning; [Lab.HealAll] ends them like
+	// any other.
+	Faults []Fault `json:"faults,omitempty" yaml:"faults,omitempty"`
 }
 
 // Network is one Ethernet segment.
 type Network struct {
 	Name string `json:"name" yaml:"name"`
 	// Subnets from which hosts without addresses of their own get one each.
-	Subnets []netip.Prefix `json:"subnets,omitempty" yaml:"subnets"`
-	MTU     int            `json:"mtu,omitempty" yaml:"mtu"` // 0: 1500
+	Subnets []netip.Prefix `json:"subnets,omitempty" yaml:"subnets,omitempty"`
+	MTU     int            `json:"mtu,omitempty" yaml:"mtu,omitempty"` // 0: 1500
 }
 
 // HostSpec says what a host is made of.
 type HostSpec struct {
 	Name  string `json:"name" yaml:"name"`
 	Links []Link `json:"links" yaml:"links"`
-	// Forward makes the host a router.
-	Forward bool `json:"forward,omitempty" yaml:"forward"`
+	// Forward makes the host a router. Routers know the networks of all others
+	// that they can reach, except those behind a NAT.
+	Forward bool `json:"forward,omitempty" yaml:"forward,omitempty"`
 	// Gateway names the host that forwards for this one; it must be on a
 	// network of this host.
-	Gateway string `json:"gateway,omitempty" yaml:"gateway"`
+	Gateway string `json:"gateway,omitempty" yaml:"gateway,omitempty"`
+	Edge    `yaml:",inline"`
 	// Sysctls to set before the links come, e.g. "net/ipv6/conf/all/disable_ipv6".
-	Sysctls map[string]string `json:"sysctls,omitempty" yaml:"sysctls"`
+	Sysctls map[string]string `json:"sysctls,omitempty" yaml:"sysctls,omitempty"`
 	// Resolvers for /etc/resolv.conf.
-	Resolvers []netip.Addr `json:"resolvers,omitempty" yaml:"resolvers"`
+	Resolvers []netip.Addr `json:"resolvers,omitempty" yaml:"resolvers,omitempty"`
 	// Containers to start with the host.
-	Containers []string `json:"containers,omitempty" yaml:"containers"`
+	Containers []string `json:"containers,omitempty" yaml:"containers,omitempty"`
 }
 
 // Link plugs a host into a network. It is called eth0, eth1, … in the order of
@@ -48,17 +53,21 @@ type HostSpec struct {
 type Link struct {
 	Network string `json:"network" yaml:"network"`
 	// Addresses; none: one from each subnet of the network.
-	Addresses []netip.Prefix `json:"addresses,omitempty" yaml:"addresses"`
-	Shape     `yaml:",inline"`
+	Addresses []netip.Prefix `json:"addresses,omitempty" yaml:"addresses,omitempty"`
+	// MTU of this link alone; 0: that of the network. What is longer is lost on
+	// its way to the host, and nobody is told.
+	MTU   int `json:"mtu,omitempty" yaml:"mtu,omitempty"`
+	Shape `yaml:",inline"`
 }
 
 // Shape limits what the network sends towards a host. The zero value limits
 // nothing.
 type Shape struct {
 	// RateKbit in kilobits per second; 0: no limit.
-	RateKbit uint64 `json:"rate_kbit,omitempty" yaml:"rate_kbit"`
-	// Delay of every packet; needs netem.
-	Delay time.Duration `json:"delay,omitempty" yaml:"delay"`
+	RateKbit uint64 `json:"rate_kbit,omitempty" yaml:"rate_kbit,omitempty"`
+	// Delay of every packet. Without netem in the kernel a lab that is not kept
+	// does it by itself, at some 100,000 packets a second.
+	Delay time.Duration `json:"delay,omitempty" yaml:"delay,omitempty"`
 }
 
 // Flat is the topology of n hosts host1 … hostN on one network "lan" that
@@ -102,29 +111,8 @@ func (t Topology) complete() (Topology, error) {
 			return t, fmt.Errorf("host name %q: bad or used twice", h.Name)
 		}
 		seen[h.Name] = true
-		for _, c := range h.Containers {
-			if !validName(c) {
-				return t, fmt.Errorf("host %s: bad container name %q", h.Name, c)
-			}
-		}
-		h.Links = slices.Clone(h.Links)
-		for j := range h.Links {
-			l := &h.Links[j]
-			n := nets[l.Network]
-			if n == nil {
-				return t, fmt.Errorf("host %s: there is no network %q", h.Name, l.Network)
-			}
-			next[n.Name]++
-			if len(l.Addresses) > 0 {
-				continue
-			}
-			for _, s := range n.Subnets {
-				a, err := nth(s, 10+next[n.Name])
-				if err != nil {
-					return t, fmt.Errorf("host %s: %w", h.Name, err)
-				}
-				l.Addresses = append(l.Addresses, a)
-			}
+		if err := h.complete(nets, next); err != nil {
+			return t, fmt.Errorf("host %s: %w", h.Name, err)
 		}
 	}
 	for _, h := range t.Hosts {
@@ -138,7 +126,46 @@ func (t Topology) complete() (Topology, error) {
 			return t, fmt.Errorf("host %s: gateway %s is on none of its networks", h.Name, h.Gateway)
 		}
 	}
+	t.Faults = slices.Clone(t.Faults)
+	for _, f := range t.Faults {
+		if err := f.check(t); err != nil {
+			return t, err
+		}
+	}
 	return t, nil
+}
+
+// complete checks h and fills in its addresses; next counts the hosts of each
+// network.
+func (h *HostSpec) complete(nets map[string]*Network, next map[string]int) error {
+	for _, c := range h.Containers {
+		if !validName(c) {
+			return fmt.Errorf("bad container name %q", c)
+		}
+	}
+	h.Links = slices.Clone(h.Links)
+	for j := range h.Links {
+		l := &h.Links[j]
+		n := nets[l.Network]
+		if n == nil {
+			return fmt.Errorf("there is no network %q", l.Network)
+		}
+		if l.MTU < 0 || l.MTU > n.MTU {
+			return fmt.Errorf("a link of MTU %d does not fit to network %s of MTU %d", l.MTU, n.Name, n.MTU)
+		}
+		next[n.Name]++
+		if len(l.Addresses) > 0 {
+			continue
+		}
+		for _, s := range n.Subnets {
+			a, err := nth(s, 10+next[n.Name])
+			if err != nil {
+				return err
+			}
+			l.Addresses = append(l.Addresses, a)
+		}
+	}
+	return h.Edge.check(*h)
 }
 
 // validName says whether a name may become a part of a path and a host name.
@@ -148,12 +175,17 @@ func validName(s string) bool {
 
 // nth returns the n-th address of p, with p's length.
 func nth(p netip.Prefix, n int) (netip.Prefix, error) {
-	b := p.Masked().Addr().AsSlice()
+	return after(netip.PrefixFrom(p.Masked().Addr(), p.Bits()), n)
+}
+
+// after returns the n-th address after that of p, with p's length.
+func after(p netip.Prefix, n int) (netip.Prefix, error) {
+	b := p.Addr().AsSlice()
 	low := b[len(b)-4:]
 	binary.BigEndian.PutUint32(low, binary.BigEndian.Uint32(low)+uint32(n))
 	a, _ := netip.AddrFromSlice(b)
 	if !p.Contains(a) {
-		return netip.Prefix{}, fmt.Errorf("subnet %s is too small for its hosts", p)
+		return netip.Prefix{}, fmt.Errorf("subnet %s is too small for its hosts", p.Masked())
 	}
 	return netip.PrefixFrom(a, p.Bits()), nil
 }
@@ -165,23 +197,6 @@ func (t Topology) host(name string) (HostSpec, bool) {
 		return HostSpec{}, false
 	}
 	return t.Hosts[i], true
-}
-
-// gateways returns the addresses of h's gateway on networks that h shares.
-func (t Topology) gateways(h HostSpec) []netip.Addr {
-	gw, _ := t.host(h.Gateway)
-	var out []netip.Addr
-	for _, mine := range h.Links {
-		for _, theirs := range gw.Links {
-			if theirs.Network != mine.Network {
-				continue
-			}
-			for _, a := range theirs.Addresses {
-				out = append(out, a.Addr())
-			}
-		}
-	}
-	return out
 }
 
 // Addrs returns the addresses of a host in the order of its links.

@@ -76,12 +76,13 @@ func TestRules(t *testing.T) {
 		fault Fault
 		want  string
 	}{
-		{"one host", Fault{From: "r", Percent: 100}, `iifname "p2-0" drop; iifname "p2-1" drop`},
-		{"to a host on one network", Fault{To: "r", Network: "b", Percent: 100}, `oifname "p2-1" drop`},
-		{"neighbours", Fault{From: "h1", To: "r", Percent: 100}, `iifname "p0-0" oifname "p2-0" drop; ip saddr { 192.0.2.11 } ip daddr { 192.0.2.12, 198.51.100.12 } drop`},
-		{"neighbours, some", Fault{From: "h1", To: "r", Percent: 2.5}, `iifname "p0-0" oifname "p2-0" numgen random mod 10000 < 250 drop`},
-		{"across a router", Fault{From: "h1", To: "h2", Percent: 100}, `ip saddr { 192.0.2.11 } ip daddr { 198.51.100.11 } drop`},
-		{"a network", Fault{Network: "b", Percent: 100}, `iifname "p1-0" drop; iifname "p2-1" drop`},
+		{"one host", Fault{From: "r", Percent: 100}, `iifname { "p2-0", "p2-1" } drop`},
+		{"to a host on one network", Fault{To: "r", Network: "b", Percent: 100}, `oifname { "p2-1" } drop`},
+		{"neighbours", Fault{From: "h1", To: "r", Percent: 100}, `iifname . oifname { "p0-0" . "p2-0" } drop; ip saddr . ip daddr { 192.0.2.11 . 192.0.2.12, 192.0.2.11 . 198.51.100.12 } drop`},
+		{"neighbours, some", Fault{From: "h1", To: "r", Percent: 2.5}, `iifname . oifname { "p0-0" . "p2-0" } numgen random mod 10000 < 250 drop`},
+		{"across a router", Fault{From: "h1", To: "h2", Percent: 100}, `ip saddr . ip daddr { 192.0.2.11 . 198.51.100.11 } drop`},
+		{"across a router, some", Fault{From: "h1", To: "h2", Percent: 50}, `ip saddr . ip daddr { 192.0.2.11 . 198.51.100.11 } numgen random mod 10000 < 5000 drop`},
+		{"a network", Fault{Network: "b", Percent: 100}, `iifname { "p1-0", "p2-1" } drop`},
 	} {
 		var got []string
 		for line := range strings.Lines(rules(topology, []Fault{tc.fault})) {

@@ -1,4 +1,4 @@
-package wireguard
+package udp
 
 import (
 	"encoding/binary"
@@ -6,6 +6,11 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+)
+
+const (
+	nameSize    = unix.SizeofSockaddrInet6
+	controlSize = 128
 )
 
 // putSource appends the control message that says which address to send from,
@@ -66,4 +71,41 @@ func parseControl(b []byte) (to netip.Addr, segment int) {
 		}
 	}
 	return to, segment
+}
+
+// putName writes a struct sockaddr into b, which is large enough.
+func putName(b []byte, f *Flow) []byte {
+	binary.BigEndian.PutUint16(b[2:], f.Remote.Port())
+	if a := f.Remote.Addr(); a.Is4() {
+		b = b[:unix.SizeofSockaddrInet4]
+		binary.NativeEndian.PutUint16(b, unix.AF_INET)
+		a4 := a.As4()
+		copy(b[4:], a4[:])
+		clear(b[8:])
+	} else {
+		b = b[:unix.SizeofSockaddrInet6]
+		binary.NativeEndian.PutUint16(b, unix.AF_INET6)
+		a16 := a.As16()
+		clear(b[4:8])
+		copy(b[8:], a16[:])
+		binary.NativeEndian.PutUint32(b[24:], f.Scope)
+	}
+	return b
+}
+
+// parseName reads a struct sockaddr; the zero value when it is of no kind that
+// we send to. A zone is an interface's index.
+func parseName(b []byte) (a netip.AddrPort, scope uint32) {
+	if len(b) < unix.SizeofSockaddrInet4 {
+		return a, 0
+	}
+	port := binary.BigEndian.Uint16(b[2:])
+	switch family := binary.NativeEndian.Uint16(b); {
+	case family == unix.AF_INET:
+		a = netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[4:8])), port)
+	case family == unix.AF_INET6 && len(b) >= unix.SizeofSockaddrInet6:
+		a = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[8:24])), port)
+		scope = binary.NativeEndian.Uint32(b[24:])
+	}
+	return a, scope
 }

@@ -1,0 +1,291 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weftnet/weft/cmd/weft-lab/lab"
+)
+
+// The tests of this file wait most of the time, so they run side by side.
+
+const (
+	// breakTime is how long an interruption should be at most when a path dies.
+	breakTime = 3 * time.Second
+	// agreeTime is how much later the other end should use the new path, too.
+	agreeTime = 2 * time.Second
+	// returnTime is how soon a direct path that is back should be used again.
+	returnTime = 30 * time.Second
+)
+
+// traffic is what runs between two containers while paths die: pings for the
+// exact figure, a conversation over TCP, and iperf3 in both directions.
+type traffic struct {
+	c    *cluster
+	a, b *box
+	*pulse
+	*talk
+	load *load // nil where iperf3 is not installed
+}
+
+// startTraffic lets it run; iperf3 ends by itself after that time.
+func startTraffic(t testing.TB, a, b *box, mbit int, last time.Duration) *traffic {
+	t.Helper()
+	tr := &traffic{c: a.n.c, a: a, b: b, pulse: startPulse(t, a, b), talk: startTalk(t, a, b)}
+	if _, err := exec.LookPath("iperf3"); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Log("NOT TESTED: connections of iperf3: ", err)
+	} else {
+		tr.load = startLoad(t, a, b, mbit, last)
+	}
+	tr.steady(t)
+	return tr
+}
+
+// switchTo does something to the network and waits until both ends use another
+// path, and pings flow by it.
+func (tr *traffic) switchTo(t testing.TB, what, path string, limit time.Duration, do func() error) {
+	t.Helper()
+	begun := time.Now()
+	if err := do(); err != nil {
+		t.Fatal(err)
+	}
+	tr.c.within(fmt.Sprintf("%s: both ends use the path %s", what, path), limit, func() error { return usesPath(tr.a.n, tr.b.n, path) })
+	tr.steady(t)
+	tr.report(t, what, begun)
+	here, there := tr.lastChange(t, tr.a.n, tr.b.n), tr.lastChange(t, tr.b.n, tr.a.n)
+	apart := here.Sub(there).Abs()
+	t.Logf("%s: one end changed %s after the other", what, apart.Round(time.Millisecond))
+	if apart > 3*agreeTime*run.slow() {
+		t.Errorf("%s: the ends changed %s apart", what, apart)
+	}
+}
+
+// report says how long the traffic was interrupted since then.
+func (tr *traffic) report(t testing.TB, what string, since time.Time) {
+	t.Helper()
+	now := time.Now()
+	pings, words := tr.answers.gap(since, now), tr.talk.gap(since, now)
+	t.Logf("FIGURE %s: pings interrupted for %s, TCP for %s", what, pings.Round(10*time.Millisecond), words.Round(10*time.Millisecond))
+	if pings > 3*breakTime*run.slow() {
+		t.Errorf("%s: pings were interrupted for %s, want at most %s", what, pings, breakTime)
+	}
+}
+
+func (tr *traffic) lastChange(t testing.TB, on, to *node) time.Time {
+	t.Helper()
+	h := on.why(to).History
+	if len(h) == 0 {
+		t.Fatalf("%s has no history of the path to %s", on.Name(), to.Name())
+	}
+	return h[len(h)-1].At
+}
+
+// finish ends the traffic: no connection has broken.
+func (tr *traffic) finish(t testing.TB) {
+	t.Helper()
+	if err := tr.end(); err != nil {
+		t.Errorf("the connection between the containers broke: %v", err)
+	}
+	if tr.load != nil {
+		tr.load.finish(t)
+	}
+	tr.stop()
+}
+
+// stays fails the test when the path changes at either end until the time has
+// passed.
+func (tr *traffic) stays(t *testing.T, d time.Duration) {
+	t.Helper()
+	a, b := tr.a.n.why(tr.b.n).Changes, tr.b.n.why(tr.a.n).Changes
+	hold(t, "the path stays", time.Now().Add(d), func() error {
+		if x, y := tr.a.n.why(tr.b.n), tr.b.n.why(tr.a.n); x.Changes != a || y.Changes != b {
+			return fmt.Errorf("it changed: %+v; %+v", x.History, y.History)
+		}
+		return nil
+	})
+}
+
+// noFalseDeath is an error when a daemon took a member for dead besides those
+// that were, by name.
+func (c *cluster) noFalseDeath(dead ...string) error {
+	var errs []error
+	for _, n := range c.nodes {
+		for line := range strings.Lines(n.log()) {
+			named := slices.ContainsFunc(dead, func(d string) bool { return strings.Contains(line, "nickname="+d) })
+			if strings.Contains(line, `msg="peer lost"`) && !named {
+				errs = append(errs, fmt.Errorf("%s: %s", n.Name(), line))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// meshed is a cluster of n hosts of which those pairs are cut from the start,
+// with a container each.
+func meshed(t testing.TB, n int, cut ...[2]int) (*cluster, []*box) {
+	t.Helper()
+	c := newGraph(t, func(name string) lab.Topology {
+		topology := lab.Flat(name, n)
+		topology.Faults = lab.Except(topology, func(a, b string) bool {
+			for _, p := range cut {
+				x, y := fmt.Sprintf("host%d", p[0]), fmt.Sprintf("host%d", p[1])
+				if a == x && b == y || a == y && b == x {
+					return false
+				}
+			}
+			return true
+		})
+		return topology
+	})
+	c.joinGraph(inOrder(n))
+	boxes := c.attachEach()
+	c.allReach(boxes, reachSoon)
+	c.within("every pair uses the shortest way", reachSoon, c.shortest)
+	return c, boxes
+}
+
+// A direct path dies and comes back: the third host relays meanwhile, no
+// connection breaks, and the direct path is taken again, once.
+func TestDirectPathDies(t *testing.T) {
+	t.Parallel()
+	directDies(t, 20, func(l *lab.Lab) error { return l.CutPair(t.Context(), "host1", "host2") })
+}
+
+// It dies while as much as possible is sent, which must not hide the death.
+func TestDirectPathDiesUnderLoad(t *testing.T) {
+	t.Parallel()
+	directDies(t, 1000, func(l *lab.Lab) error { return l.CutPair(t.Context(), "host1", "host2") })
+}
+
+// It dies in one direction only, the one or the other.
+func TestDirectPathDiesOneWay(t *testing.T) {
+	t.Parallel()
+	directDies(t, 20, func(l *lab.Lab) error { return l.CutOneWay(t.Context(), "host1", "host2") })
+}
+
+func TestDirectPathDiesOtherWay(t *testing.T) {
+	t.Parallel()
+	directDies(t, 20, func(l *lab.Lab) error { return l.CutOneWay(t.Context(), "host2", "host1") })
+}
+
+func directDies(t *testing.T, mbit int, cut func(*lab.Lab) error) {
+	t.Helper()
+	c, boxes := meshed(t, 3)
+	tr := startTraffic(t, boxes[0], boxes[1], mbit, 50*time.Second)
+	tr.switchTo(t, "direct path cut", "host3", 4*time.Second, func() error { return cut(c.Lab) })
+	tr.stays(t, 3*time.Second)
+	tr.switchTo(t, "direct path back", "direct", returnTime, func() error { return c.HealAll(t.Context()) })
+	tr.stays(t, 8*time.Second)
+	tr.finish(t)
+	if err := c.noFalseDeath(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A relay dies, and with it its host's daemon: another one takes over.
+func TestRelayDies(t *testing.T) {
+	t.Parallel()
+	c, boxes := meshed(t, 4, [2]int{1, 2})
+	h1, h2 := c.nodes[0], c.nodes[1]
+	p, err := h1.pathTo(h2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := pathText(p)
+	other := map[string]string{"host3": "host4", "host4": "host3"}[used]
+	c.within("both ends use one relay", 10*time.Second, func() error { return usesPath(h1, h2, used) })
+	relay := c.byName(used)
+	tr := startTraffic(t, boxes[0], boxes[1], 20, 25*time.Second)
+	tr.switchTo(t, "kill -9 of the relay", other, 4*time.Second, func() error { relay.kill(); return nil })
+	relay.relaunch()
+	c.waitRelayed()
+	tr.stays(t, 5*time.Second)
+	tr.finish(t)
+	if err := c.noFalseDeath(used); err != nil {
+		t.Error(err)
+	}
+}
+
+// The only relay dies and comes back: what it has forgotten heals at once.
+func TestOnlyRelayRestarts(t *testing.T) {
+	t.Parallel()
+	c, boxes := meshed(t, 3, [2]int{1, 2})
+	h3 := c.nodes[2]
+	tr := startTraffic(t, boxes[0], boxes[1], 20, 20*time.Second)
+	begun := time.Now()
+	h3.kill()
+	h3.relaunch()
+	back := time.Now()
+	t.Logf("the relay was away for %s", back.Sub(begun).Round(time.Millisecond))
+	tr.steady(t)
+	tr.report(t, "restart of the only relay", begun)
+	tr.report(t, "restart of the only relay, since it is back", back)
+	c.waitRelayed()
+	tr.finish(t)
+	if err := c.noFalseDeath("host3"); err != nil {
+		t.Error(err)
+	}
+}
+
+// The second relay of a chain dies: host1 - host2 - (host3 or host4) - host5.
+func TestSecondRelayDies(t *testing.T) {
+	t.Parallel()
+	c, boxes := meshed(t, 5, [2]int{1, 3}, [2]int{1, 4}, [2]int{1, 5}, [2]int{2, 5}, [2]int{3, 4})
+	h1, h5 := c.nodes[0], c.nodes[4]
+	p, err := h1.pathTo(h5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := pathText(p)
+	second := strings.TrimPrefix(used, "host2,")
+	other := map[string]string{"host3": "host2,host4", "host4": "host2,host3"}[second]
+	if other == "" {
+		t.Fatalf("host1 reaches host5 by %s", used)
+	}
+	tr := startTraffic(t, boxes[0], boxes[4], 20, 20*time.Second)
+	tr.switchTo(t, "kill -9 of the second relay of a chain", other, 4*time.Second, func() error { c.byName(second).kill(); return nil })
+	tr.stays(t, 3*time.Second)
+	tr.finish(t)
+	if err := c.noFalseDeath(second); err != nil {
+		t.Error(err)
+	}
+}
+
+// byName returns the node of that name.
+func (c *cluster) byName(name string) *node {
+	c.t.Helper()
+	for _, n := range c.nodes {
+		if n.Name() == name {
+			return n
+		}
+	}
+	c.t.Fatalf("there is no host %q", name)
+	return nil
+}
+
+// waitRelayed waits until every host has a connection to every other one, of
+// whatever kind.
+func (c *cluster) waitRelayed() {
+	c.t.Helper()
+	c.within("everybody is connected to everybody", reachSoon, func() error {
+		for _, n := range c.nodes {
+			count, text, err := n.connections()
+			if err != nil {
+				return err
+			}
+			if count["established"]+count["relayed"] != len(c.nodes)-1 {
+				return fmt.Errorf("%s is not:\n%s", n.Name(), text)
+			}
+		}
+		return nil
+	})
+}

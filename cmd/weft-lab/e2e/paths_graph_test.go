@@ -1,0 +1,121 @@
+package e2e
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weftnet/weft/cmd/weft-lab/lab"
+)
+
+// reachSoon is how long after the last join containers may take to reach each
+// other, in any connected graph.
+const reachSoon = 10 * time.Second
+
+// joinAll launches everybody in any order: all containers reach each other soon,
+// and every pair by the shortest way.
+func joinAll(t *testing.T, shape func(name string) lab.Topology, seed uint64) *cluster {
+	t.Helper()
+	c := newGraph(t, shape)
+	c.joinGraph(shuffled(t, rand.New(rand.NewPCG(seed, 1)), len(c.nodes)))
+	boxes := c.attachEach()
+	c.allReach(boxes, reachSoon)
+	c.within("every pair uses the shortest way", reachSoon, c.shortest)
+	return c
+}
+
+// Three hosts in a row: the ends reach each other through the one in the middle,
+// and weft says so as it is documented.
+func TestChain(t *testing.T) {
+	t.Parallel()
+	c := joinAll(t, func(name string) lab.Topology { return lab.Chain(name, 3) }, 1)
+	h1, h2, h3 := c.nodes[0], c.nodes[1], c.nodes[2]
+	for _, tc := range []struct {
+		on   *node
+		peer string
+		via  string
+	}{{h1, "host3", "host2"}, {h3, "host1", "host2"}} {
+		c.within(tc.on.Name()+" has measured the path", 5*time.Second, func() error {
+			line := regexp.MustCompile(`(?m)^~> \S+ +relayed     encrypted   ` + run.datapath + ` +\S+\(` + tc.peer + `\) mtu=\d+ rtt=[0-9.]+m?s via=` + tc.via + `$`)
+			if out := tc.on.must("status", "connections"); !line.MatchString(out) {
+				return fmt.Errorf("%s has no line like %s in\n%s", tc.on.Name(), line, out)
+			}
+			return nil
+		})
+		if out := tc.on.must("status"); !regexp.MustCompile(`(?m)^    Connections: 2 \(1 established, 1 relayed\)$`).MatchString(out) {
+			t.Errorf("weft status on %s says\n%s", tc.on.Name(), out)
+		}
+		if out := tc.on.must("status", "peers"); !regexp.MustCompile(`(?m)^   -> \S+ +\S+\(` + tc.peer + `\) +relayed$`).MatchString(out) {
+			t.Errorf("weft status peers on %s says\n%s", tc.on.Name(), out)
+		}
+	}
+	if out := h2.must("status", "connections"); strings.Contains(out, "~>") || strings.Count(out, " established ") != 2 {
+		t.Errorf("weft status connections in the middle says\n%s", out)
+	}
+	// Who waits for connections takes relayed ones for good.
+	h1.must("status", "--wait=connections=2", "--timeout=10s")
+	w := h1.why(h3)
+	if w.Reason == "" || len(w.Via) != 1 || w.RTT <= 0 || len(w.History) == 0 || len(w.Relays) != 1 || !w.Relays[0].InUse {
+		t.Errorf("weft why host3 on host1: %+v", w)
+	}
+	if out := h1.must("why", "host3"); !strings.Contains(out, "host2") || !strings.Contains(out, w.Reason) {
+		t.Errorf("weft why host3 prints\n%s", out)
+	}
+	if w := h1.why(h2); w.Reason != "" || len(w.Via) > 0 {
+		t.Errorf("weft why host2 on host1, which reaches it directly: %+v", w)
+	}
+}
+
+func TestStar(t *testing.T) {
+	t.Parallel()
+	joinAll(t, func(name string) lab.Topology { return lab.Star(name, 5) }, 2)
+}
+
+func TestRing(t *testing.T) {
+	t.Parallel()
+	joinAll(t, func(name string) lab.Topology { return lab.Ring(name, 6) }, 3)
+}
+
+// A chain of five needs three relays one after the other.
+func TestLongChain(t *testing.T) {
+	t.Parallel()
+	joinAll(t, func(name string) lab.Topology { return lab.Chain(name, 5) }, 4)
+}
+
+func TestTwoSites(t *testing.T) {
+	t.Parallel()
+	joinAll(t, func(name string) lab.Topology { return lab.TwoSites(name, 5) }, 5)
+}
+
+// Any connected graph will do.
+func TestRandomGraphs(t *testing.T) {
+	t.Parallel()
+	graphs := uint64(20)
+	switch {
+	case run.datapath == "kernel":
+		graphs = 1
+	case os.Getenv("WEFT_SOAK") != "":
+		graphs = 200
+	}
+	base := rand.Uint64N(1 << 32)
+	if text := os.Getenv("WEFT_SEED"); text != "" { // to see one again
+		var err error
+		if base, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+		graphs = 1
+	}
+	for i := range graphs {
+		seed := base + i
+		t.Run(strconv.Itoa(int(i)), func(t *testing.T) {
+			t.Parallel()
+			t.Logf("WEFT_SEED=%d", seed)
+			joinAll(t, func(name string) lab.Topology { return lab.Random(name, 12, seed) }, seed)
+		})
+	}
+}

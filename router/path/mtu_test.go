@@ -1,0 +1,447 @@
+package path
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// mtuPath is a path to a peer that answers probes, and the clock of a test.
+type mtuPath struct {
+	search  *MTUSearch
+	carries int           // bytes of an IP packet
+	egress  int           // of our interface: more is refused at once; 0: does not say
+	loss    float64       // of a probe or its answer
+	rtt     time.Duration // of a probe and its answer
+	slow    time.Duration // more for 1500 bytes
+	rand    *rand.Rand
+
+	now         time.Time
+	flying      []mtuAnswer
+	outage      time.Time // since when, and for how long, everything is lost
+	outageTakes time.Duration
+	sent        int // packets
+	bytes       int
+	times       []time.Time // of the packets
+	tries       map[int]int // of each size
+	least       int         // of MTU() since it was cleared
+}
+
+type mtuAnswer struct {
+	at   time.Time
+	size int
+}
+
+func newMTUPath(v6 bool, ceiling, carries int, rtt time.Duration, seed uint64) *mtuPath {
+	return &mtuPath{
+		search: NewMTUSearch(v6, ceiling), carries: carries, rtt: rtt,
+		rand: rand.New(rand.NewPCG(seed, 0)), now: time.Unix(1000, 0), tries: make(map[int]int),
+	}
+}
+
+func (p *mtuPath) step(e MTUEvent) {
+	sizes := p.search.Step(p.now, e)
+	if p.least == 0 || p.search.MTU() < p.least {
+		p.least = p.search.MTU()
+	}
+	for _, size := range sizes {
+		p.sent++
+		p.bytes += size
+		p.times = append(p.times, p.now)
+		p.tries[size]++
+		switch {
+		case p.egress > 0 && size > p.egress:
+			p.step(MTURefused{size})
+		case !p.outage.IsZero() && !p.now.Before(p.outage) && p.now.Sub(p.outage) < p.outageTakes:
+		case size <= p.carries && p.rand.Float64() >= p.loss && p.rtt <= probeLifetime:
+			takes := p.rtt + p.slow*time.Duration(size)/1500
+			p.flying = append(p.flying, mtuAnswer{p.now.Add(takes), size})
+			slices.SortStableFunc(p.flying, func(a, b mtuAnswer) int { return a.at.Compare(b.at) })
+		}
+	}
+}
+
+// next lets the next thing happen, but not after the end; false: nothing left.
+func (p *mtuPath) next(end time.Time) bool {
+	at, answer := p.search.Next(), false
+	if at.Before(p.now) {
+		at = p.now
+	}
+	if len(p.flying) > 0 && p.flying[0].at.Before(at) {
+		at, answer = p.flying[0].at, true
+	}
+	if at.After(end) {
+		p.now = end
+		return false
+	}
+	p.now = at
+	if answer {
+		size := p.flying[0].size
+		p.flying = p.flying[1:]
+		p.step(MTUAnswered{size})
+	} else {
+		p.step(MTUTick{})
+	}
+	return true
+}
+
+func (p *mtuPath) run(d time.Duration) {
+	for end := p.now.Add(d); p.next(end); {
+	}
+}
+
+// crowd returns the greatest number of packets within a second.
+func (p *mtuPath) crowd() (most int) {
+	for i, first := range p.times {
+		n := 0
+		for ; i+n < len(p.times) && p.times[i+n].Sub(first) < time.Second; n++ {
+		}
+		most = max(most, n)
+	}
+	return most
+}
+
+// settle returns how long it takes until the search ends.
+func (p *mtuPath) settle(t interface {
+	Helper()
+	Fatalf(string, ...any)
+},
+) time.Duration {
+	t.Helper()
+	begin := p.now
+	if p.now.Equal(time.Unix(1000, 0)) {
+		p.step(MTUTick{})
+	}
+	for p.search.Searching() {
+		if !p.next(begin.Add(10 * time.Minute)) {
+			t.Fatalf("no end of the search: %+v", p.search)
+		}
+	}
+	return p.now.Sub(begin)
+}
+
+// wantMTU is what a search should find: exact if usual, near otherwise.
+func (p *mtuPath) wantMTU(t interface {
+	Helper()
+	Errorf(string, ...any)
+},
+) {
+	t.Helper()
+	most := min(p.carries, p.search.ceiling)
+	if p.egress > 0 {
+		most = min(most, p.egress)
+	}
+	least := max(most-mtuResolution+1, p.search.floor)
+	if slices.Contains(mtuUsualSizes, most) || most == p.search.ceiling {
+		least = most
+	}
+	if got := p.search.MTU(); got < least || got > max(most, p.search.floor) {
+		t.Errorf("MTU is %d, want %d to %d", got, least, most)
+	}
+}
+
+// TestMTUFound: 50 ms, no loss, silence about what does not fit. The times are
+// in the table because a change that makes the search slow should be seen.
+func TestMTUFound(t *testing.T) {
+	for _, tt := range []struct {
+		v6               bool
+		ceiling, carries int
+		most             time.Duration
+	}{
+		{false, 1500, 1500, 50 * time.Millisecond},
+		{true, 1500, 1500, 50 * time.Millisecond},
+		{false, 0, 9000, 50 * time.Millisecond},
+		{false, 9000, 9000, 50 * time.Millisecond},
+		{false, 9001, 9001, 50 * time.Millisecond},
+		{false, 65535, 65535, 50 * time.Millisecond},
+		{false, 576, 576, 0},
+		{false, 100, 100, 0}, // a ceiling below the floor is not believed
+		{false, 9000, 1500, 9 * time.Second},
+		{false, 9000, 1400, 9 * time.Second},
+		{false, 9000, 8999, 9 * time.Second},
+		{false, 65535, 9001, 10 * time.Second},
+		{false, 1500, 1499, 7 * time.Second},
+		{false, 1500, 1492, 7 * time.Second},
+		{false, 1500, 1420, 7 * time.Second},
+		{false, 1500, 1400, 7 * time.Second},
+		{false, 1500, 1280, 7 * time.Second},
+		{false, 1500, 1000, 7 * time.Second},
+		{false, 1500, 728, 7 * time.Second}, // UDP of at most 700 bytes
+		{false, 1500, 577, 7 * time.Second},
+		{false, 1500, 576, 7 * time.Second},
+		{false, 1500, 400, 7 * time.Second}, // nobody may: the floor
+		{true, 1500, 1280, 6 * time.Second},
+		{true, 1500, 1350, 6 * time.Second},
+		{true, 9000, 1280, 9 * time.Second},
+	} {
+		t.Run(fmt.Sprintf("v6=%v ceiling=%d carries=%d", tt.v6, tt.ceiling, tt.carries), func(t *testing.T) {
+			p := newMTUPath(tt.v6, tt.ceiling, tt.carries, 50*time.Millisecond, 1)
+			if got := p.search.MTU(); got != 0 {
+				t.Errorf("MTU is %d before anything was sent", got)
+			}
+			took := p.settle(t)
+			p.wantMTU(t)
+			if took > tt.most {
+				t.Errorf("took %v, want at most %v", took, tt.most)
+			}
+			if n := p.crowd(); n > maxRepliesToAddr {
+				t.Errorf("%d packets within a second, a peer answers %d", n, maxRepliesToAddr)
+			}
+			for size, n := range p.tries {
+				if size > tt.carries && n < mtuTries {
+					t.Errorf("%d was tried %d times, and is not carried", size, n)
+				}
+			}
+			t.Logf("%d after %v: %d packets, %d bytes", p.search.MTU(), took, p.sent, p.bytes)
+		})
+	}
+}
+
+// TestMTUEveryPath: whatever the path carries, is lost and takes, the search
+// ends with the right size and never reports one that is not carried.
+func TestMTUEveryPath(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		v6 := rapid.Bool().Draw(t, "v6")
+		p := newMTUPath(v6, rapid.IntRange(0, 9500).Draw(t, "ceiling"), 0,
+			time.Duration(rapid.IntRange(0, 1400).Draw(t, "rtt"))*time.Millisecond, rapid.Uint64().Draw(t, "seed"))
+		p.carries = rapid.IntRange(p.search.floor, 9500).Draw(t, "carries")
+		p.loss = rapid.SampledFrom([]float64{0, 0, 0.1, 0.3, 0.51}).Draw(t, "loss")
+		if rapid.Bool().Draw(t, "egress speaks") {
+			p.egress = rapid.IntRange(p.search.floor, 9500).Draw(t, "egress")
+		}
+		p.step(MTUTick{})
+		for i := 0; p.search.Searching(); i++ {
+			if got := p.search.MTU(); got > max(min(p.carries, p.search.ceiling), p.search.floor) {
+				t.Fatalf("reports %d, which is not carried", got)
+			}
+			if i > 2000 || !p.next(p.now.Add(time.Hour)) {
+				t.Fatalf("no end of the search: %+v", p.search)
+			}
+		}
+		p.wantMTU(t)
+	})
+}
+
+// TestMTUSilenceIsNoProof: where nothing gets lost except in outages, no size
+// that is carried is ever refuted, however long the answers take.
+func TestMTUSilenceIsNoProof(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := newMTUPath(false, 1500, rapid.IntRange(576, 1500).Draw(t, "carries"),
+			rapid.SampledFrom([]time.Duration{0, 50, 250, 700, 1450}).Draw(t, "rtt")*time.Millisecond, 1)
+		p.slow = rapid.SampledFrom([]time.Duration{0, 1}).Draw(t, "slow") * max(p.rtt, mtuGap-50*time.Millisecond)
+		p.outageTakes = time.Duration(rapid.IntRange(0, 5000).Draw(t, "outage")) * time.Millisecond
+		p.step(MTUTick{})
+		for end := p.now.Add(15 * time.Minute); p.next(end); {
+			if p.search.high <= p.carries {
+				t.Fatalf("%d is refuted, and %d carried", p.search.high, p.carries)
+			}
+			if since := p.now.Sub(p.outage); since > time.Minute && rapid.IntRange(0, 9).Draw(t, "begin an outage") == 0 {
+				p.outage = p.now
+			}
+		}
+	})
+}
+
+// TestMTUFoundUnderLoss: with 30 % lost each way, 51 % of the probes, a wrong
+// result is rare.
+func TestMTUFoundUnderLoss(t *testing.T) {
+	const paths = 2000
+	var took, longest time.Duration
+	for seed := range uint64(paths) {
+		p := newMTUPath(false, 1500, 577+int(seed)%924, 50*time.Millisecond, seed)
+		p.loss = 0.51
+		d := p.settle(t)
+		took, longest = took+d, max(longest, d)
+		p.wantMTU(t)
+	}
+	t.Logf("%v on average, at most %v", took/paths, longest)
+	if longest > 3*time.Minute {
+		t.Errorf("the longest search took %v", longest)
+	}
+}
+
+// TestMTUHoldsUnderLoss: with as much loss, the size stays for half an hour.
+func TestMTUHoldsUnderLoss(t *testing.T) {
+	const paths = 200
+	wrong := 0
+	for seed := range uint64(paths) {
+		p := newMTUPath(false, 1500, []int{1500, 1420, 900}[seed%3], 50*time.Millisecond, seed)
+		p.loss = 0.51
+		p.settle(t)
+		p.least = 0
+		found := p.search.MTU()
+		p.run(30 * time.Minute)
+		if p.least < found {
+			wrong++
+			t.Logf("seed %d: fell from %d to %d", seed, found, p.least)
+		}
+	}
+	if wrong > 0 {
+		t.Errorf("%d of %d paths fell, want none", wrong, paths)
+	}
+}
+
+// TestMTUShrinksAndGrows: what is carried changes while the path stays.
+func TestMTUShrinksAndGrows(t *testing.T) {
+	for _, loss := range []float64{0, 0.3} {
+		p := newMTUPath(false, 1500, 1500, 50*time.Millisecond, 7)
+		p.loss = loss
+		p.settle(t)
+		p.run(95 * time.Second)
+
+		p.carries = 1000
+		changed := p.now
+		for p.search.MTU() > 1000 {
+			if !p.next(changed.Add(time.Minute)) {
+				t.Fatal("the path carries less, and nobody sees it")
+			}
+		}
+		took := p.now.Sub(changed)
+		if most := mtuConfirmGap + 3*time.Second; loss == 0 && took > most {
+			t.Errorf("seen after %v, want at most %v", took, most)
+		}
+		p.settle(t)
+		p.wantMTU(t)
+
+		for _, p.carries = range []int{1300, 9000} {
+			p.run(mtuLookGap + time.Minute)
+			p.wantMTU(t)
+		}
+	}
+}
+
+// TestMTURefusedLater: the interface itself becomes narrower, which is known
+// at once.
+func TestMTURefusedLater(t *testing.T) {
+	p := newMTUPath(false, 1500, 1500, 50*time.Millisecond, 1)
+	p.settle(t)
+	p.egress = 1300
+	p.run(mtuConfirmGap)
+	if got := p.search.MTU(); got > 1300 || got == 0 {
+		t.Errorf("MTU is %d after a refusal", got)
+	}
+	p.settle(t)
+	p.wantMTU(t)
+}
+
+// TestMTUDeadPath: when nothing is answered, nothing is learnt, and little is
+// sent.
+func TestMTUDeadPath(t *testing.T) {
+	p := newMTUPath(false, 1500, 1500, 50*time.Millisecond, 1)
+	p.settle(t)
+	p.carries = 0
+	p.sent = 0
+	p.run(time.Hour)
+	if got := p.search.MTU(); got != 1500 {
+		t.Errorf("MTU is %d, want the last one: the path is dead, not narrow", got)
+	}
+	if p.sent > 400 {
+		t.Errorf("%d packets in an hour to nobody", p.sent)
+	}
+	p.carries = 1400
+	p.run(mtuRareGap + 10*time.Second)
+	if got := p.search.MTU(); got > 1400 {
+		t.Errorf("MTU is %d long after the path is back", got)
+	}
+	p.settle(t)
+	p.wantMTU(t)
+
+	p = newMTUPath(false, 1500, 0, 50*time.Millisecond, 1)
+	p.step(MTUTick{})
+	p.run(time.Hour)
+	if got := p.search.MTU(); got != 0 {
+		t.Errorf("MTU is %d, and nothing was ever answered", got)
+	}
+}
+
+// TestMTURestart: another path, so nothing is known.
+func TestMTURestart(t *testing.T) {
+	p := newMTUPath(false, 1500, 1400, 50*time.Millisecond, 1)
+	p.settle(t)
+	p.carries, p.flying = 9000, nil
+	p.step(MTURestart{9000})
+	if got := p.search.MTU(); got != 0 {
+		t.Errorf("MTU is %d after a restart", got)
+	}
+	p.settle(t)
+	p.wantMTU(t)
+}
+
+// TestMTUTicksMayBeRare: a pair without traffic need not be looked at.
+func TestMTUTicksMayBeRare(t *testing.T) {
+	p := newMTUPath(false, 1500, 1400, 50*time.Millisecond, 1)
+	p.settle(t)
+	found := p.search.MTU()
+	for range 20 {
+		p.now = p.now.Add(25 * time.Minute)
+		p.step(MTUTick{})
+		for _, a := range p.flying {
+			p.now = a.at
+			p.step(MTUAnswered{a.size})
+		}
+		p.flying = nil
+	}
+	if got := p.search.MTU(); got != found {
+		t.Errorf("MTU is %d, was %d", got, found)
+	}
+}
+
+// TestMTUIdleCost holds what a settled path costs: one probe and a small one
+// every 20 s, and the look for more every 10 minutes.
+func TestMTUIdleCost(t *testing.T) {
+	p := newMTUPath(false, 1500, 1400, 50*time.Millisecond, 1)
+	p.settle(t)
+	p.sent = 0
+	p.run(time.Hour)
+	if want := 2*180 + 6*9; p.sent > want {
+		t.Errorf("%d packets in an hour, want at most %d", p.sent, want)
+	}
+}
+
+// FuzzMTUSearch: no order of events makes it panic, ask for what is out of
+// bounds or ask without end.
+func FuzzMTUSearch(f *testing.F) {
+	f.Add(false, []byte{0, 1, 2, 3})
+	f.Fuzz(func(t *testing.T, v6 bool, script []byte) {
+		m := NewMTUSearch(v6, 1500)
+		now := time.Unix(1000, 0)
+		last := []int{0}
+		for i := 0; i+1 < len(script); i += 2 {
+			size := last[int(script[i+1])%len(last)]
+			now = now.Add(time.Duration(script[i]>>2) * 50 * time.Millisecond)
+			var e MTUEvent
+			switch script[i] & 3 {
+			case 0:
+				e = MTUTick{}
+			case 1:
+				e = MTUAnswered{size}
+			case 2:
+				e = MTURefused{size}
+			case 3:
+				e = MTURestart{int(script[i+1]) * 40}
+			}
+			sizes := m.Step(now, e)
+			for _, s := range sizes {
+				if s > m.ceiling || s < mtuControl || len(sizes) > 3 {
+					t.Fatalf("asks for %v, ceiling %d", sizes, m.ceiling)
+				}
+			}
+			if len(sizes) > 0 {
+				last = sizes
+			}
+			if mtu := m.MTU(); mtu != 0 && (mtu < m.floor || mtu > m.ceiling || mtu >= m.high) {
+				t.Fatalf("MTU %d, floor %d, ceiling %d, refuted %d", mtu, m.floor, m.ceiling, m.high)
+			}
+			if again := m.Step(now, MTUTick{}); again != nil {
+				t.Fatalf("asks twice at one time: %v", again)
+			}
+			if !m.Next().After(now) {
+				t.Fatalf("wants a tick at %v, now is %v", m.Next(), now)
+			}
+		}
+	})
+}

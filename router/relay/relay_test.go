@@ -1,0 +1,290 @@
+package relay
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/router/signal"
+	"github.com/weftnet/weft/router/udp"
+)
+
+// text is a log that tests read.
+type text struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (x *text) Write(b []byte) (int, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.b.Write(b)
+}
+
+func (x *text) String() string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.b.String()
+}
+
+// end is an end of tunnels with a real socket as its WireGuard port.
+type end struct {
+	key    *crypto.Key
+	keeper *Keeper
+	s      *udp.Socket
+	relay  netip.AddrPort
+}
+
+// openRelay runs a relay on loopback whose peers are n ends: those with an even
+// number have IPv4, the others IPv6.
+func openRelay(t testing.TB, n int, o Options) (*Relay, []*end) {
+	t.Helper()
+	us := crypto.KeyFromSeed([32]byte{100}).Identity()
+	o.Self, o.Boot = us, 5
+	r, err := Open(o)
+	must(t, err)
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- r.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		must(t, <-done)
+	})
+	var ends []*end
+	var c Config
+	for i := range n {
+		e := &end{key: crypto.KeyFromSeed([32]byte{byte(i + 1)})}
+		network, host := "udp4", netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		if i%2 == 1 {
+			network, host = "udp6", netip.IPv6Loopback()
+		}
+		e.s, err = udp.Listen(network, 0)
+		must(t, err)
+		t.Cleanup(func() { must(t, e.s.Close()) })
+		e.relay = netip.AddrPortFrom(host, r.Port())
+		id, key := e.key.Identity(), testKeys.PairKey(e.key.Identity(), us)
+		e.keeper = NewKeeper(id, uint64(i+1))
+		e.keeper.Set(time.Now(), []Want{{Peer: us, Key: key, Addr: e.relay}})
+		ends = append(ends, e)
+		c.Peers = append(c.Peers, Peer{Identity: id, WireGuard: e.key.WireGuardPublic(), Key: key})
+	}
+	r.Set(c)
+	for _, e := range ends {
+		e.bind(t)
+	}
+	return r, ends
+}
+
+// send sends packets to the relay.
+func (e *end) send(t testing.TB, b ...[]byte) {
+	t.Helper()
+	must(t, e.s.Send(b, udp.Flow{Remote: e.relay}))
+}
+
+// receive waits for n bytes and returns the messages as they came.
+func (e *end) receive(t testing.TB, n int) (list []udp.Message) {
+	t.Helper()
+	r, bufs, into := e.s.NewReceiver(), make([][]byte, 8), make([]udp.Message, 8)
+	for n > 0 {
+		for i := range bufs {
+			bufs[i] = make([]byte, 1<<16)
+		}
+		k, err := r.Receive(bufs, into)
+		must(t, err)
+		for _, m := range into[:k] {
+			if m.Flow.Remote != e.relay {
+				t.Fatalf("from %s, want %s", m.Flow.Remote, e.relay)
+			}
+			list = append(list, m)
+			n -= len(m.Bytes)
+		}
+	}
+	return list
+}
+
+// bind does what the keeper says until it is bound.
+func (e *end) bind(t testing.TB) {
+	t.Helper()
+	for !e.keeper.Status()[0].Accepted {
+		for _, s := range e.keeper.Due(time.Now()) {
+			e.send(t, s.Bytes)
+		}
+		for _, m := range e.receive(t, 1) {
+			p, err := signal.Parse(m.Bytes)
+			must(t, err)
+			e.keeper.Handle(time.Now(), m.Flow.Remote, signal.WireGuardPort, p, m.Bytes)
+		}
+	}
+}
+
+// greet makes two ends exchange handshakes.
+func greet(t testing.TB, a, b *end) {
+	t.Helper()
+	for _, x := range []struct {
+		from, to *end
+		b        []byte
+	}{
+		{a, b, forge(initiation, &host{key: b.key}, 1)},
+		{b, a, forge(response, &host{key: a.key}, 2, 1)},
+	} {
+		x.from.send(t, x.b)
+		if got := x.to.receive(t, len(x.b)); !bytes.Equal(got[0].Bytes, x.b) {
+			t.Fatal("another packet came")
+		}
+	}
+}
+
+// Ends of both families talk, and what leaves as one arrives as one.
+func TestSockets(t *testing.T) {
+	log := new(text)
+	r, ends := openRelay(t, 2, Options{Log: slog.New(slog.NewTextHandler(log, nil))})
+	a, b := ends[0], ends[1]
+	greet(t, a, b)
+	for round := range 20 {
+		var batch [][]byte
+		var want []byte
+		for range 30 {
+			batch = append(batch, forge(transport, nil, 2))
+			want = append(want, batch[len(batch)-1]...)
+		}
+		a.send(t, batch...)
+		list := b.receive(t, len(want))
+		var got []byte
+		for _, m := range list {
+			got = append(got, m.Bytes...)
+		}
+		if !bytes.Equal(got, want) {
+			t.Fatal("other bytes came")
+		}
+		if len(list) != 1 {
+			t.Errorf("round %d: one message came as %d", round, len(list))
+		}
+	}
+	s := r.Stats()
+	if s.Packets != 602 || s.Bytes != 600*96+148+92 || s.Sessions != 1 || s.Bound != 2 || s.Dropped["unbound"] != 0 {
+		t.Errorf("stats %+v", s)
+	}
+	list := r.Bound()
+	if len(list) != 2 || list[0].Role != signal.WireGuardPort || time.Since(list[0].Last) > time.Minute {
+		t.Errorf("bound %+v", list)
+	}
+	if n := strings.Count(log.String(), `msg="host bound at this relay"`); n != 2 {
+		t.Errorf("log:\n%s", log)
+	}
+	r.Set(Config{})
+	if n := strings.Count(log.String(), `msg="host no longer bound at this relay"`); n != 2 || r.Stats().Sessions != 0 {
+		t.Errorf("log:\n%s", log)
+	}
+}
+
+// Answers to the relay's own binds are handed up, and only those.
+func TestReceive(t *testing.T) {
+	got := make(chan []byte, 10)
+	r, ends := openRelay(t, 1, Options{Receive: func(_ netip.AddrPort, b []byte) { got <- bytes.Clone(b) }})
+	a := ends[0]
+	us, id := r.table.self, signal.IDOf(a.key.Identity())
+	for k := signal.Probe; k <= signal.Invite; k++ {
+		a.send(t, signal.Packet{Kind: k, From: id, To: us, Number: uint64(k)}.Append(nil, [32]byte{}))
+	}
+	for _, want := range []signal.Kind{signal.BindReply, signal.Notice, signal.Invite} {
+		if p, err := signal.Parse(<-got); err != nil || p.Kind != want {
+			t.Errorf("%v, want %v", p.Kind, want)
+		}
+	}
+	must(t, r.Invite(a.key.Identity(), netip.AddrPortFrom(a.relay.Addr(), a.s.Port())))
+	m := a.receive(t, 1)[0]
+	p, err := signal.Parse(m.Bytes)
+	must(t, err)
+	if e := a.keeper.Handle(time.Now(), m.Flow.Remote, signal.WireGuardPort, p, m.Bytes); e.Kind != Invited {
+		t.Errorf("event %+v of %+v", e, p)
+	}
+	if err := r.Invite(crypto.Identity{1}, a.relay); err == nil {
+		t.Error("a stranger was invited")
+	}
+}
+
+func TestOpenFails(t *testing.T) {
+	if _, err := Open(Options{}); err == nil {
+		t.Error("opened without a boot id")
+	}
+	c, err := net.ListenUDP("udp4", nil)
+	must(t, err)
+	defer c.Close()
+	if _, err := Open(Options{Boot: 1, Port: uint16(c.LocalAddr().(*net.UDPAddr).Port)}); err == nil {
+		t.Error("opened a port in use")
+	}
+	r, err := Open(Options{Boot: 1})
+	must(t, err)
+	must(t, r.Close())
+	must(t, r.Run(context.Background()))
+	if err := r.Send(netip.MustParseAddrPort("127.0.0.1:9"), []byte("x")); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("send when closed: %v", err)
+	}
+}
+
+// BenchmarkRelay sends batches of full packets by a relay: what an end sends as
+// one message leaves as one. The rate is that of all three together.
+func BenchmarkRelay(b *testing.B) {
+	_, ends := openRelay(b, 3, Options{})
+	from, to := ends[0], ends[2]
+	greet(b, from, to)
+	const packets, size = 40, 1452
+	batch := make([][]byte, packets)
+	for i := range batch {
+		batch[i] = make([]byte, size)
+		copy(batch[i], forge(transport, nil, 2))
+	}
+	r, bufs, into := to.s.NewReceiver(), make([][]byte, 8), make([]udp.Message, 8)
+	for i := range bufs {
+		bufs[i] = make([]byte, 1<<16)
+	}
+	b.SetBytes(packets * size)
+	b.ReportAllocs()
+	for b.Loop() {
+		from.send(b, batch...)
+		for got := 0; got < packets*size; {
+			n, err := r.Receive(bufs, into)
+			must(b, err)
+			for _, m := range into[:n] {
+				got += len(m.Bytes)
+			}
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*packets), "ns/packet")
+}
+
+// BenchmarkTable is the decision alone: a packet that comes alone, and one of
+// 40 in a message.
+func BenchmarkTable(b *testing.B) {
+	for _, packets := range []int{1, 40} {
+		name := map[int]string{1: "alone", 40: "of40"}[packets]
+		b.Run(name, func(b *testing.B) {
+			w, r := star(b, 2)
+			x, y := w.hosts[1], w.hosts[2]
+			r.step(x.wg, forge(initiation, y, 1))
+			r.step(y.wg, forge(response, x, 2, 1))
+			m := udp.Message{Flow: flowTo(x.wg), Segment: 96}
+			for range packets {
+				m.Bytes = append(m.Bytes, forge(transport, nil, 2)...)
+			}
+			var out output
+			b.ReportAllocs()
+			for b.Loop() {
+				out.reset()
+				r.table.message(w.now, &m, &out)
+			}
+			if len(out.v4) != 1 {
+				b.Fatal("not sent on as one")
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*packets), "ns/packet")
+		})
+	}
+}

@@ -1,0 +1,254 @@
+package tunnel
+
+import (
+	"log/slog"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh"
+	"github.com/weftnet/weft/mesh/topology"
+	"github.com/weftnet/weft/router/path"
+	"github.com/weftnet/weft/router/relay"
+	"github.com/weftnet/weft/router/signal"
+)
+
+const (
+	maxBinds     = 16 // relays at which we are bound
+	alternatives = 4  // relays that a machine is told of
+	// graphGap is the least time between two graphs; changes come in bursts.
+	graphGap = 50 * time.Millisecond
+	// lookups is how many peers with a direct path are told of their relays in
+	// one step: they do not need them yet.
+	lookups = 16
+)
+
+// graph is what all hosts tell of their links, and what follows for us.
+type graph struct {
+	book    topology.Book
+	reports map[crypto.Identity]topology.Report // those of the book
+	built   *topology.Graph
+	builtAt time.Time
+	stale   bool              // reports, links or binds changed since
+	later   []crypto.Identity // whose machines do not know of the last graph
+	wanted  []relay.Want
+	bound   map[bind]netip.AddrPort // where we are bound now, and the relay's address
+	told    relay.Config
+}
+
+func newGraph() graph { return graph{stale: true} }
+
+// see reads the reports of a view. One that is refused is a broken or newer
+// member's: what it said before holds.
+func (g *graph) see(log *slog.Logger, v mesh.View) {
+	known := make(map[crypto.Identity]bool, len(v.Peers))
+	var news bool
+	for _, p := range v.Peers {
+		known[p.Identity] = true
+		if len(p.Report) == 0 {
+			continue
+		}
+		changed, err := g.book.Take(p.Identity, p.Boot, p.Report)
+		if err != nil {
+			log.Debug("report of links refused", "peer", p.Name, "err", err)
+		}
+		news = news || changed
+	}
+	if g.book.Keep(func(id crypto.Identity) bool { return known[id] }) || news || g.reports == nil {
+		g.stale = true
+		g.reports = make(map[crypto.Identity]topology.Report)
+		for _, r := range g.book.Reports() {
+			g.reports[r.Owner] = r
+		}
+	}
+}
+
+// stepGraph makes the graph anew when something changed, and tells everybody
+// whom it concerns. Who has no direct path comes first.
+func (t *Tunnels) stepGraph(now time.Time) {
+	g := &t.graph
+	if g.stale && now.Sub(g.builtAt) < graphGap {
+		t.wakeAt(g.builtAt.Add(graphGap))
+	} else if g.stale {
+		g.stale, g.builtAt = false, now
+		g.built = topology.Build(t.self, append(g.book.Reports(), t.ownReport(now)))
+		t.wantBinds(now)
+		t.tellRelay()
+		g.later = g.later[:0]
+		for id, w := range t.tunnels {
+			if w.machine.State() == path.Established && w.machine.Route().Direct() {
+				g.later = append(g.later, id)
+				continue
+			}
+			t.tellRelays(now, w)
+		}
+	}
+	for range min(lookups, len(g.later)) {
+		id := g.later[len(g.later)-1]
+		g.later = g.later[:len(g.later)-1]
+		if w := t.tunnels[id]; w != nil {
+			t.tellRelays(now, w)
+		}
+	}
+	if len(g.later) > 0 {
+		t.wakeAt(now.Add(graphGap))
+	}
+}
+
+// tellRelays tells a machine through whom its peer can be reached now.
+func (t *Tunnels) tellRelays(now time.Time, w *tunnel) {
+	var list []path.Relay
+	if t.graph.built != nil && !t.leaving {
+		for _, r := range t.graph.built.Relays(w.peer.Identity, alternatives) {
+			if at, ok := t.graph.bound[bind{r.Via[0], signal.WireGuardPort}]; ok {
+				list = append(list, path.Relay{Route: path.Route{Endpoint: at, Via: r.Via}, RTT: r.RTT, MTU: r.MTU})
+			}
+		}
+	}
+	if slices.EqualFunc(list, w.relays, sameRelay) {
+		return
+	}
+	w.relays = list
+	t.tell(now, w, path.Relays(slices.Clone(list)))
+}
+
+func sameRelay(a, b path.Relay) bool {
+	return a.Route.Equal(b.Route) && a.RTT == b.RTT && a.MTU == b.MTU
+}
+
+// bind is a registration of one of our ports.
+type bind struct {
+	relay crypto.Identity
+	role  signal.Role
+}
+
+// readBinds notes where we are bound now.
+func (t *Tunnels) readBinds(now time.Time) {
+	was := t.graph.bound
+	t.graph.bound = make(map[bind]netip.AddrPort, len(was))
+	for _, s := range t.keeper.Status() {
+		if !s.Accepted {
+			continue
+		}
+		t.graph.bound[bind{s.Peer, s.Role}] = s.Addr
+		if s.Role == signal.WireGuardPort && s.Observed.IsValid() {
+			t.observed.seen[s.Peer] = observation{s.Observed, s.Last}
+		}
+	}
+	for b, at := range was {
+		if t.graph.bound[b] == at {
+			continue
+		}
+		t.graph.stale = true
+		if b.role == signal.WireGuardPort {
+			t.tellUsers(now, at, path.Withdrawn{Endpoint: at})
+		}
+	}
+}
+
+// wantBinds chooses where we are bound: with both ports, since whoever is
+// relayed to us may be relayed on.
+func (t *Tunnels) wantBinds(now time.Time) {
+	var wants []relay.Want
+	for _, id := range t.graph.built.Binds(maxBinds) {
+		w := t.tunnels[id]
+		if w == nil || t.leaving {
+			continue
+		}
+		at, ok := relayPort(w)
+		if !ok {
+			continue
+		}
+		for _, role := range []signal.Role{signal.WireGuardPort, signal.RelayPort} {
+			wants = append(wants, relay.Want{Peer: id, Key: w.key, Addr: at, Role: role})
+		}
+	}
+	if slices.Equal(wants, t.graph.wanted) {
+		return
+	}
+	t.graph.wanted = wants
+	t.keeper.Set(now, wants)
+}
+
+// relayPort is where the relay of a peer is that we reach directly.
+func relayPort(w *tunnel) (netip.AddrPort, bool) {
+	r := w.machine.Route()
+	if !r.Direct() || w.machine.State() != path.Established {
+		return netip.AddrPort{}, false
+	}
+	return netip.AddrPortFrom(r.Endpoint.Addr(), w.peer.HelloPort), true
+}
+
+// tellRelay tells our relay whom it may relay for, and through whom it reaches
+// those who are not bound here.
+func (t *Tunnels) tellRelay() {
+	c := relay.Config{Peers: make([]relay.Peer, 0, len(t.tunnels))}
+	for _, p := range t.view.Peers {
+		w := t.tunnels[p.Identity]
+		if w == nil {
+			continue
+		}
+		next, _ := t.graph.built.Next(p.Identity)
+		c.Peers = append(c.Peers, relay.Peer{
+			Identity: p.Identity, WireGuard: p.WireGuard, Key: w.key, Next: next,
+			Relay: t.graph.bound[bind{p.Identity, signal.RelayPort}],
+		})
+	}
+	if slices.Equal(c.Peers, t.graph.told.Peers) {
+		return
+	}
+	t.graph.told = c
+	t.cfg.Relay.Set(c)
+}
+
+// inviteGap is how often we invite a neighbour that is not bound here.
+const inviteGap = 20 * time.Second
+
+// stepInvites asks neighbours that are not bound at our relay to bind: once
+// when they become neighbours, which spares them the wait after our restart,
+// and again and again when a NAT is before us that only our own packets open.
+// They bind if they want to.
+func (t *Tunnels) stepInvites(now time.Time) {
+	if t.invitesAt.After(now) || t.leaving {
+		return
+	}
+	t.invitesAt = now.Add(time.Second)
+	bound := make(map[crypto.Identity]bool)
+	for _, b := range t.cfg.Relay.Bound() {
+		bound[b.Identity] = bound[b.Identity] || b.Role == signal.WireGuardPort
+	}
+	nat := t.observed.kind(now, t.own)
+	hidden := nat == topology.NATEndpointIndependent || nat == topology.NATSymmetric
+	for id, w := range t.tunnels {
+		r := w.machine.Route()
+		switch {
+		case bound[id] || !r.Direct() || w.machine.State() != path.Established:
+		case w.invited.IsZero(), hidden && now.Sub(w.invited) >= inviteGap:
+			w.invited = now
+			_ = t.cfg.Relay.Invite(id, r.Endpoint) // it is for them to want it
+		}
+	}
+}
+
+// stepKeeper keeps our binds.
+func (t *Tunnels) stepKeeper(now time.Time) {
+	for _, s := range t.keeper.Due(now) {
+		if s.Role == signal.RelayPort {
+			_ = t.cfg.Relay.Send(s.To, s.Bytes) // it is tried again
+		} else {
+			_ = t.sendProbe(s.To, s.Bytes, path.SendOptions{})
+		}
+	}
+	t.readBinds(now)
+	t.wakeAt(t.keeper.Next())
+}
+
+// rebind binds at a relay again at once.
+func (t *Tunnels) rebind(at netip.AddrPort) {
+	for _, s := range t.keeper.Status() {
+		if s.Addr == at {
+			t.keeper.Now(s.Peer)
+		}
+	}
+}

@@ -1,0 +1,150 @@
+package tunnel
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/router/path"
+	"github.com/weftnet/weft/router/wireguard"
+)
+
+// What is around a packet of the tunnel: WireGuard's header and tag, UDP and
+// IP (PROTOCOL section 6). The switch's frames have more of their own inside.
+const (
+	wireguardOverhead = 32
+	ipv4Overhead      = 28
+	ipv6Overhead      = 48
+	vxlanOverhead     = 70 // of an inner IP packet
+)
+
+// mtu is the search for what the direct path to a peer carries.
+type mtu struct {
+	endpoint netip.AddrPort // that is being measured; zero: none
+	search   *path.MTUSearch
+}
+
+// stepMTUs measures every direct path.
+func (t *Tunnels) stepMTUs(now time.Time) {
+	for _, w := range t.tunnels {
+		r := w.machine.Route()
+		if w.machine.State() != path.Established || !r.Direct() {
+			continue
+		}
+		if w.mtu.endpoint != r.Endpoint {
+			w.mtu = mtu{r.Endpoint, path.NewMTUSearch(r.Endpoint.Addr().Is6(), t.cfg.Ceiling())}
+		}
+		if at := w.mtu.search.Next(); at.IsZero() || !at.After(now) {
+			t.searchMTU(now, w, path.MTUTick{})
+		}
+		t.wakeAt(w.mtu.search.Next())
+	}
+}
+
+// searchMTU lets a search take a step and sends what it asks for. What our own
+// interface refuses is told at once.
+func (t *Tunnels) searchMTU(now time.Time, w *tunnel, e path.MTUEvent) {
+	before := w.mtu.search.MTU()
+	sizes := w.mtu.search.Step(now, e)
+	for range 64 { // refusals lead to smaller sizes, which end
+		if len(sizes) == 0 {
+			break
+		}
+		size := sizes[0]
+		sizes = sizes[1:]
+		err := t.prober.Probe(now, w.peer.Identity, w.mtu.endpoint, size, 0, true)
+		if tooLarge(err) {
+			sizes = append(sizes, w.mtu.search.Step(now, path.MTURefused{Size: size})...)
+		}
+	}
+	if is := w.mtu.search.MTU(); is != before {
+		t.log.Info("path MTU", "peer", w.peer.Name, "nickname", w.peer.Nickname, "endpoint", w.mtu.endpoint, "mtu", is)
+		t.graph.stale = true
+		t.showAt = time.Time{}
+	}
+}
+
+// answered tells a search of an answer.
+func (t *Tunnels) answered(now time.Time, w *tunnel, r path.ProbeResult) {
+	if w.mtu.search != nil && w.mtu.endpoint == r.Endpoint {
+		t.searchMTU(now, w, path.MTUAnswered{Size: r.Size})
+	}
+}
+
+// restartMTUs measures everything again, because our interfaces changed.
+func (t *Tunnels) restartMTUs(now time.Time) {
+	for _, w := range t.tunnels {
+		if w.mtu.search != nil {
+			t.searchMTU(now, w, path.MTURestart{Ceiling: t.cfg.Ceiling()})
+		}
+	}
+}
+
+// InnerMTU returns the MTU of a switch whose full packets fit into an IP packet
+// of so many bytes. WireGuard pads to 16 bytes, so what fits is cut down to
+// that.
+func InnerMTU(pathMTU int, v6 bool) int {
+	overhead := wireguardOverhead + ipv4Overhead
+	if v6 {
+		overhead = wireguardOverhead + ipv6Overhead
+	}
+	return (pathMTU-overhead)&^15 - vxlanOverhead
+}
+
+// linkMTU is the largest IP packet that the direct path carries; 0: not
+// measured.
+func (w *tunnel) linkMTU() int {
+	if w.mtu.search == nil || w.mtu.endpoint != w.machine.Route().Endpoint {
+		return 0
+	}
+	return w.mtu.search.MTU()
+}
+
+// pathMTU is the largest IP packet towards the endpoint of the route in use
+// whose content comes through to the peer; 0: not known.
+func (w *tunnel) pathMTU() int {
+	r := w.machine.Route()
+	if r.Direct() {
+		return w.linkMTU()
+	}
+	i := slices.IndexFunc(w.relays, func(x path.Relay) bool { return x.Endpoint == r.Endpoint })
+	if i < 0 {
+		return 0
+	}
+	return w.relays[i].MTU
+}
+
+// Way is what the plan has to know of the path to a peer.
+type Way struct {
+	Up      bool // the tunnel stands
+	MTU     int  // of the route inside the tunnel
+	PathMTU int  // of the IP packets outside; 0: not known
+}
+
+// Way returns the path to a peer as it is now.
+func (t *Tunnels) Way(id crypto.Identity) Way {
+	if w, ok := t.snapshot.Load().ways[id]; ok {
+		return w
+	}
+	return Way{MTU: t.cfg.MTU + vxlanOverhead}
+}
+
+// way computes what [Tunnels.Way] tells. A VLAN tag is worth a fragment
+// below the tunnel, every full TCP segment of gossip is not: hence no 4 bytes
+// for it here.
+func (t *Tunnels) way(w *tunnel) Way {
+	out := Way{Up: w.machine.State() == path.Established, MTU: t.cfg.MTU + vxlanOverhead, PathMTU: w.pathMTU()}
+	// A host drops frames that its switch is too small for.
+	if theirs := t.graph.reports[w.peer.Identity].SwitchMTU; theirs > 0 {
+		out.MTU = max(min(out.MTU, theirs+vxlanOverhead), wireguard.MinMTU)
+	}
+	if out.PathMTU > 0 {
+		inner := InnerMTU(out.PathMTU, w.machine.Route().Endpoint.Addr().Is6()) + vxlanOverhead
+		out.MTU = max(min(out.MTU, inner), wireguard.MinMTU)
+	}
+	return out
+}
+
+// SwitchMTU is the largest packet of a container that takes a way whole.
+func SwitchMTU(w Way) int { return w.MTU - vxlanOverhead }

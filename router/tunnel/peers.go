@@ -1,0 +1,316 @@
+package tunnel
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh"
+	"github.com/weftnet/weft/router/path"
+	"github.com/weftnet/weft/router/wireguard"
+)
+
+// keepalive goes through every tunnel, for NATs and firewalls on the way.
+const keepalive = 25 * time.Second
+
+// tunnel is what the loop knows of the way to one peer.
+type tunnel struct {
+	peer    mesh.Peer
+	key     [32]byte // for signals between the two of us
+	machine *path.Machine
+	device  wireguard.PeerStatus // as last read
+	state   path.State           // as last told
+	begun   time.Time            // of the bring-up under way
+	heard   time.Time            // when bytes came last
+	stood   bool                 // it was established once
+	pings   map[uint64]time.Time // under way, and when they were sent
+	relays  []path.Relay         // as the machine was last told
+	mtu     mtu
+	punched time.Time // when a signal of the peer was last obeyed
+	invited time.Time // to bind at our relay
+}
+
+// see brings the tunnels in line with the view.
+func (t *Tunnels) see(now time.Time, v mesh.View) {
+	t.view = v
+	devices := t.readDevice()
+	known := make(map[crypto.Identity]bool, len(v.Peers))
+	keys := make([]path.ProbePeer, 0, len(v.Peers))
+	var fresh, turn int
+	for _, p := range v.Peers {
+		known[p.Identity] = true
+		if t.tunnels[p.Identity] == nil {
+			fresh++
+		}
+	}
+	for id, w := range t.tunnels {
+		if !known[id] {
+			delete(t.tunnels, id)
+			delete(t.overlay, w.peer.Identity.Overlay())
+		}
+	}
+	for _, p := range v.Peers {
+		w := t.tunnels[p.Identity]
+		if w == nil {
+			w = t.meet(p, devices[p.WireGuard], now)
+			if p.Introduced == 0 {
+				t.tell(now, w, path.Start{
+					Candidates: p.Candidates, Handshake: w.device.LastHandshake, Endpoint: w.device.Endpoint,
+					Delay: path.Spread(turn, fresh),
+				})
+				turn++
+			} else {
+				w.peer.Introduced = 0 // to be told below
+			}
+		}
+		before := w.peer
+		w.peer = p
+		switch {
+		case p.Introduced != before.Introduced:
+			w.begun = now
+			t.tell(now, w, path.Introduced{Initiator: p.Initiator, Candidates: p.Candidates})
+		case !slices.Equal(p.Candidates, before.Candidates):
+			t.tell(now, w, path.Candidates(p.Candidates))
+		}
+		keys = append(keys, path.ProbePeer{Identity: p.Identity, Key: w.key})
+	}
+	t.prober.Set(keys)
+	t.setIdle(now)
+	t.graph.see(t.log, v)
+}
+
+// meet makes the tunnel to a peer that was not known before.
+func (t *Tunnels) meet(p mesh.Peer, s wireguard.PeerStatus, now time.Time) *tunnel {
+	w := &tunnel{
+		peer: p, begun: now, device: s,
+		key:     t.cfg.Keys.PairKey(t.self, p.Identity),
+		machine: path.New(path.Config{Decider: t.self.Compare(p.Identity) < 0}),
+		pings:   make(map[uint64]time.Time),
+	}
+	t.tunnels[p.Identity] = w
+	t.overlay[p.Identity.Overlay()] = w
+	return w
+}
+
+// Without traffic a path is looked at so often that all of them together cost
+// no more than two pings a second.
+const (
+	idleShare = 500 * time.Millisecond
+	idleLeast = 5 * time.Second
+	idleMost  = 10 * time.Minute
+)
+
+func (t *Tunnels) setIdle(now time.Time) {
+	idle := min(max(time.Duration(len(t.tunnels))*idleShare, idleLeast), idleMost)
+	for _, w := range t.tunnels {
+		t.tell(now, w, path.Idle{Interval: idle})
+	}
+}
+
+// look tells every machine what the device says. It is done before anything is
+// decided, but not more often than worth the effort.
+func (t *Tunnels) look(now time.Time) {
+	if now.Sub(t.readAt) < readGap {
+		t.wakeAt(t.readAt.Add(readMost))
+		return
+	}
+	devices := t.readDevice()
+	t.readAt = now
+	for _, w := range t.tunnels {
+		s, ok := devices[w.peer.WireGuard]
+		if !ok {
+			continue
+		}
+		before := w.device
+		w.device = s
+		if s.RxBytes != before.RxBytes {
+			w.heard = now
+		}
+		t.tell(now, w, path.Device{Handshake: s.LastHandshake, Endpoint: s.Endpoint, Rx: s.RxBytes, Tx: s.TxBytes})
+		if w.machine.State() == path.Established && !s.LastHandshake.Equal(before.LastHandshake) {
+			t.reached(w)
+		}
+	}
+}
+
+// reached says that the peer can become a member. Where a relay is is no
+// endpoint of the peer.
+func (t *Tunnels) reached(w *tunnel) {
+	var ep netip.AddrPort
+	if r := w.machine.Route(); r.Direct() {
+		ep = r.Endpoint
+	}
+	t.cfg.Mesh.Reachable(w.peer.Identity, ep)
+}
+
+// readDevice returns the device's peers by public key; none when it cannot be
+// read, which is logged once.
+func (t *Tunnels) readDevice() map[[32]byte]wireguard.PeerStatus {
+	list, err := t.cfg.Device.Peers()
+	var why string
+	if err != nil {
+		why = err.Error()
+	}
+	if why != t.unread && why != "" {
+		t.log.Error("cannot read the WireGuard device", "err", err)
+	}
+	t.unread = why
+	m := make(map[[32]byte]wireguard.PeerStatus, len(list))
+	for _, s := range list {
+		m[s.PublicKey] = s
+	}
+	return m
+}
+
+// tell lets a machine take a step and does what it wants.
+func (t *Tunnels) tell(now time.Time, w *tunnel, e path.Event) {
+	for _, a := range w.machine.Step(now, e) {
+		t.do(now, w, a)
+	}
+	if s := w.machine.State(); s != w.state {
+		t.stateChanged(now, w, s)
+	}
+}
+
+// do carries out an action. One that fails needs no repair: the machine sees
+// that nothing comes of it.
+func (t *Tunnels) do(now time.Time, w *tunnel, a path.Action) {
+	var err error
+	switch a := a.(type) {
+	case path.SetEndpoint:
+		err = t.cfg.Device.SetEndpoint(w.peer.WireGuard, a.Endpoint)
+	case path.Initiate:
+		err = t.cfg.Device.Initiate(w.peer.WireGuard)
+	case path.Readd:
+		p := PeerConfig(t.cfg.Keys, t.self, w.peer, t.way(w))
+		p.Endpoint = a.Endpoint
+		err = t.cfg.Device.Readd(p)
+	case path.Quiet:
+		err = t.quiet(now, w, a)
+	case path.Probe:
+		err = t.prober.Probe(now, w.peer.Identity, a.Endpoint, 0, a.TTL, false)
+	case path.Ping:
+		err = t.ping(now, w, a.Number)
+	case path.Punch:
+		t.punch(w)
+	case path.Rebind:
+		t.rebind(a.Endpoint)
+	case path.Changed:
+		t.routeChanged(w, a.Change)
+		return
+	}
+	if err == nil {
+		return
+	}
+	switch a.(type) {
+	case path.Probe, path.Ping: // no route, no endpoint: part of looking
+		t.log.Debug("path", "peer", w.peer.Name, "action", a, "err", err)
+	default:
+		t.log.Warn("cannot change the path to a peer", "peer", w.peer.Name, "action", a, "err", err)
+	}
+}
+
+// ping asks the peer through the tunnel.
+func (t *Tunnels) ping(now time.Time, w *tunnel, number uint64) error {
+	for n, at := range w.pings {
+		if now.Sub(at) > 5*time.Second {
+			delete(w.pings, n)
+		}
+	}
+	w.pings[number] = now
+	return t.cfg.Pinger.Send(w.peer.Identity.Overlay(), number)
+}
+
+func (t *Tunnels) echoed(now time.Time, e echo) {
+	w := t.overlay[e.peer]
+	if w == nil {
+		return
+	}
+	sent, ok := w.pings[e.number]
+	if !ok {
+		return
+	}
+	delete(w.pings, e.number)
+	t.tell(now, w, path.Echo{Number: e.number, RTT: max(e.at.Sub(sent), time.Microsecond)})
+}
+
+// probed takes what the prober found out.
+func (t *Tunnels) probed(now time.Time, r path.ProbeResult) {
+	w := t.tunnels[r.Peer]
+	if w == nil {
+		return
+	}
+	if r.Request {
+		t.tell(now, w, path.Asked{Endpoint: r.Endpoint})
+		return
+	}
+	if r.Observed.IsValid() {
+		t.observe(now, r.Peer, r.Observed)
+	}
+	t.answered(now, w, r)
+	t.tell(now, w, path.Pong{Endpoint: r.Endpoint, RTT: r.RTT})
+}
+
+// moved makes everybody look where we are now, if we are elsewhere.
+func (t *Tunnels) moved(now time.Time) {
+	own := t.cfg.Endpoints()
+	if slices.Equal(own, t.own) {
+		return
+	}
+	t.log.Info("own addresses changed", "endpoints", own)
+	t.own = own
+	t.observed.forget()
+	t.cfg.Mesh.EndpointsChanged()
+	for _, w := range t.tunnels {
+		t.tell(now, w, path.Moved{})
+		t.keeper.Now(w.peer.Identity)
+	}
+	t.restartMTUs(now)
+}
+
+// stateChanged notes that a tunnel began to stand, or stopped.
+func (t *Tunnels) stateChanged(now time.Time, w *tunnel, s path.State) {
+	log := t.log.With("peer", w.peer.Name, "nickname", w.peer.Nickname)
+	switch {
+	case s == path.Established:
+		w.stood = true
+		log.Info("tunnel established", "route", t.routeText(w.machine.Route()), "took", now.Sub(w.begun).Round(time.Millisecond))
+		t.reached(w)
+	case w.state == path.Established:
+		w.begun, w.invited = now, time.Time{}
+		t.lost++
+		log.Warn("tunnel lost", "route", t.routeText(w.machine.Route()), "last_handshake", w.device.LastHandshake)
+	}
+	w.state = s
+	t.graph.stale = true // who has no direct path is told of relays at once
+	t.showAt = time.Time{}
+}
+
+// routeChanged logs a change of a path that stands; gains and losses are told
+// by stateChanged.
+func (t *Tunnels) routeChanged(w *tunnel, c path.Change) {
+	t.graph.stale = true
+	t.showAt = time.Time{}
+	if c.FromState == path.Established && c.ToState == path.Established {
+		t.log.Info("path changed", "peer", w.peer.Name, "nickname", w.peer.Nickname,
+			"from", t.routeText(c.From), "to", t.routeText(c.To), "why", c.Why)
+	}
+}
+
+// PeerConfig is the device's peer, without an endpoint: those are the path
+// machines' business. It is pure.
+func PeerConfig(k crypto.Keys, self crypto.Identity, p mesh.Peer, w Way) wireguard.Peer {
+	return wireguard.Peer{
+		PublicKey:    p.WireGuard,
+		PresharedKey: k.PresharedKey(self, p.Identity),
+		Overlay:      p.Identity.Overlay(),
+		Keepalive:    keepalive,
+		MTU:          w.MTU,
+		PathMTU:      w.PathMTU,
+	}
+}
+
+// tooLarge reports whether a probe was refused by our own interface.
+func tooLarge(err error) bool { return errors.Is(err, wireguard.ErrTooLarge) }

@@ -1,0 +1,75 @@
+package wireguard
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// SendOptions say how a packet leaves. The zero value is as WireGuard's own
+// packets do.
+type SendOptions struct {
+	TTL int // hops that the packet may take; 0: the system's default
+	// DontFragment sets the bit of that name (an IPv6 packet has no need of
+	// one): whoever cannot send the packet on whole drops it.
+	DontFragment bool
+}
+
+// ErrTooLarge is returned for a packet that must not be fragmented and exceeds
+// the MTU of the interface that it would leave by.
+var ErrTooLarge = errors.New("larger than the MTU of the interface")
+
+// Send sends a packet that is none of WireGuard's from WireGuard's port, with
+// the device's mark: for everybody on the way it belongs to the same flow. It
+// needs a Set before. It does not wait for an answer, nor for any other method
+// of the device. Sent is not received; an error is of this host: ErrTooLarge,
+// an unreachable network, [fs.ErrClosed], or [errors.ErrUnsupported] when the
+// host lacks the protocol.
+func (d *Device) Send(to netip.AddrPort, b []byte, o SendOptions) error {
+	var err error
+	to = unmap(to)
+	switch {
+	case d.door != nil:
+		err = d.door.signal(to, b, o)
+	case d.raw != nil:
+		err = d.raw.send(flow{to: to}, [][]byte{b}, o)
+	default:
+		err = errors.ErrUnsupported
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EMSGSIZE):
+		err = fmt.Errorf("%w: %w", ErrTooLarge, err)
+	case errors.Is(err, unix.EAFNOSUPPORT):
+		err = fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
+	}
+	return fmt.Errorf("device %s: send to %s: %w", d.name, to, err)
+}
+
+// Quiet drops what WireGuard would receive from an address, for a while:
+// every authentic packet from there would be taken for a move of the peer
+// (PROTOCOL section 4). Packets of other kinds still come. A second call for
+// an address replaces the first; 0 ends it.
+func (d *Device) Quiet(from netip.AddrPort, t time.Duration) error {
+	from = unmap(from)
+	var err error
+	switch {
+	case !from.IsValid():
+		err = fs.ErrInvalid
+	case d.door != nil:
+		d.door.quiet.set(from, t)
+	case d.quiet != nil:
+		err = d.quiet(from, t)
+	default:
+		err = errors.ErrUnsupported
+	}
+	if err != nil {
+		return fmt.Errorf("device %s: drop what comes from %s: %w", d.name, from, err)
+	}
+	return nil
+}
