@@ -83,10 +83,6 @@ func why(s *tunnel.Snapshot, p tunnel.Peer, targets []mesh.Target, now time.Time
 	return w
 }
 
-// answerTime is how long an answer to a probe may take before the probe counts
-// as lost.
-const answerTime = 3 * time.Second
-
 // candidate says how one address of a peer does.
 func candidate(c path.CandidateStatus, s path.Status, now time.Time) api.WhyCandidate {
 	w := api.WhyCandidate{Address: c.Endpoint.String(), RTT: c.RTT, Asked: c.Asked, Answered: c.Answered}
@@ -95,7 +91,7 @@ func candidate(c path.CandidateStatus, s path.Status, now time.Time) api.WhyCand
 		w.State = api.CandidateInUse
 	case c.Asked.IsZero():
 		w.State = api.CandidateNotAsked
-	case !c.Answered.IsZero() && c.Asked.Sub(c.Answered) < answerTime && now.Sub(c.Answered) < time.Minute:
+	case tunnel.Answers(c, now):
 		w.State = api.CandidateAnswers
 	default:
 		w.State = api.CandidateSilent

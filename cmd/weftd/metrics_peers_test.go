@@ -19,7 +19,7 @@ import (
 func TestPeerMetrics(t *testing.T) {
 	now := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 	s := fixedStatus{status: api.Status{
-		Datapath: "kernel",
+		Terminated: 3, Datapath: "kernel",
 		Connections: []api.Connection{
 			{
 				Name: "02:00:00:00:00:02", Nickname: "host2", State: api.Established, MTU: 1370, RTT: 1500 * time.Microsecond, Loss: 0.25,
@@ -40,6 +40,9 @@ func TestPeerMetrics(t *testing.T) {
 		t.Errorf("promlint: %v, %v", problems, err)
 	}
 	want := `
+# HELP weft_connection_terminations_total Number of peer-to-peer connections terminated.
+# TYPE weft_connection_terminations_total counter
+weft_connection_terminations_total 3
 # HELP weft_connections Number of peer-to-peer connections.
 # TYPE weft_connections gauge
 weft_connections{encryption="true",state="connecting",type="kernel"} 0

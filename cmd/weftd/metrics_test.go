@@ -24,7 +24,7 @@ func (f fixedStatus) Status(context.Context) (api.Status, error) { return f.stat
 
 func TestMetrics(t *testing.T) {
 	s := fixedStatus{status: api.Status{
-		Datapath:    "userspace",
+		Terminated: 3, Datapath:    "userspace",
 		Connections: []api.Connection{{State: api.Established}, {State: api.Established}, {State: api.Retrying}},
 		DNS:         &api.DNS{Entries: make([]api.NameEntry, 3)},
 		IPAM: &api.IPAM{
@@ -41,6 +41,9 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("promlint: %v, %v", problems, err)
 	}
 	want := `
+# HELP weft_connection_terminations_total Number of peer-to-peer connections terminated.
+# TYPE weft_connection_terminations_total counter
+weft_connection_terminations_total 3
 # HELP weft_connections Number of peer-to-peer connections.
 # TYPE weft_connections gauge
 weft_connections{encryption="true",state="connecting",type="userspace"} 0

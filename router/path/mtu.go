@@ -46,8 +46,9 @@ type MTUAnswered struct{ Size int }
 // MTURefused says that this host itself refuses to send so much (EMSGSIZE).
 type MTURefused struct{ Size int }
 
-// MTURestart says that the path is another one. Ceiling is the MTU of the
-// interface it leaves by; 0: unknown, then 1500.
+// MTURestart says that the path may be another one, so that all is measured
+// again. The former result holds until something is known. Ceiling is the MTU
+// of the interface the path leaves by; 0: unknown, then 1500.
 type MTURestart struct{ Ceiling int }
 
 // MTUTick says that time has passed.
@@ -80,7 +81,8 @@ type MTUSearch struct {
 	ceiling int       // of the interface: nothing larger is tried
 	low     int       // carried; or the floor
 	high    int       // refuted, the least such size; ceiling+1: none
-	known   bool      // something was carried or refuted
+	former  int       // result before a restart; 0: none
+	known   bool      // something was carried or refuted since
 	done    bool      // low and high are as near as they come
 	round   mtuRound  // under way, unless its aim is mtuIdle
 	confirm time.Time // when low is to be confirmed, once done
@@ -146,7 +148,7 @@ func NewMTUSearch(v6 bool, ceiling int) *MTUSearch {
 // It grows during a search.
 func (m *MTUSearch) MTU() int {
 	if !m.known {
-		return 0
+		return m.former
 	}
 	return m.low
 }
@@ -188,7 +190,9 @@ func (m *MTUSearch) restart(ceiling int) {
 	if ceiling <= 0 {
 		ceiling = mtuUsual
 	}
+	m.former = m.MTU()
 	m.ceiling = min(max(ceiling, m.floor), math.MaxUint16)
+	m.former = min(m.former, m.ceiling)
 	m.low, m.high, m.known, m.done = m.floor, m.ceiling+1, false, false
 	m.round, m.seq, m.rtt = mtuRound{}, 0, 0
 	m.volleys = [mtuMemory]mtuVolley{}
@@ -349,10 +353,9 @@ func (m *MTUSearch) plan(now time.Time) {
 	switch steps := m.steps(); {
 	case m.low >= m.ceiling:
 		m.settle(now)
-	case m.high > m.ceiling && m.ceiling > mtuUsual && m.low < mtuUsual:
-		m.begin(now, mtuNarrow, mtuUsual, m.ceiling)
-	case m.high > m.ceiling:
-		m.begin(now, mtuNarrow, m.ceiling)
+	case m.high > m.ceiling: // nothing is refuted: what is likely
+		likely := []int{m.former, mtuUsual, m.ceiling}
+		m.begin(now, mtuNarrow, slices.DeleteFunc(likely, func(s int) bool { return s <= m.low || s > m.ceiling })...)
 	case len(steps) > 0:
 		m.begin(now, mtuNarrow, steps...)
 	default:

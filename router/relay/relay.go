@@ -49,6 +49,9 @@ type Peer struct {
 
 // Config is the whole desired state of a [Relay].
 type Config struct {
+	// Peers are all hosts that may use this relay or be reached by it. A
+	// WireGuard key belongs to the first that names it: in the list, or in one
+	// before.
 	Peers []Peer
 }
 
@@ -80,7 +83,7 @@ type Binding struct {
 // Stats is what a relay does and has done.
 type Stats struct {
 	Packets, Bytes uint64            // sent on; bytes are those of UDP payloads
-	Dropped        map[string]uint64 // packets by reason, of every reason
+	Dropped        map[string]uint64 // packets by reason, one word each; every reason is in it
 	Sessions       int               // carried now
 	Bound          int               // ports of other hosts bound here now
 }

@@ -211,6 +211,132 @@ func TestReceive(t *testing.T) {
 	}
 }
 
+// node is a relay with the keeper of its own binds, as a daemon has it.
+type node struct {
+	*Relay
+	id     crypto.Identity
+	mu     sync.Mutex // guards keeper
+	keeper *Keeper
+	events chan Event
+}
+
+func openNode(t *testing.T, seed byte) *node {
+	t.Helper()
+	n := &node{id: crypto.KeyFromSeed([32]byte{seed}).Identity(), events: make(chan Event, 10)}
+	n.keeper = NewKeeper(n.id, uint64(seed))
+	var err error
+	n.Relay, err = Open(Options{Self: n.id, Boot: uint64(seed), Receive: func(from netip.AddrPort, b []byte) {
+		p, err := signal.Parse(b)
+		must(t, err)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if e := n.keeper.Handle(time.Now(), from, signal.RelayPort, p, b); e.Kind != Nothing {
+			n.events <- e
+		}
+		n.due()
+	}})
+	must(t, err)
+	done := make(chan error)
+	go func() { done <- n.Run(context.Background()) }()
+	t.Cleanup(func() {
+		must(t, n.Close())
+		must(t, <-done)
+	})
+	return n
+}
+
+// due sends what the keeper wants sent; mu is held.
+func (n *node) due() {
+	for _, s := range n.keeper.Due(time.Now()) {
+		_ = n.Send(s.To, s.Bytes)
+	}
+}
+
+// Two relays between two ends: the second tells the first what it does not
+// know, and the first tells the end.
+func TestTwoRelays(t *testing.T) {
+	one, two := openNode(t, 101), openNode(t, 102)
+	a, b := &end{key: crypto.KeyFromSeed([32]byte{1})}, &end{key: crypto.KeyFromSeed([32]byte{2})}
+	local := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	for _, x := range []struct {
+		e *end
+		n *node
+	}{{a, one}, {b, two}} {
+		var err error
+		x.e.s, err = udp.Listen("udp4", 0)
+		must(t, err)
+		t.Cleanup(func() { must(t, x.e.s.Close()) })
+		x.e.relay = netip.AddrPortFrom(local, x.n.Port())
+		x.e.keeper = NewKeeper(x.e.key.Identity(), 1)
+		x.e.keeper.Set(time.Now(), []Want{{Peer: x.n.id, Key: testKeys.PairKey(x.e.key.Identity(), x.n.id), Addr: x.e.relay}})
+	}
+	config := func(n, other *node, relay netip.AddrPort) {
+		c := Config{Peers: []Peer{{Identity: other.id, Key: testKeys.PairKey(n.id, other.id), Relay: relay}}}
+		for _, e := range []*end{a, b} {
+			id := e.key.Identity()
+			c.Peers = append(c.Peers, Peer{Identity: id, WireGuard: e.key.WireGuardPublic(), Key: testKeys.PairKey(n.id, id), Next: other.id})
+		}
+		n.Set(c)
+	}
+	config(one, two, netip.AddrPort{})
+	config(two, one, netip.AddrPort{})
+	a.bind(t)
+	b.bind(t)
+	// The first binds at the second, which is enough for both ways.
+	one.mu.Lock()
+	one.keeper.Set(time.Now(), []Want{{Peer: two.id, Key: testKeys.PairKey(one.id, two.id), Addr: b.relay, Role: signal.RelayPort}})
+	one.due()
+	one.mu.Unlock()
+	if e := <-one.events; e.Kind != Bound || e.Peer != two.id || e.Addr != b.relay {
+		t.Fatalf("event %+v", e)
+	}
+	config(one, two, b.relay)
+	greet(t, a, b)
+	data := forge(transport, nil, 2)
+	a.send(t, data)
+	if got := b.receive(t, len(data)); !bytes.Equal(got[0].Bytes, data) {
+		t.Fatal("another packet came")
+	}
+	// The second forgets, and says so; so does the first, and says so.
+	two.table.mustForget(two.Relay)
+	a.send(t, data)
+	if e := <-one.events; e.Kind != Noticed || e.Index != 2 {
+		t.Fatalf("event %+v", e)
+	} else {
+		one.Forget(e.Peer, e.Index)
+	}
+	a.send(t, data)
+	p, err := signal.Parse(a.receive(t, 1)[0].Bytes)
+	must(t, err)
+	if p.Kind != signal.Notice || p.Index != 2 {
+		t.Errorf("%+v came", p)
+	}
+	// It may also forget all that goes by the other, but not what does not.
+	greet(t, a, b)
+	one.ForgetAll(a.key.Identity())
+	if one.Stats().Sessions != 1 {
+		t.Error("sessions of others are gone")
+	}
+	one.ForgetAll(two.id)
+	if one.Stats().Sessions != 0 {
+		t.Error("sessions are left")
+	}
+	one.Withdraw()
+	before := one.Stats().Dropped["refused"]
+	a.send(t, forge(initiation, &host{key: b.key}, 9), forge(transport, nil, 3)) // the notice comes after the first was refused
+	a.receive(t, 1)
+	if n := one.Stats().Dropped["refused"] - before; n != 1 {
+		t.Errorf("%d packets refused, want one", n)
+	}
+}
+
+// mustForget drops all sessions of a running relay.
+func (t *table) mustForget(r *Relay) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t.forget(func(*session) bool { return true })
+}
+
 func TestOpenFails(t *testing.T) {
 	if _, err := Open(Options{}); err == nil {
 		t.Error("opened without a boot id")

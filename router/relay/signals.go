@@ -86,6 +86,9 @@ func (t *table) bind(now time.Time, sender *peer, from udp.Flow, p signal.Packet
 		return verdict{why: limited}
 	}
 	if p.Boot != sender.boot {
+		if !sender.lives.allow(now, lifeRate, lifeBurst) {
+			return verdict{why: limited}
+		}
 		if sender.boot != 0 {
 			sender.former = append(sender.former, sender.boot)
 			sender.former = sender.former[max(0, len(sender.former)-maxFormer):]

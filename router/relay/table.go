@@ -24,6 +24,8 @@ const (
 	relayedRate    = 200 // the same for a neighbour that relays itself
 	relayedBurst   = 400
 	bindRate       = 10 // accepted and challenged binds, each, per second and neighbour
+	lifeRate       = 1  // new boot ids per second and peer
+	lifeBurst      = 4
 
 	maxSessions    = 4096    // of one source, by direction
 	maxAllSessions = 1 << 18 // of all sources
@@ -68,6 +70,7 @@ type peer struct {
 	noticed  uint64        // and of its relay's last notice, within boot
 	roles    [2]*neighbour // by signal.Role
 	attempts limiter       // binds that got a cookie
+	lives    limiter       // new boot ids
 }
 
 // neighbour is one port of a peer: packets come from it and go to it.

@@ -36,7 +36,7 @@ func (s *Snapshot) explainDirect(p Peer) (reason, help string) {
 func (s *Snapshot) explainRelayed(p Peer, now time.Time) (reason, help string) {
 	port := s.View.Self.HelloPort + 1
 	open := fmt.Sprintf("let UDP port %d of one of the two hosts be reached from outside, and name that address there with --host", port)
-	answered := slices.ContainsFunc(p.Path.Candidates, func(c path.CandidateStatus) bool { return recent(c.Answered, now) })
+	answered := slices.ContainsFunc(p.Path.Candidates, func(c path.CandidateStatus) bool { return Answers(c, now) })
 	asked := slices.ContainsFunc(p.Path.Candidates, func(c path.CandidateStatus) bool { return !c.Asked.IsZero() })
 	switch {
 	case answered:
@@ -60,7 +60,7 @@ func (s *Snapshot) explainRelayed(p Peer, now time.Time) (reason, help string) {
 }
 
 func (s *Snapshot) explainNone(p Peer, now time.Time) (reason, help string) {
-	answered := slices.ContainsFunc(p.Path.Candidates, func(c path.CandidateStatus) bool { return recent(c.Answered, now) })
+	answered := slices.ContainsFunc(p.Path.Candidates, func(c path.CandidateStatus) bool { return Answers(c, now) })
 	switch {
 	case answered:
 		return "its address answers, but no WireGuard handshake completes", "look at its log: 'weft logs' there"
@@ -72,8 +72,16 @@ func (s *Snapshot) explainNone(p Peer, now time.Time) (reason, help string) {
 	return "none of its addresses answers, and no relay leads there yet", ""
 }
 
-// recent says whether an answer still means something.
-func recent(at, now time.Time) bool { return !at.IsZero() && now.Sub(at) < 15*time.Second }
+// answerTime is how long an answer to a probe may take before the probe counts
+// as lost.
+const answerTime = 2 * time.Second
+
+// Answers reports whether an address answered when it was asked last, and not
+// long ago.
+func Answers(c path.CandidateStatus, now time.Time) bool {
+	return !c.Answered.IsZero() && now.Sub(c.Answered) < time.Minute &&
+		(!c.Answered.Before(c.Asked) || now.Sub(c.Asked) < answerTime && c.Asked.Sub(c.Answered) < 2*answerTime)
+}
 
 func sharesFamily(own []netip.AddrPort, theirs []path.CandidateStatus) bool {
 	for _, c := range theirs {

@@ -119,6 +119,25 @@ func TestForward(t *testing.T) {
 	}
 }
 
+// More packets than go through one system call arrive, in order and joined.
+func TestSend(t *testing.T) {
+	from, to, f := pair(t, "udp4", "127.0.0.1")
+	var list [][]byte
+	for i := range 2*Batch + 10 {
+		list = append(list, bytes.Repeat([]byte{byte(i)}, 100+i%70/69))
+	}
+	must(t, from.Send(list, f))
+	got, _ := collect(t, to, len(list))
+	for i := range list {
+		if !bytes.Equal(got[i], list[i]) {
+			t.Fatalf("packet %d: %d bytes of %d", i, len(got[i]), got[i][0])
+		}
+	}
+	if received, sent := from.Coalesces(); !received || !sent {
+		t.Errorf("this kernel has UDP GSO and GRO, but: %t, %t", sent, received)
+	}
+}
+
 // A flow that does not work takes nothing of the others with it.
 func TestForwardFails(t *testing.T) {
 	from, to, good := pair(t, "udp4", "127.0.0.1")
