@@ -78,7 +78,7 @@ func makePlan(h Host, v mesh.View, e exposure, way func(crypto.Identity) tunnel.
 			Name: BridgeName, MAC: bridgeMAC(self), MTU: h.MTU,
 			DNS: h.DNS, Overlay: self.Overlay(),
 			WireGuard: WireGuardName, VXLAN: VXLANName,
-			Port: h.Port + 1, VXLANPort: VXLANPort, GossipPort: GossipPort,
+			Port: h.Port + 1, RelayPort: h.Port, VXLANPort: VXLANPort, GossipPort: GossipPort,
 			Exposed: e.addresses, Masquerade: e.masquerade,
 		},
 	}

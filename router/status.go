@@ -123,7 +123,7 @@ func connection(s *tunnel.Snapshot, p tunnel.Peer, datapath string) api.Connecti
 	c := api.Connection{
 		Address: "-", Outbound: outbound(p), State: state(p),
 		Name: p.Name.String(), Nickname: p.Nickname, Overlay: p.Identity.Overlay(),
-		Encrypted: true, Datapath: datapath, MTU: tunnel.SwitchMTU(p.Way),
+		Encrypted: true, Datapath: datapath, MTU: p.Way.Whole,
 		Handshake: p.Device.LastHandshake, RxBytes: p.Device.RxBytes, TxBytes: p.Device.TxBytes,
 		RTT: p.Path.RTT, Loss: p.Path.Loss, Changes: p.Path.Changes,
 	}

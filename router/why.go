@@ -47,7 +47,7 @@ func why(s *tunnel.Snapshot, p tunnel.Peer, targets []mesh.Target, now time.Time
 		Name: p.Name.String(), Nickname: p.Nickname,
 		Identity: p.Identity.String(), Overlay: p.Identity.Overlay(),
 		State: state(p), Via: s.Via(p.Path.Route), Since: p.Path.Since, Decider: p.Decider,
-		RTT: p.Path.RTT, Loss: p.Path.Loss, MTU: tunnel.SwitchMTU(p.Way), PathMTU: p.Way.PathMTU,
+		RTT: p.Path.RTT, Loss: p.Path.Loss, MTU: p.Way.Whole, PathMTU: p.Way.PathMTU,
 		Handshake: p.Device.LastHandshake, RxBytes: p.Device.RxBytes, TxBytes: p.Device.TxBytes,
 		Changes: p.Path.Changes,
 	}

@@ -127,10 +127,12 @@ func TestPublisherCalms(t *testing.T) {
 	step(40*time.Second+1, false, 45*time.Second) // still excited
 	step(45*time.Second, true, 0)
 	last.Links[0].RTT = 2 * time.Second
-	step(75*time.Second, true, 0)
+	step(60*time.Second, true, 0)
+	last.Links[0].RTT = time.Second
+	step(80*time.Second, true, 0)
 	last.SwitchMTU++
-	step(75*time.Second+1, false, 76*time.Second)
-	step(76*time.Second, true, 0)
+	step(80*time.Second+1, false, 81*time.Second)
+	step(81*time.Second, true, 0)
 }
 
 // Whatever happens: never twice within a second, each with the next number,

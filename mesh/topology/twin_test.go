@@ -163,7 +163,7 @@ func drawReports(t *rapid.T, most int) []Report {
 			Peer:  id(to),
 			State: rapid.SampledFrom([]LinkState{Direct, Direct, Direct, Direct, Relayed, Pending}).Draw(t, "state"),
 			Bound: rapid.Bool().Draw(t, "bound"),
-			RTT:   time.Duration(rapid.SampledFrom([]int{0, 1, 10, 10, 10, 10, 11, 13, 50, 500}).Draw(t, "rtt")) * time.Millisecond,
+			RTT:   time.Duration(rapid.SampledFrom([]int{0, 1, 1, 2, 2, 3, 3, 8, 50, 500}).Draw(t, "rtt")) * time.Millisecond,
 			MTU:   rapid.SampledFrom([]int{0, 576, 1280, 1480, 1500, 9000}).Draw(t, "mtu"),
 		}
 		switch rapid.IntRange(0, 2).Draw(t, "family") {
@@ -291,6 +291,7 @@ func TestRoutes(t *testing.T) {
 		{"fewer relays", []string{"1-2 1", "2-3 1", "3-9 1", "1-4 3", "4-9 4"}, "4 7ms; 2 3 3ms; ", 4},
 		{"more relays when that pays", []string{"1-2 1", "2-3 1", "3-9 1", "1-4 5", "4-9 5"}, "2 3 3ms; 4 10ms; ", 2},
 		{"alike: the smaller identity", []string{"1-3 1", "3-9 1", "1-2 1", "2-9 1"}, "2 2ms; 3 2ms; ", 2},
+		{"alike: the smaller identity, though it is farther", []string{"1-2 1", "2-9 3", "1-3 3", "3-9 1"}, "2 4ms; 3 4ms; ", 2},
 		{"its relay would come back to us", []string{"1-2 1", "2-9 1", "1-3 1"}, "2 2ms; ", 2},
 		{"the relay sends straight there", []string{"1-2 1", "2-9 90", "2-3 1", "3-9 1"}, "2 91ms; ", 2},
 	} {

@@ -341,7 +341,11 @@ func TestRuleset(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]Config{"hidden": testConfig(1), "exposed": exposedConfig()} {
 		var b strings.Builder
-		for _, ch := range makeRuleset(c, []string{"br0"}, nil).chains {
+		rules := makeRuleset(c, []string{"br0"}, nil)
+		for _, x := range rules.sets {
+			b.WriteString("set " + string(x.family) + " weft " + x.name + " { type " + x.kind + "; flags timeout; }\n")
+		}
+		for _, ch := range rules.chains {
 			b.WriteString("chain " + string(ch.family) + " weft " + ch.name)
 			if ch.hook != "" {
 				b.WriteString(" { type " + string(ch.kind) + " hook " + string(ch.hook) + " priority " + ch.priority + "; }")

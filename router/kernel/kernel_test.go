@@ -360,6 +360,41 @@ func TestAnnounce(t *testing.T) {
 	}
 }
 
+// No way, a way that is forbidden and one to ourselves are all no way; and one
+// by policy is one.
+func TestRouteTo(t *testing.T) {
+	k, guest := kerneltest.Fresh(t), kerneltest.Fresh(t)
+	ok(t, k.AddVeth("eth0", 1500, guest, "eth0", kernel.MAC{}))
+	for _, n := range []*kernel.Kernel{k, guest} {
+		ok(t, n.SetUp("eth0", true))
+	}
+	ok(t, k.AddAddr("eth0", netip.MustParsePrefix("192.0.2.1/24"), true))
+	ok(t, k.AddAddr("eth0", netip.MustParsePrefix("2001:db8::1/64"), true))
+	for _, route := range []string{
+		"blackhole 203.0.113.1", "unreachable 203.0.113.2", "prohibit 203.0.113.3", "throw 203.0.113.4",
+		"203.0.113.5 via inet6 2001:db8::fe dev eth0", // of another family: nobody needs it
+		"203.0.113.7 via 192.0.2.254 dev eth0 table 77",
+		"blackhole 2001:db8:7::1", "unreachable 2001:db8:7::2", "prohibit 2001:db8:7::3", "throw 2001:db8:7::4",
+	} {
+		args := append([]string{"route", "add"}, strings.Fields(route)...)
+		ok(t, k.Do(func() error { return exec.Command("ip", args...).Run() }))
+	}
+	ok(t, k.AddRule(kernel.Rule{Priority: 100, Table: 77, SuppressPrefix: -1}))
+	for _, dst := range []string{
+		"203.0.113.1", "203.0.113.2", "203.0.113.3", "203.0.113.4", "203.0.113.5", "203.0.113.6", "192.0.2.1", "255.255.255.255",
+		"2001:db8:7::1", "2001:db8:7::2", "2001:db8:7::3", "2001:db8:7::4", "2001:db8:7::5", "2001:db8::1",
+	} {
+		if r, err := k.RouteTo(netip.MustParseAddr(dst)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("route to %s: %+v, %v", dst, r, err)
+		}
+	}
+	r, err := k.RouteTo(netip.MustParseAddr("203.0.113.7"))
+	ok(t, err)
+	if r.Via != netip.MustParseAddr("192.0.2.254") || r.Table != 0 {
+		t.Errorf("by policy: %+v", r)
+	}
+}
+
 func ok(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {

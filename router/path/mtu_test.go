@@ -3,6 +3,7 @@ package path
 import (
 	"fmt"
 	"math"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -275,6 +276,54 @@ func TestMTUIdleCost(t *testing.T) {
 	p.run(time.Hour)
 	if want := 2*180 + 6*9; p.sent > want {
 		t.Errorf("%d packets in an hour, want at most %d", p.sent, want)
+	}
+}
+
+// TestMTUByProber joins a search with the prober that asks for it and one that
+// answers, whose limit must not be in the way.
+func TestMTUByProber(t *testing.T) {
+	for _, tt := range []struct {
+		to      netip.AddrPort
+		carries int
+	}{
+		{probeAddrB, 1400},
+		{probeAddrB, 8999},
+		{netip.MustParseAddrPort("[2001:db8::2]:6784"), 1350},
+	} {
+		a, b := probePair()
+		m, now := NewMTUSearch(tt.to.Addr().Is6(), 9000), probeTime
+		e := MTUEvent(MTUTick{})
+		for limit := 0; m.Searching(); limit++ {
+			for _, size := range m.Step(now, e) {
+				if err := a.Probe(now, b.id, tt.to, size, 0, true); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, s := range a.sent {
+				if len(s.b)+probeOverhead(tt.to.Addr()) <= tt.carries {
+					b.Handle(now, probeAddrA, s.b)
+				}
+			}
+			for _, s := range b.sent {
+				a.Handle(now, tt.to, s.b)
+			}
+			a.sent, b.sent = nil, nil
+			if e = (MTUTick{}); len(a.results) > 0 {
+				e = MTUAnswered{a.results[0].Size}
+				a.results = a.results[1:]
+			} else if at := m.Next(); at.After(now) {
+				now = at
+			}
+			if limit > 1000 {
+				t.Fatalf("no end: %+v", m)
+			}
+		}
+		if got := m.MTU(); got > tt.carries || got < tt.carries-mtuResolution {
+			t.Errorf("%v carries %d: MTU is %d", tt.to, tt.carries, got)
+		}
+		if n := b.Stats().Limited; n > 0 {
+			t.Errorf("%v carries %d: %d replies were not sent", tt.to, tt.carries, n)
+		}
 	}
 }
 

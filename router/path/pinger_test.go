@@ -37,11 +37,16 @@ type pingGot struct {
 
 func newPingRig(t *testing.T) *pingRig {
 	t.Helper()
-	r := &pingRig{
-		a: kerneltest.Fresh(t), b: kerneltest.Fresh(t),
-		replies: make(chan pingGot, 1000), done: make(chan error, 1),
-	}
+	r := &pingRig{a: kerneltest.Fresh(t), b: kerneltest.Fresh(t)}
 	r.wire(t)
+	r.open(t)
+	return r
+}
+
+// open opens the pinger and runs it until the end of the test.
+func (r *pingRig) open(t *testing.T) {
+	t.Helper()
+	r.replies, r.done = make(chan pingGot, 1000), make(chan error, 1)
 	if err := r.a.Do(func() (err error) {
 		r.p, err = OpenPinger(pingA, "tun", func(peer netip.Addr, number uint64, at time.Time) {
 			r.replies <- pingGot{peer, number, at}
@@ -58,7 +63,6 @@ func newPingRig(t *testing.T) *pingRig {
 			t.Error(err)
 		}
 	})
-	return r
 }
 
 // wire connects the hosts: link "tun" on the first, "eth" on the second.
@@ -66,12 +70,19 @@ func (r *pingRig) wire(t *testing.T) {
 	t.Helper()
 	err := errors.Join(
 		r.a.AddVeth("tun", 1500, r.b, "eth", kernel.MAC{}),
+		askAgainSoon(r.a, "tun"), askAgainSoon(r.b, "eth"),
 		r.a.SetUp("tun", true), r.b.SetUp("eth", true),
 		r.a.AddAddr("tun", netip.PrefixFrom(pingA, 64), true), r.b.AddAddr("eth", netip.PrefixFrom(pingB, 64), true),
 	)
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// askAgainSoon shortens what a first question who is there costs when it is
+// too early.
+func askAgainSoon(k *kernel.Kernel, link string) error {
+	return k.SetSysctl("net/ipv6/neigh/"+link+"/retrans_time_ms", "50")
 }
 
 func (r *pingRig) send(peer netip.Addr, number uint64) error {
@@ -132,6 +143,17 @@ func TestPingLinkComesBack(t *testing.T) {
 		}
 		r.want(t, 10+round)
 	}
+}
+
+// TestPingOpenedEarly: the link may come later than the pinger.
+func TestPingOpenedEarly(t *testing.T) {
+	r := &pingRig{a: kerneltest.Fresh(t), b: kerneltest.Fresh(t)}
+	r.open(t)
+	if err := r.send(pingB, 1); !errors.Is(err, unix.ENODEV) {
+		t.Fatalf("without the link: %v", err)
+	}
+	r.wire(t)
+	r.want(t, 2)
 }
 
 // TestPingAddressComesBack: the same for the address.
@@ -233,14 +255,25 @@ func TestPingOtherLink(t *testing.T) {
 	r.want(t, 1)
 	detour := kernel.Route{Dst: netip.PrefixFrom(pingA, 128), Via: netip.MustParseAddr("fd00::a"), Link: "eth2"}
 	err := errors.Join(
-		r.a.AddVeth("other", 1500, r.b, "eth2", kernel.MAC{}), r.a.SetUp("other", true), r.b.SetUp("eth2", true),
+		r.a.AddVeth("other", 1500, r.b, "eth2", kernel.MAC{}), askAgainSoon(r.a, "other"), askAgainSoon(r.b, "eth2"), r.a.SetUp("other", true), r.b.SetUp("eth2", true),
 		r.a.AddAddr("other", netip.MustParsePrefix("fd00::a/64"), true), r.b.AddAddr("eth2", netip.MustParsePrefix("fd00::b/64"), true),
 		r.b.ReplaceRoute(detour),
 	)
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The forger may use the other wire only, also before that one is up.
 	forger, witness := r.raw(t, r.b, pingB), r.raw(t, r.a, pingA)
+	c, err := forger.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), "eth2") }); err != nil {
+		t.Fatal(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	// Whoever listens on all links sees it.
 	b := make([]byte, 1500)
 	for deadline := time.Now().Add(10 * time.Second); b[0] != pingReply || binary.BigEndian.Uint64(b[pingHeader:]) != badNumber; {
@@ -294,27 +327,34 @@ func TestPingCloseWithoutSocket(t *testing.T) {
 }
 
 func TestOpenPingerErrors(t *testing.T) {
-	k := kerneltest.Fresh(t)
-	for _, tt := range []struct {
-		self netip.Addr
-		link string
-	}{
-		{netip.Addr{}, ""},
-		{netip.MustParseAddr("192.0.2.1"), ""},
-		{netip.MustParseAddr("::ffff:192.0.2.1"), ""},
-		{netip.IPv6Unspecified(), ""},
-		{netip.MustParseAddr("ff02::1"), ""},
-		{pingA, ""},
-		{netip.IPv6Loopback(), "tun"},
-	} {
-		if err := k.Do(func() error {
-			p, err := OpenPinger(tt.self, tt.link, nil)
-			if err == nil {
-				p.Close()
-			}
-			return err
-		}); err == nil {
-			t.Errorf("%v on %q was opened", tt.self, tt.link)
+	for _, self := range []string{"", "192.0.2.1", "::ffff:192.0.2.1", "::", "ff02::1"} {
+		a, _ := netip.ParseAddr(self)
+		if p, err := OpenPinger(a, "", nil); err == nil {
+			p.Close()
+			t.Errorf("opened at %q", self)
 		}
 	}
+}
+
+// FuzzPingReply: a reply is believed if its tag is ours, and nothing panics.
+func FuzzPingReply(f *testing.F) {
+	r := pingRig{p: &Pinger{id: 7}}
+	f.Add(r.packet(pingB, 9), uint64(9))
+	f.Add([]byte{pingReply}, uint64(0))
+	f.Fuzz(func(t *testing.T, b []byte, number uint64) {
+		if got, ok := r.p.parse(pingB, b); ok && string(b[pingHeader:pingTagEnd]) != string(r.packet(pingB, got)[pingHeader:pingTagEnd]) {
+			t.Fatalf("believed %x", b)
+		}
+		good := r.packet(pingB, number)
+		if got, ok := r.p.parse(pingB, good); !ok || got != number {
+			t.Fatalf("read %d, %v from %x", got, ok, good)
+		}
+		if len(b) > 0 && len(b) <= pingTagEnd-pingHeader {
+			changed := r.packet(pingB, number)
+			copy(changed[pingTagEnd-len(b):], b)
+			if got, ok := r.p.parse(pingB, changed); ok && got == number && string(changed) != string(good) {
+				t.Fatalf("believed a changed tag %x", changed)
+			}
+		}
+	})
 }

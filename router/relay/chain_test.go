@@ -193,6 +193,40 @@ func TestOneSided(t *testing.T) {
 	}
 }
 
+// The bind of a relay's new life says by itself that its sessions are gone.
+func TestNewLife(t *testing.T) {
+	w := chain(t, 2)
+	must(t, w.talk(1, 2))
+	_, first, last, _ := w.ends()
+	last.start()
+	w.run()
+	if n := len(first.table.sessions); n != 0 {
+		t.Errorf("%d sessions are left that go by it", n)
+	}
+}
+
+// A notice counts once: the session that is made next may have the same index.
+func TestNoticeReplayed(t *testing.T) {
+	w := chain(t, 2)
+	must(t, w.talk(1, 2))
+	a, first, last, b := w.ends()
+	var seen [][]byte
+	w.tap = func(d datagram) {
+		if d.from == last.port && d.to == first.port && signal.Is(d.b) && d.b[1] == byte(signal.Notice) {
+			seen = append(seen, d.b)
+		}
+	}
+	last.table.forget(func(*session) bool { return true })
+	_ = a.arrives(forge(transport, nil, 2), first, last, b)
+	if len(seen) != 1 || len(first.table.sessions) != 0 {
+		t.Fatalf("%d notices, %d sessions left", len(seen), len(first.table.sessions))
+	}
+	must(t, w.talk(1, 2))
+	w.send(last.port, first.port, seen[0])
+	w.run()
+	must(t, a.arrives(forge(transport, nil, 2), first, last, b))
+}
+
 // A host whose address changes binds from the new one, and its session goes on
 // without a handshake.
 func TestAddressChanges(t *testing.T) {

@@ -60,6 +60,7 @@ type counts struct {
 // relay.
 type verdict struct {
 	to     udp.Flow // valid Remote: send it there
+	narrow bool     // in fragments
 	reply  []byte   // not nil: answer with this
 	answer bool     // it is another relay's answer to us; nobody verified it
 	why    reason
@@ -117,7 +118,7 @@ func (n *neighbour) deliver(now time.Time, sender signal.ID) verdict {
 	if !f.Remote.IsValid() {
 		return verdict{why: noRoute}
 	}
-	return verdict{to: f}
+	return verdict{to: f, narrow: n.peer.narrow}
 }
 
 // owner is whose packets come from n; zero: a relay's may be anybody's.
@@ -147,7 +148,7 @@ func (t *table) admit(now time.Time, n *neighbour, b []byte) (*peer, reason) {
 	if p == nil {
 		return nil, noTarget
 	}
-	if now.Sub(t.turned) >= seenFor || len(t.seen[0]) >= maxSeen {
+	if now.Sub(t.turned) >= seenFor || len(t.seen[0]) >= t.memory {
 		t.seen[0], t.seen[1] = make(map[uint64]struct{}), t.seen[0]
 		t.turned = now
 	}
@@ -244,18 +245,30 @@ func (t *table) respond(now time.Time, n *neighbour, b []byte) verdict {
 	return v
 }
 
-// output collects what a batch is to send, by protocol, and the answers of
+// output collects what a batch is to send, for IPv4 and IPv6, and the answers of
 // other relays in it.
-type output struct{ v4, v6, answers []udp.Message }
+type output struct {
+	wide, narrow [2][]udp.Message
+	answers      []udp.Message
+}
 
-func (o *output) reset() { o.v4, o.v6, o.answers = o.v4[:0], o.v6[:0], o.answers[:0] }
-
-func (o *output) add(m udp.Message) {
-	if m.Flow.Remote.Addr().Is4() {
-		o.v4 = append(o.v4, m)
-	} else {
-		o.v6 = append(o.v6, m)
+func (o *output) reset() {
+	for i := range o.wide {
+		o.wide[i], o.narrow[i] = o.wide[i][:0], o.narrow[i][:0]
 	}
+	o.answers = o.answers[:0]
+}
+
+func (o *output) add(m udp.Message, narrow bool) {
+	list := &o.wide
+	if narrow {
+		list = &o.narrow
+	}
+	i := 0
+	if m.Flow.Remote.Addr().Is6() {
+		i = 1
+	}
+	list[i] = append(list[i], m)
 }
 
 // message decides about a packet, or about several that came as one. Those that
@@ -267,7 +280,8 @@ func (t *table) message(now time.Time, m *udp.Message, out *output) {
 		size = min(size, m.Segment)
 	}
 	var run udp.Message
-	start := 0
+	var start int
+	var narrow bool
 	for at := 0; at < len(m.Bytes); {
 		b := m.Bytes[at:min(at+size, len(m.Bytes))]
 		v := t.step(now, m.Flow, b)
@@ -281,9 +295,9 @@ func (t *table) message(now time.Time, m *udp.Message, out *output) {
 		if v.to != run.Flow {
 			if run.Flow.Remote.IsValid() {
 				run.Bytes = m.Bytes[start:at]
-				out.add(run)
+				out.add(run, narrow)
 			}
-			run, start = udp.Message{Flow: v.to, Segment: size}, at
+			run, start, narrow = udp.Message{Flow: v.to, Segment: size}, at, v.narrow
 		}
 		if v.to.Remote.IsValid() {
 			t.counts.packets += uint64(packets)
@@ -295,12 +309,12 @@ func (t *table) message(now time.Time, m *udp.Message, out *output) {
 			out.answers = append(out.answers, udp.Message{Flow: m.Flow, Bytes: b})
 		}
 		if v.reply != nil {
-			out.add(udp.Message{Flow: m.Flow, Bytes: v.reply})
+			out.add(udp.Message{Flow: m.Flow, Bytes: v.reply}, false)
 		}
 		at = end
 	}
 	if run.Flow.Remote.IsValid() {
 		run.Bytes = m.Bytes[start:]
-		out.add(run)
+		out.add(run, narrow)
 	}
 }

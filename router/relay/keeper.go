@@ -111,7 +111,7 @@ type keeping struct {
 	boot uint64 // the relay's, by an authentic answer
 	told uint64 // number of the relay's last notice or invitation in that boot
 
-	notices, invites, challenges limiter
+	notices, invites, challenges, lives limiter
 }
 
 // request is a bind that may be answered.
@@ -241,6 +241,14 @@ func (k *Keeper) Handle(now time.Time, from netip.AddrPort, role signal.Role, p 
 	}
 	if !signal.Verify(b, x.Key) {
 		return Event{}
+	}
+	if p.Kind != signal.Notice && x.boot != 0 && p.Boot != x.boot && x.lives.allow(now, inviteRate, inviteRate) {
+		// It seems to be in another life: our other port wants to know too.
+		for role := signal.WireGuardPort; role <= signal.RelayPort; role++ {
+			if other := k.wants[want{p.From, role}]; other != nil && other.boot != p.Boot {
+				other.due = time.Time{}
+			}
+		}
 	}
 	switch p.Kind {
 	case signal.BindReply:

@@ -234,6 +234,10 @@ func TestKeeperInvitations(t *testing.T) {
 	if invite(elsewhere, 2, 3, full) != Nothing || invite(elsewhere, 3, 3, full) != Nothing {
 		t.Error("a replay, or two within a second")
 	}
+	r.now = r.now.Add(time.Second)
+	if invite(elsewhere, 2, 3, full) != Nothing || invite(elsewhere, 3, 3, full) != Invited {
+		t.Error("a replay counts, or the next one does not")
+	}
 	// Copies of invitations make no bind fail that holds: the next go where
 	// they always went.
 	for i := range uint64(100) {
@@ -249,6 +253,47 @@ func TestKeeperInvitations(t *testing.T) {
 		if !r.status().Accepted || r.status().Addr != r.addr {
 			t.Fatalf("after %d copies: %+v", i, r.status())
 		}
+	}
+}
+
+// What one port learns of a relay's new life hurries the bind of the other.
+func TestKeeperOtherPort(t *testing.T) {
+	r := newRelayOf(t)
+	r.k.Set(r.now, []Want{
+		{Peer: r.id, Key: r.key, Addr: r.addr, Role: signal.WireGuardPort},
+		{Peer: r.id, Key: r.key, Addr: r.addr, Role: signal.RelayPort},
+	})
+	answerAll := func(boot uint64) (kinds []EventKind) {
+		for _, s := range r.k.Due(r.now) {
+			p, err := signal.Parse(s.Bytes)
+			must(t, err)
+			p.Kind, p.Boot, p.Accepted, p.From, p.To = signal.BindReply, boot, true, p.To, p.From
+			b := p.Append(nil, r.key)
+			kinds = append(kinds, r.k.Handle(r.now, r.addr, s.Role, p, b).Kind)
+		}
+		return kinds
+	}
+	if got := answerAll(1); !slices.Equal(got, []EventKind{Bound, Bound}) {
+		t.Fatalf("events %v", got)
+	}
+	r.now = r.now.Add(time.Second)
+	if e := r.say(r.addr, signal.Packet{Kind: signal.Invite, Number: 1, Boot: 2, Size: signal.Bind.Least()}); e.Kind != Invited {
+		t.Fatalf("event %v", e.Kind)
+	}
+	if got := answerAll(2); !slices.Equal(got, []EventKind{Restarted, Restarted}) {
+		t.Errorf("events %v", got)
+	}
+	if got := answerAll(2); got != nil {
+		t.Errorf("due again: %v", got)
+	}
+	// Copies from former lives do not keep up a bind that nobody answers.
+	for i := 0; r.status().Accepted; i++ {
+		if i == 40 {
+			t.Fatal("a dead relay seems alive")
+		}
+		r.now = r.now.Add(time.Second)
+		r.say(r.addr, signal.Packet{Kind: signal.BindReply, Number: 1, Boot: 1})
+		r.k.Due(r.now)
 	}
 }
 

@@ -115,6 +115,62 @@ func TestSessionsBounded(t *testing.T) {
 	check(t, r.table)
 }
 
+// So are those of all sources together, and what is remembered of handshakes.
+func TestAllBounded(t *testing.T) {
+	w, r := star(t, 4)
+	r.table.room, r.table.memory = 10, 20
+	for i := range uint32(200) {
+		w.now = w.now.Add(100 * time.Millisecond)
+		from, to := w.hosts[1+i%4], w.hosts[1+(i+1+i/4%3)%4]
+		if v := r.step(from.wg, forge(initiation, to, i)); v.why != none && v.why != conflict {
+			t.Fatal(reasonNames[v.why])
+		}
+		check(t, r.table)
+		if n := len(r.table.sessions); n > 10 {
+			t.Fatalf("%d sessions", n)
+		}
+		if n := len(r.table.seen[0]) + len(r.table.seen[1]); n > 2*20 {
+			t.Fatalf("%d handshakes remembered", n)
+		}
+	}
+	if len(r.table.sessions) != 10 {
+		t.Errorf("%d sessions, want as many as there is room for", len(r.table.sessions))
+	}
+}
+
+// Binds are answered so often and no more, also those of many lives.
+func TestBindRate(t *testing.T) {
+	w := newWorld(t, 2)
+	a, r := w.hosts[0], w.hosts[1]
+	number := uint64(0)
+	answered := func(c [8]byte, boot func(i uint64) uint64) (n int, last signal.Packet) {
+		for i := range uint64(50) {
+			number++
+			p := a.binding(r, 0, number, c)
+			p.Boot = boot(i)
+			if v := r.step(a.wg, a.seal(r, p)); v.reply != nil {
+				n++
+				last = answer(t, v)
+			} else if v.why != limited {
+				t.Fatal(reasonNames[v.why])
+			}
+		}
+		return n, last
+	}
+	one := func(uint64) uint64 { return 1000 }
+	n, p := answered([8]byte{}, one)
+	if n != bindRate {
+		t.Errorf("%d cookies at once, want %d", n, bindRate)
+	}
+	if n, p = answered(p.Cookie, one); n != bindRate || !p.Accepted {
+		t.Errorf("%d binds at once, want %d", n, bindRate)
+	}
+	w.now = w.now.Add(time.Second)
+	if n, _ := answered(p.Cookie, func(i uint64) uint64 { return 2000 + i }); n > lifeBurst {
+		t.Errorf("%d lives at once, want at most %d", n, lifeBurst)
+	}
+}
+
 // A flood of anything from anywhere takes no memory beyond the bounds.
 func TestFlood(t *testing.T) {
 	w, r := star(t, 3)
@@ -363,7 +419,7 @@ func FuzzStep(f *testing.F) {
 		w.now = w.now.Add(time.Millisecond)
 		total := 0
 		known := maps.Clone(r.table.addresses)
-		for _, x := range out.v4 {
+		for _, x := range out.wide[0] {
 			total += len(x.Bytes)
 			if _, ok := known[x.Flow.Remote]; !ok && x.Flow.Remote != from {
 				t.Errorf("sent to %s", x.Flow.Remote)

@@ -45,6 +45,10 @@ type Peer struct {
 	// Relay is the peer's relay port at which our relay port is bound and
 	// accepted; zero: none. Packets from there are believed to be the peer's.
 	Relay netip.AddrPort
+	// Narrow says that the path to the peer carries less than may come: what is
+	// sent there leaves in fragments by the MTU of the route, one packet at a
+	// time. The route is made elsewhere, for packets with [Options.Mark].
+	Narrow bool
 }
 
 // Config is the whole desired state of a [Relay].
@@ -244,11 +248,11 @@ func (r *Relay) send(out *output) {
 		}
 	}
 	var failed uint64
-	for _, x := range []struct {
-		s    *udp.Socket
-		list []udp.Message
-	}{{r.v4, out.v4}, {r.v6, out.v6}} {
-		if len(x.list) > 0 && (x.s == nil || x.s.Forward(x.list) != nil) {
+	for i, s := range []*udp.Socket{r.v4, r.v6} {
+		if list := out.wide[i]; len(list) > 0 && (s == nil || s.Forward(list) != nil) {
+			failed++
+		}
+		if list := out.narrow[i]; len(list) > 0 && (s == nil || s.Fragment(list) != nil) {
 			failed++
 		}
 	}

@@ -168,8 +168,17 @@ func TestSockets(t *testing.T) {
 			t.Errorf("round %d: one message came as %d", round, len(list))
 		}
 	}
+	// To a narrow path they leave one by one.
+	r.mu.Lock()
+	r.table.known(b.key.Identity()).narrow = true
+	r.mu.Unlock()
+	x, y := forge(transport, nil, 2), forge(transport, nil, 2)
+	a.send(t, x, y)
+	if got := b.receive(t, len(x)+len(y)); len(got) != 2 || !bytes.Equal(got[0].Bytes, x) || !bytes.Equal(got[1].Bytes, y) {
+		t.Errorf("%d messages came, want two", len(got))
+	}
 	s := r.Stats()
-	if s.Packets != 602 || s.Bytes != 600*96+148+92 || s.Sessions != 1 || s.Bound != 2 || s.Dropped["unbound"] != 0 {
+	if s.Packets != 604 || s.Bytes != 602*96+148+92 || s.Sessions != 1 || s.Bound != 2 || s.Dropped["unbound"] != 0 {
 		t.Errorf("stats %+v", s)
 	}
 	list := r.Bound()
@@ -407,7 +416,7 @@ func BenchmarkTable(b *testing.B) {
 				out.reset()
 				r.table.message(w.now, &m, &out)
 			}
-			if len(out.v4) != 1 {
+			if len(out.wide[0]) != 1 {
 				b.Fatal("not sent on as one")
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*packets), "ns/packet")

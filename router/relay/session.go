@@ -109,7 +109,7 @@ func (t *table) record(now time.Time, k key, next *neighbour, sender signal.ID) 
 		}
 		t.drop(s)
 	}
-	if k.from.sessions >= maxSessions || len(t.sessions) >= maxAllSessions {
+	if k.from.sessions >= maxSessions || len(t.sessions) >= t.room {
 		if k.from.oldest == nil {
 			return nil
 		}

@@ -43,6 +43,8 @@ type table struct {
 	boot   uint64
 	secret [32]byte // of the cookies; as old as boot
 	usable func(netip.AddrPort) bool
+	room   int // maxAllSessions
+	memory int // maxSeen
 
 	peers     map[signal.ID]*peer
 	addresses map[netip.AddrPort]*neighbour
@@ -64,6 +66,7 @@ type peer struct {
 	keys     [2][32]byte    // of its WireGuard; now and before
 	mac1     []*crypto.MAC1 // of those; nil: to be made
 	next     crypto.Identity
+	narrow   bool
 	boot     uint64 // of its last accepted bind; 0: none yet
 	former   []uint64
 	hushed   uint64        // number of its last hush
@@ -110,6 +113,7 @@ type notice struct {
 func newTable(self crypto.Identity, boot uint64, secret [32]byte, usable func(netip.AddrPort) bool) *table {
 	return &table{
 		self: signal.IDOf(self), boot: boot, secret: secret, usable: usable,
+		room: maxAllSessions, memory: maxSeen,
 		peers: make(map[signal.ID]*peer), addresses: make(map[netip.AddrPort]*neighbour),
 		sessions: make(map[key]*session), seen: [2]map[uint64]struct{}{make(map[uint64]struct{}), make(map[uint64]struct{})},
 		changed: func(*neighbour, netip.AddrPort) {},
@@ -140,7 +144,7 @@ func (t *table) set(list []Peer) {
 			t.peers[id] = p
 		}
 		delete(gone, id)
-		p.key, p.next = c.Key, c.Next
+		p.key, p.next, p.narrow = c.Key, c.Next, c.Narrow
 		p.roles[signal.RelayPort].relay = netip.AddrPort{}
 		if c.Relay.IsValid() && t.usable(c.Relay) {
 			p.roles[signal.RelayPort].relay = netip.AddrPortFrom(c.Relay.Addr().Unmap(), c.Relay.Port())

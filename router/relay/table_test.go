@@ -408,14 +408,21 @@ func TestMessage(t *testing.T) {
 	before := r.table.counts
 	r.table.message(w.now, &m, &out)
 	got := ""
-	for _, x := range out.v4 {
+	for _, x := range out.wide[0] {
 		who := map[netip.AddrPort]string{a.wg: "a", b.wg: "b", c.wg: "c"}[x.Flow.Remote]
 		got += fmt.Sprintf("%s %d/%d at %d; ", who, len(x.Bytes), x.Segment, bytes.Index(m.Bytes, x.Bytes))
 	}
 	if want := "b 384/96 at 0; c 96/96 at 384; a 54/0 at -1; c 96/96 at 576; b 152/96 at 672; "; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
-	if n, k := r.table.counts.packets-before.packets, r.table.counts.bytes-before.bytes; n != 8 || k != 8*96-40 {
+	// Those for narrow paths are kept apart, in order.
+	r.table.known(b.id).narrow = true
+	out.reset()
+	r.table.message(w.now, &m, &out)
+	if len(out.narrow[0]) != 2 || len(out.wide[0]) != 2 || out.narrow[0][0].Flow.Remote != b.wg || out.wide[0][0].Flow.Remote != c.wg {
+		t.Errorf("%d narrow, %d wide", len(out.narrow[0]), len(out.wide[0]))
+	}
+	if n, k := r.table.counts.packets-before.packets, r.table.counts.bytes-before.bytes; n != 16 || k != 2*(8*96-40) {
 		t.Errorf("counted %d packets, %d bytes", n, k)
 	}
 }

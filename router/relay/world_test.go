@@ -181,7 +181,7 @@ func (h *host) relay(d datagram) {
 	for _, m := range out.answers {
 		h.handle(signal.RelayPort, datagram{m.Flow.Remote, d.to, m.Bytes})
 	}
-	for _, m := range out.v4 {
+	for _, m := range out.wide[0] {
 		if len(m.Bytes) > len(d.b) {
 			h.w.t.Errorf("%d bytes because of %d", len(m.Bytes), len(d.b))
 		}

@@ -17,8 +17,10 @@ import (
 const (
 	maxBinds     = 16 // relays at which we are bound
 	alternatives = 4  // relays that a machine is told of
-	// graphGap is the least time between two graphs; changes come in bursts.
-	graphGap = 50 * time.Millisecond
+	// graphGap is the least time between two graphs, since changes come in
+	// bursts; in a large cluster it is graphShare times what the last one took.
+	graphGap   = 50 * time.Millisecond
+	graphShare = 10
 	// lookups is how many peers with a direct path are told of their relays in
 	// one step: they do not need them yet.
 	lookups = 16
@@ -30,6 +32,7 @@ type graph struct {
 	reports map[crypto.Identity]topology.Report // those of the book
 	built   *topology.Graph
 	builtAt time.Time
+	gap     time.Duration
 	stale   bool              // reports, links or binds changed since
 	later   []crypto.Identity // whose machines do not know of the last graph
 	wanted  []relay.Want
@@ -46,9 +49,6 @@ func (g *graph) see(log *slog.Logger, v mesh.View) {
 	var news bool
 	for _, p := range v.Peers {
 		known[p.Identity] = true
-		if len(p.Report) == 0 {
-			continue
-		}
 		changed, err := g.book.Take(p.Identity, p.Boot, p.Report)
 		if err != nil {
 			log.Debug("report of links refused", "peer", p.Name, "err", err)
@@ -68,10 +68,11 @@ func (g *graph) see(log *slog.Logger, v mesh.View) {
 // whom it concerns. Who has no direct path comes first.
 func (t *Tunnels) stepGraph(now time.Time) {
 	g := &t.graph
-	if g.stale && now.Sub(g.builtAt) < graphGap {
-		t.wakeAt(g.builtAt.Add(graphGap))
+	if g.stale && now.Sub(g.builtAt) < g.gap {
+		t.wakeAt(g.builtAt.Add(g.gap))
 	} else if g.stale {
 		g.stale, g.builtAt = false, now
+		defer func() { g.gap = max(graphGap, graphShare*time.Since(now)) }()
 		g.built = topology.Build(t.self, append(g.book.Reports(), t.ownReport(now)))
 		t.wantBinds(now)
 		t.tellRelay()

@@ -23,6 +23,7 @@ const (
 type mtu struct {
 	endpoint netip.AddrPort // that is being measured; zero: none
 	search   *path.MTUSearch
+	told     int // as last logged
 }
 
 // stepMTUs measures every direct path.
@@ -33,7 +34,12 @@ func (t *Tunnels) stepMTUs(now time.Time) {
 			continue
 		}
 		if w.mtu.endpoint != r.Endpoint {
-			w.mtu = mtu{r.Endpoint, path.NewMTUSearch(r.Endpoint.Addr().Is6(), t.cfg.Ceiling())}
+			w.mtu = mtu{endpoint: r.Endpoint, search: path.NewMTUSearch(r.Endpoint.Addr().Is6(), t.cfg.Ceiling())}
+		}
+		// A result is confirmed every 20 s, but not where nothing is sent: what
+		// was put off is made up for by the first tick with traffic.
+		if !w.mtu.search.Searching() && now.Sub(w.busy) > busyTime {
+			continue
 		}
 		if at := w.mtu.search.Next(); at.IsZero() || !at.After(now) {
 			t.searchMTU(now, w, path.MTUTick{})
@@ -58,10 +64,14 @@ func (t *Tunnels) searchMTU(now time.Time, w *tunnel, e path.MTUEvent) {
 			sizes = append(sizes, w.mtu.search.Step(now, path.MTURefused{Size: size})...)
 		}
 	}
-	if is := w.mtu.search.MTU(); is != before {
-		t.log.Info("path MTU", "peer", w.peer.Name, "nickname", w.peer.Nickname, "endpoint", w.mtu.endpoint, "mtu", is)
+	is := w.mtu.search.MTU()
+	if is != before {
 		t.graph.stale = true
 		t.showAt = time.Time{}
+	}
+	if is != w.mtu.told && !w.mtu.search.Searching() { // not the steps on the way
+		w.mtu.told = is
+		t.log.Info("path MTU", "peer", w.peer.Name, "nickname", w.peer.Nickname, "endpoint", w.mtu.endpoint, "mtu", is)
 	}
 }
 
@@ -120,6 +130,11 @@ type Way struct {
 	Up      bool // the tunnel stands
 	MTU     int  // of the route inside the tunnel
 	PathMTU int  // of the IP packets outside; 0: not known
+	// Whole is the largest packet of a container that needs no fragments
+	// outside. What is larger, up to the MTU of the switch, is cut below the
+	// tunnel: the kernel's VXLAN device would drop it if the route inside were
+	// as narrow as the path (it does not fragment what it did not make).
+	Whole int
 }
 
 // Way returns the path to a peer as it is now.
@@ -127,24 +142,20 @@ func (t *Tunnels) Way(id crypto.Identity) Way {
 	if w, ok := t.snapshot.Load().ways[id]; ok {
 		return w
 	}
-	return Way{MTU: t.cfg.MTU + vxlanOverhead}
+	return Way{MTU: t.cfg.MTU + vxlanOverhead, Whole: t.cfg.MTU}
 }
 
-// way computes what [Tunnels.Way] tells. A VLAN tag is worth a fragment
-// below the tunnel, every full TCP segment of gossip is not: hence no 4 bytes
-// for it here.
+// way computes what [Tunnels.Way] tells. A VLAN tag is worth a fragment, every
+// full TCP segment of gossip is not: hence no 4 bytes for it here.
 func (t *Tunnels) way(w *tunnel) Way {
-	out := Way{Up: w.machine.State() == path.Established, MTU: t.cfg.MTU + vxlanOverhead, PathMTU: w.pathMTU()}
+	out := Way{Up: w.machine.State() == path.Established, PathMTU: w.pathMTU(), Whole: t.cfg.MTU}
 	// A host drops frames that its switch is too small for.
 	if theirs := t.graph.reports[w.peer.Identity].SwitchMTU; theirs > 0 {
-		out.MTU = max(min(out.MTU, theirs+vxlanOverhead), wireguard.MinMTU)
+		out.Whole = max(min(out.Whole, theirs), wireguard.MinMTU-vxlanOverhead)
 	}
+	out.MTU = out.Whole + vxlanOverhead
 	if out.PathMTU > 0 {
-		inner := InnerMTU(out.PathMTU, w.machine.Route().Endpoint.Addr().Is6()) + vxlanOverhead
-		out.MTU = max(min(out.MTU, inner), wireguard.MinMTU)
+		out.Whole = min(out.Whole, InnerMTU(out.PathMTU, w.machine.Route().Endpoint.Addr().Is6()))
 	}
 	return out
 }
-
-// SwitchMTU is the largest packet of a container that takes a way whole.
-func SwitchMTU(w Way) int { return w.MTU - vxlanOverhead }

@@ -24,6 +24,7 @@ type tunnel struct {
 	state   path.State           // as last told
 	begun   time.Time            // of the bring-up under way
 	heard   time.Time            // when bytes came last
+	busy    time.Time            // when much went or came last
 	stood   bool                 // it was established once
 	pings   map[uint64]time.Time // under way, and when they were sent
 	relays  []path.Relay         // as the machine was last told
@@ -102,6 +103,13 @@ const (
 	idleMost  = 10 * time.Minute
 )
 
+// A pair is busy when more than a few pings and keepalives pass between two
+// looks, and for so long after.
+const (
+	busyBytes = 1000
+	busyTime  = 30 * time.Second
+)
+
 func (t *Tunnels) setIdle(now time.Time) {
 	idle := min(max(time.Duration(len(t.tunnels))*idleShare, idleLeast), idleMost)
 	for _, w := range t.tunnels {
@@ -127,6 +135,9 @@ func (t *Tunnels) look(now time.Time) {
 		w.device = s
 		if s.RxBytes != before.RxBytes {
 			w.heard = now
+		}
+		if s.RxBytes-before.RxBytes+s.TxBytes-before.TxBytes > busyBytes {
+			w.busy = now
 		}
 		t.tell(now, w, path.Device{Handshake: s.LastHandshake, Endpoint: s.Endpoint, Rx: s.RxBytes, Tx: s.TxBytes})
 		if w.machine.State() == path.Established && !s.LastHandshake.Equal(before.LastHandshake) {

@@ -15,13 +15,16 @@ type reporter struct {
 	damper topology.Publisher
 	lookAt time.Time
 	seq    uint64
-	full   bool // the last one could not be published, which was logged
+	failed *topology.Report // could not be published: to be tried again
 }
 
 func newReporter() reporter { return reporter{} }
 
 // reportGap is how often our links are compared with what was published.
-const reportGap = 100 * time.Millisecond
+const (
+	reportGap   = 100 * time.Millisecond
+	reportRetry = 5 * time.Second // after one that could not be published
+)
 
 // stepReport publishes our links when they are worth it.
 func (t *Tunnels) stepReport(now time.Time) {
@@ -33,19 +36,27 @@ func (t *Tunnels) stepReport(now time.Time) {
 	r.lookAt = now.Add(reportGap)
 	publish, report := r.damper.Step(now, t.ownReport(now))
 	t.wakeAt(r.damper.Next())
-	if !publish {
+	switch {
+	case publish:
+	case r.failed != nil:
+		report = *r.failed
+	default:
 		return
 	}
-	r.seq++
-	report.Seq = r.seq
+	r.seq = report.Seq
 	b, err := topology.Sign(t.cfg.Key, report)
 	if err == nil {
 		err = t.cfg.Mesh.Put(topologyKey, b)
 	}
-	if err != nil && !r.full {
+	if err == nil {
+		r.failed = nil
+		return
+	}
+	if r.failed == nil {
 		t.log.Warn("own links not published; no other host relays to this one", "err", err)
 	}
-	r.full = err != nil
+	r.failed = &report
+	r.lookAt = now.Add(reportRetry)
 }
 
 // ownReport is what we have to tell of our links now.

@@ -1,6 +1,7 @@
 package udp
 
 import (
+	"errors"
 	"fmt"
 	"unsafe"
 
@@ -60,6 +61,8 @@ func (s *Socket) put(o *outgoing, messages int) {
 // the socket's buffer is full. The error is that of the last packet that could
 // not be sent, and wraps the [unix.Errno].
 func (s *Socket) Send(packets [][]byte, f Flow) error {
+	s.fragments.RLock()
+	defer s.fragments.RUnlock()
 	o := s.out.Get().(*outgoing)
 	used := min(len(packets), len(o.list))
 	var last error
@@ -68,7 +71,7 @@ func (s *Socket) Send(packets [][]byte, f Flow) error {
 		for i, b := range packets[:n] {
 			o.list[i] = Message{Flow: f, Bytes: b}
 		}
-		if err := s.send(o, o.list[:n]); err != nil {
+		if err := s.send(o, o.list[:n], true); err != nil {
 			last = err
 		}
 		packets = packets[n:]
@@ -81,16 +84,35 @@ func (s *Socket) Send(packets [][]byte, f Flow) error {
 // another on the same. It waits and fails as [Socket.Send] does; the trouble of
 // one flow does not touch the others.
 func (s *Socket) Forward(list []Message) error {
+	s.fragments.RLock()
+	defer s.fragments.RUnlock()
 	o := s.out.Get().(*outgoing)
-	err := s.send(o, list)
+	err := s.send(o, list, true)
 	s.put(o, 0)
 	return err
 }
 
-func (s *Socket) send(o *outgoing, list []Message) error {
+// Fragment is like [Socket.Forward], but what exceeds the MTU of the route leaves
+// in fragments, which is for paths that are narrower than the interface. Only
+// for the time of the call the socket believes path MTUs; a route with a locked
+// MTU believes none. It is slow: nothing leaves coalesced, and nothing else
+// meanwhile.
+func (s *Socket) Fragment(list []Message) error {
+	s.fragments.Lock()
+	defer s.fragments.Unlock()
+	if err := s.fragmentBy(unix.IP_PMTUDISC_DONT); err != nil {
+		return err
+	}
+	o := s.out.Get().(*outgoing)
+	err := s.send(o, list, false)
+	s.put(o, 0)
+	return errors.Join(err, s.fragmentBy(unix.IP_PMTUDISC_OMIT))
+}
+
+func (s *Socket) send(o *outgoing, list []Message, gso bool) error {
 	var last error
 	for at := (position{}); at.message < len(list); {
-		n := o.fill(list, at, s.gso.Load())
+		n := o.fill(list, at, gso && s.gso.Load())
 		sent, errno, err := s.write(o, n)
 		if err != nil {
 			return err

@@ -69,6 +69,8 @@ type Socket struct {
 
 	gso atomic.Bool // packets may be sent coalesced
 	out sync.Pool   // of *outgoing
+
+	fragments sync.RWMutex // to be written by who changes how all is fragmented
 }
 
 // Listen opens a socket for network, which is "udp4" or "udp6", on port; 0
@@ -130,16 +132,15 @@ func listenBoth(port uint16) (v4, v6 *Socket, err error) {
 // interface's MTU is fragmented instead of refused, as the kernel's WireGuard
 // does.
 func (s *Socket) configure() error {
-	options := []struct{ level, name, value int }{
-		{unix.IPPROTO_IP, unix.IP_PKTINFO, 1},
-		{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_OMIT},
-	}
+	options := []struct{ level, name, value int }{{unix.IPPROTO_IP, unix.IP_PKTINFO, 1}}
 	if s.ipv6 {
 		options = []struct{ level, name, value int }{
 			{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1},
 			{unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1},
-			{unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_OMIT},
 		}
+	}
+	if err := s.fragmentBy(unix.IP_PMTUDISC_OMIT); err != nil {
+		return err
 	}
 	for _, o := range options {
 		if err := s.SetOption(o.level, o.name, o.value); err != nil {
@@ -157,6 +158,15 @@ func (s *Socket) configure() error {
 	on, err := s.Option(unix.IPPROTO_UDP, unix.UDP_GRO)
 	s.gro = err == nil && on == 1
 	return nil
+}
+
+// fragmentBy says by which MTU packets are cut: the numbers are the same in
+// IPv6.
+func (s *Socket) fragmentBy(mode int) error {
+	if s.ipv6 {
+		return s.SetOption(unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, mode)
+	}
+	return s.SetOption(unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, mode)
 }
 
 // SetOption sets a socket option that is a number (setsockopt(2)).

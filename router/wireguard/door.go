@@ -1,6 +1,8 @@
 package wireguard
 
 import (
+	"errors"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"sync"
@@ -109,7 +111,12 @@ func (d *door) send(bufs [][]byte, ep conn.Endpoint, fits bool) error {
 	if fits || !ok {
 		return d.Bind.Send(bufs, ep)
 	}
-	return d.raw.send(flow{to: e.dst, scope: e.scope, from: e.source()}, bufs, SendOptions{})
+	err := d.raw.send(flow{to: e.dst, scope: e.scope, from: e.source()}, bufs, SendOptions{})
+	if errors.Is(err, fs.ErrPermission) {
+		// No raw socket: somebody on the way may fragment it.
+		return d.Bind.Send(bufs, ep)
+	}
+	return err
 }
 
 // signal sends a packet that is none of WireGuard's.

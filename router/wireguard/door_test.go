@@ -5,9 +5,12 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"net/netip"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // What a quiet endpoint sends does not arrive, so it moves nobody; and signals
@@ -69,6 +72,37 @@ func TestDoor(t *testing.T) {
 			t.Error("an unwanted signal did harm")
 		}
 	})
+}
+
+// Where raw sockets are not allowed, packets too large for their path leave as
+// all others do; probes that need one say what is missing.
+func TestDoorWithoutRawSockets(t *testing.T) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // for ever: the thread ends with what it may do
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var rights [2]unix.CapUserData
+		if err := unix.Capget(&header, &rights[0]); err != nil {
+			t.Error(err)
+			return
+		}
+		rights[0].Effective &^= 1 << unix.CAP_NET_RAW
+		if err := unix.Capset(&header, &rights[0]); err != nil {
+			t.Error(err)
+			return
+		}
+		sent := &sentBind{}
+		d := &door{Bind: sent, raw: &rawPort{port: 6784}}
+		d.limit(map[netip.AddrPort]int{one: 700})
+		if err := d.Send([][]byte{make([]byte, 1400)}, &endpoint{dst: one}); err != nil || len(sent.batches) != 1 {
+			t.Errorf("%d batches sent, %v", len(sent.batches), err)
+		}
+		if err := d.signal(one, nil, SendOptions{DontFragment: true}); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("a probe: %v", err)
+		}
+	}()
+	<-done
 }
 
 // In kernel mode it is somebody else who drops packets.

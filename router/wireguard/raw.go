@@ -111,13 +111,18 @@ func (p *rawPort) send(f flow, packets [][]byte, o SendOptions) error {
 		}
 		f.scope = uint32(i.Index)
 	}
-	if f.to.Addr().Is4() && !f.from.IsValid() {
-		// The checksum covers the source; the kernel computes none here.
-		if f.from, err = sourceTo(f.to.Addr(), mark); err != nil {
-			return err
-		}
+	err = s.send(f, port, mark, packets, o)
+	if f.from.IsValid() && sourceGone(err) {
+		f.from = netip.Addr{}
+		err = s.send(f, port, mark, packets, o)
 	}
-	return s.send(f, port, packets, o)
+	return err
+}
+
+// sourceGone says that a send may work from another address.
+func sourceGone(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV) ||
+		errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.ENETUNREACH)
 }
 
 // close ends the sockets and waits for what receives.
@@ -231,9 +236,16 @@ func (s *rawSocket) discover(fd, how int) error {
 	return nil
 }
 
-// send sends packets from a port, which for IPv4 needs a source. The socket
-// heeds routes' MTUs (DONT) or sets the bit (PROBE) for no longer than that.
-func (s *rawSocket) send(f flow, port uint16, packets [][]byte, o SendOptions) error {
+// send sends packets from a port. The socket heeds routes' MTUs (DONT) or sets
+// the bit (PROBE) for no longer than that.
+func (s *rawSocket) send(f flow, port uint16, mark uint32, packets [][]byte, o SendOptions) error {
+	if !s.ipv6 && !f.from.IsValid() {
+		// The checksum covers the source; the kernel computes none here.
+		var err error
+		if f.from, err = sourceTo(f.to.Addr(), mark); err != nil {
+			return err
+		}
+	}
 	how := unix.IP_PMTUDISC_DONT
 	if o.DontFragment {
 		how = unix.IP_PMTUDISC_PROBE

@@ -255,7 +255,30 @@ func TestRawFollows(t *testing.T) {
 	}
 }
 
-// Without the right to open raw sockets, or IPv6, the rest works on.
+// A source that is gone is left out; one that is there is used.
+func TestRawSource(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	signals := make(chan heard, 100)
+	d, port, _ := standIn(t, Kernel, signals)
+	for _, c := range []struct{ to, own, gone string }{
+		{"127.0.0.1", "127.0.0.5", "192.0.2.77"}, {"::1", "2001:db8::5", "2001:db8::77"},
+	} {
+		to := netip.AddrPortFrom(netip.MustParseAddr(c.to), port)
+		if to.Addr().Is6() {
+			addAddr(t, "lo", c.own+"/128")
+		}
+		for from, want := range map[string]string{c.own: c.own, c.gone: c.to} {
+			must(t, d.raw.send(flow{to: to, from: netip.MustParseAddr(from)}, [][]byte{[]byte("W")}, SendOptions{}))
+			if got := next(t, signals); got.from.Addr().String() != want {
+				t.Errorf("from %s to %s: it came from %s", from, c.to, got.from)
+			}
+		}
+	}
+}
+
+// Without a port, or any socket, there is an error and nothing else.
 func TestRawUnavailable(t *testing.T) {
 	p := &rawPort{log: newDevice(Options{}).log}
 	f := flow{to: netip.MustParseAddrPort("127.0.0.1:9")}

@@ -27,8 +27,9 @@ var ErrTooLarge = errors.New("larger than the MTU of the interface")
 // the device's mark: for everybody on the way it belongs to the same flow. It
 // needs a Set before. It does not wait for an answer, nor for any other method
 // of the device. Sent is not received; an error is of this host: ErrTooLarge,
-// an unreachable network, [fs.ErrClosed], or [errors.ErrUnsupported] when the
-// host lacks the protocol.
+// no way there, a closed device, or [errors.ErrUnsupported] when the host lacks
+// the protocol. A packet with options takes a raw socket (CAP_NET_RAW), in
+// kernel mode any packet does.
 func (d *Device) Send(to netip.AddrPort, b []byte, o SendOptions) error {
 	var err error
 	to = unmap(to)

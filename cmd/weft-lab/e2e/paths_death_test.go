@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/cmd/weft-lab/lab"
+	"github.com/weftnet/weft/router/api"
 )
 
 // The tests of this file wait most of the time, so they run side by side.
@@ -62,8 +63,8 @@ func (tr *traffic) switchTo(t testing.TB, what, path string, limit time.Duration
 	tr.steady(t)
 	tr.report(t, what, begun)
 	here, there := tr.lastChange(t, tr.a.n, tr.b.n), tr.lastChange(t, tr.b.n, tr.a.n)
-	apart := here.Sub(there).Abs()
-	t.Logf("%s: one end changed %s after the other", what, apart.Round(time.Millisecond))
+	apart := here.At.Sub(there.At).Abs()
+	t.Logf("%s: %s says %q, %s says %q, %s apart", what, tr.a.n.Name(), here.Why, tr.b.n.Name(), there.Why, apart.Round(time.Millisecond))
 	if apart > 3*agreeTime*run.slow() {
 		t.Errorf("%s: the ends changed %s apart", what, apart)
 	}
@@ -80,13 +81,13 @@ func (tr *traffic) report(t testing.TB, what string, since time.Time) {
 	}
 }
 
-func (tr *traffic) lastChange(t testing.TB, on, to *node) time.Time {
+func (tr *traffic) lastChange(t testing.TB, on, to *node) api.WhyChange {
 	t.Helper()
 	h := on.why(to).History
 	if len(h) == 0 {
 		t.Fatalf("%s has no history of the path to %s", on.Name(), to.Name())
 	}
-	return h[len(h)-1].At
+	return h[len(h)-1]
 }
 
 // finish ends the traffic: no connection has broken.
@@ -149,7 +150,7 @@ func meshed(t testing.TB, n int, cut ...[2]int) (*cluster, []*box) {
 	c.joinGraph(inOrder(n))
 	boxes := c.attachEach()
 	c.allReach(boxes, reachSoon)
-	c.within("every pair uses the shortest way", reachSoon, c.shortest)
+	c.within("every pair is direct where it can be", reachSoon, c.bestPaths)
 	return c, boxes
 }
 

@@ -22,9 +22,9 @@ func TestLossyNetwork(t *testing.T) {
 	c := newCluster(t, 4)
 	for _, n := range c.nodes {
 		if n.number == 1 {
-			n.launch()
+			n.launch(withoutSpace)
 		} else {
-			n.launch(c.nodes[0].Addr().String())
+			n.launch(withoutSpace, c.nodes[0].Addr().String())
 		}
 	}
 	c.waitMesh()

@@ -102,9 +102,9 @@ func TestBothFamilies(t *testing.T) {
 		return topology
 	})
 	h1, h2, h3 := c.nodes[0], c.nodes[1], c.nodes[2]
-	h1.launch()
-	h2.launch(h1.Addr().String())
-	h3.launch(h1.Addr6().String())
+	h1.launch(withoutSpace)
+	h2.launch(withoutSpace, h1.Addr().String())
+	h3.launch(withoutSpace, h1.Addr6().String())
 	boxes := c.attachEach()
 	c.allReach(boxes, reachSoon)
 	c.within("they meet through the host with both", 5*time.Second, func() error {
@@ -129,8 +129,8 @@ func TestSeveralInterfaces(t *testing.T) {
 		return topology
 	})
 	h1, h2 := c.nodes[0], c.nodes[1]
-	h1.launch()
-	h2.launch(h1.Addr().String())
+	h1.launch(withoutSpace)
+	h2.launch(withoutSpace, h1.Addr().String())
 	boxes := c.attachEach()
 	c.allReach(boxes, reachSoon)
 	on := func(network string) func() error {
@@ -198,7 +198,7 @@ func TestReachedByOneOnly(t *testing.T) {
 	boxes := c.nodes[4].attach("c5", "10.32.0.5")
 	c.within("five are a mesh", 5*time.Second, func() error { return c.isMesh(c.nodes[:5]...) })
 	h6 := c.nodes[5]
-	h6.launch(c.nodes[0].Addr().String())
+	h6.launch(withoutSpace, c.nodes[0].Addr().String())
 	new6 := h6.attach("c6", "10.32.0.6")
 	c.within("the new one reaches those that it does not see", reachSoon, func() error {
 		return errors.Join(new6.reaches(boxes), boxes.reaches(new6))

@@ -91,9 +91,9 @@ func TestPathMTU(t *testing.T) {
 	c := newGraph(t, func(name string) lab.Topology { return narrowTopology(name, hops) })
 	for _, n := range c.nodes {
 		if n.number == 1 {
-			n.launch()
+			n.launch(withoutSpace)
 		} else {
-			n.launch(c.nodes[0].Addr().String())
+			n.launch(withoutSpace, c.nodes[0].Addr().String())
 		}
 	}
 	boxes := c.attachEach()
@@ -124,8 +124,8 @@ func TestPathNarrows(t *testing.T) {
 	t.Parallel()
 	c := newGraph(t, func(name string) lab.Topology { return narrowTopology(name, []narrowing{{mtu: 1500}}) })
 	h1, h2 := c.nodes[0], c.nodes[1]
-	h1.launch()
-	h2.launch(h1.Addr().String())
+	h1.launch(withoutSpace)
+	h2.launch(withoutSpace, h1.Addr().String())
 	boxes := c.attachEach()
 	measured := func(want int) func() error {
 		return func() error {
@@ -188,8 +188,8 @@ func TestForgedFragNeeded(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3)
 	h1, h2, stranger := c.nodes[0], c.nodes[1], c.nodes[2]
-	h1.launch()
-	h2.launch(h1.Addr().String())
+	h1.launch(withoutSpace)
+	h2.launch(withoutSpace, h1.Addr().String())
 	c.waitMesh(h1, h2)
 	boxes := []*box{h1.attach("c1", "10.32.0.1"), h2.attach("c2", "10.32.0.2")}
 	c.within("the path is measured", passTime, func() error {

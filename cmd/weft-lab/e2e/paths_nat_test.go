@@ -153,24 +153,23 @@ func TestOnlyOutbound(t *testing.T) {
 	boxes := c.attachEach()
 	c.allReach(boxes, reachSoon)
 	whole(c, boxes)
-	c.within("all paths are direct in the end", 20*time.Second, c.isMeshNow)
+	c.within("all paths are direct in the end", 20*time.Second, func() error { return c.isMesh() })
 }
-
-// isMeshNow is isMesh for all nodes.
-func (c *cluster) isMeshNow() error { return c.isMesh() }
 
 // Hosts that dial nobody but those they are told to reach the others through
 // these.
 func TestNoDiscovery(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3)
-	c.nodes[0].launch()
+	c.nodes[0].launch(withoutSpace)
 	for _, n := range c.nodes[1:] {
-		n.launch("--no-discovery", c.nodes[0].Addr().String())
+		n.launch(withoutSpace, "--no-discovery", c.nodes[0].Addr().String())
 	}
 	c.allReach(c.attachEach(), reachSoon)
 	h2, h3 := c.nodes[1], c.nodes[2]
-	hold(t, "they are relayed", time.Now().Add(8*time.Second), func() error { return usesPath(h2, h3, "host1") })
+	relayed := func() error { return usesPath(h2, h3, "host1") }
+	c.within("they are relayed", reachSoon, relayed)
+	hold(t, "they stay so", time.Now().Add(5*time.Second), relayed)
 	if w := h2.why(h3); w.State != api.Relayed || !strings.Contains(w.Reason+w.Help, "weft connect") {
 		t.Errorf("weft why host3 on host2: %q, %q", w.Reason, w.Help)
 	}
