@@ -109,9 +109,15 @@ func TestUnderlayEndpoints(t *testing.T) {
 func TestOutward(t *testing.T) {
 	var names []string
 	for _, l := range outward([]kernel.Link{
-		{Name: "lo", Up: true}, {Name: "eth0", Up: true}, {Name: "eth1"},
-		{Name: "docker0", Up: true}, {Name: "br-0123456789ab", Up: true}, {Name: "br-lan", Up: true},
-		{Name: "weft", Up: true, Index: 7}, {Name: "weft-wg", Up: true}, {Name: "wv0123", Up: true, Master: 7},
+		{Name: "lo", Up: true},
+		{Name: "eth0", Up: true},
+		{Name: "eth1"},
+		{Name: "docker0", Up: true},
+		{Name: "br-0123456789ab", Up: true},
+		{Name: "br-lan", Up: true},
+		{Name: "weft", Up: true, Index: 7},
+		{Name: "weft-wg", Up: true},
+		{Name: "wv0123", Up: true, Master: 7},
 	}) {
 		names = append(names, l.Name)
 	}

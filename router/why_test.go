@@ -10,14 +10,6 @@ import (
 
 // TestWhyFindsPeers: by name in any form, nickname or identity; neither
 // ourselves nor one of two.
-// seenTunnels show what a test says.
-type seenTunnels struct {
-	fakeTunnels
-	snapshot *tunnel.Snapshot
-}
-
-func (t seenTunnels) Snapshot() *tunnel.Snapshot { return t.snapshot }
-
 func TestWhyFindsPeers(t *testing.T) {
 	self := host(1).Key.Identity()
 	static := Static{Name: self.Name(), Nickname: "host1"}

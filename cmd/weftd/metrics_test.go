@@ -24,7 +24,7 @@ func (f fixedStatus) Status(context.Context) (api.Status, error) { return f.stat
 
 func TestMetrics(t *testing.T) {
 	s := fixedStatus{status: api.Status{
-		Terminated: 3, Datapath:    "userspace",
+		Terminated: 3, Datapath: "userspace",
 		Connections: []api.Connection{{State: api.Established}, {State: api.Established}, {State: api.Retrying}},
 		DNS:         &api.DNS{Entries: make([]api.NameEntry, 3)},
 		IPAM: &api.IPAM{

@@ -21,6 +21,7 @@ func (t *Tunnels) signalled(now time.Time, e signalled) {
 	}
 	ours := e.role == signal.WireGuardPort
 	switch said.Kind {
+	case relay.Nothing, relay.Invited:
 	case relay.Bound:
 		t.graph.stale = true
 		if ours && said.Observed.IsValid() {

@@ -218,6 +218,7 @@ func (t *Tunnels) receive(from netip.AddrPort, b []byte, role signal.Role) {
 		}
 	case signal.BindReply, signal.Notice, signal.Invite:
 		t.offer(signalled{from: from, role: role, packet: p, raw: append([]byte(nil), b...)})
+	case signal.Bind, signal.Hush: // for relays, and to the other port
 	}
 }
 
