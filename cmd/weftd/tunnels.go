@@ -33,7 +33,7 @@ func (d *daemon) wireDevices() (err error) {
 		return err
 	}
 	d.relay, err = relay.Open(relay.Options{
-		Self: d.state.Key.Identity(), Boot: d.boot, Port: s.Port, Mark: router.FwMark, Usable: advert.Usable,
+		Self: d.state.Key.Identity(), Boot: d.boot, Port: s.Port, Mark: router.FwMark, Usable: d.usable,
 		Receive: func(from netip.AddrPort, b []byte) { d.tunnels.ReceiveRelay(from, b) },
 		Log:     d.log.With("part", "relay"),
 	})
@@ -45,6 +45,13 @@ func (d *daemon) wireDevices() (err error) {
 		d.tunnels.Echoed(peer, number, at)
 	})
 	return err
+}
+
+// usable says whether another host may be at an endpoint: not on the switch,
+// or its packets would go through themselves.
+func (d *daemon) usable(ep netip.AddrPort) bool {
+	r := d.settings.Range
+	return advert.Usable(ep) && !(r.IsValid() && r.Contains(ep.Addr().Unmap()))
 }
 
 // wireTunnels joins the devices with the mesh.

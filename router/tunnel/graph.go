@@ -193,7 +193,8 @@ func (t *Tunnels) tellRelay() {
 		next, _ := t.graph.built.Next(p.Identity)
 		c.Peers = append(c.Peers, relay.Peer{
 			Identity: p.Identity, WireGuard: p.WireGuard, Key: w.key, Next: next,
-			Relay: t.graph.bound[bind{p.Identity, signal.RelayPort}],
+			Relay:  t.graph.bound[bind{p.Identity, signal.RelayPort}],
+			Narrow: w.linkMTU() > 0 && InnerMTU(w.linkMTU(), w.mtu.endpoint.Addr().Is6()) < t.cfg.MTU+vlanTag,
 		})
 	}
 	if slices.Equal(c.Peers, t.graph.told.Peers) {

@@ -17,6 +17,7 @@ const (
 	ipv4Overhead      = 28
 	ipv6Overhead      = 48
 	vxlanOverhead     = 70 // of an inner IP packet
+	vlanTag           = 4
 )
 
 // mtu is the search for what the direct path to a peer carries.
