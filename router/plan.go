@@ -59,6 +59,9 @@ type plan struct {
 //
 // Every known peer gets a tunnel; frames go to those that are members or whose
 // tunnel stands, because a host whose daemon is dead may still forward.
+//
+// TCP segments are bounded by the widest path, if that is narrower than the
+// switch, so that nobody gets less than it can take.
 func makePlan(h Host, v mesh.View, e exposure, way func(crypto.Identity) tunnel.Way) plan {
 	self := h.Key.Identity()
 	p := plan{
@@ -82,14 +85,22 @@ func makePlan(h Host, v mesh.View, e exposure, way func(crypto.Identity) tunnel.
 			Exposed: e.addresses, Masquerade: e.masquerade,
 		},
 	}
+	whole := 0
 	for _, peer := range v.Peers {
 		w := way(peer.Identity)
+		if w.Up {
+			whole = max(whole, w.Whole)
+		}
 		p.wireguard.Peers = append(p.wireguard.Peers, tunnel.PeerConfig(h.Keys, self, peer, w))
 		if peer.Alive || w.Up {
 			p.vxlan.Remotes = append(p.vxlan.Remotes, peer.Identity.Overlay())
 		}
 	}
 	slices.SortFunc(p.vxlan.Remotes, netip.Addr.Compare)
+	if whole > 0 && whole < h.MTU {
+		const headers = 20 + 20 // of IPv4 and TCP
+		p.bridge.MSS = whole - headers
+	}
 	return p
 }
 

@@ -281,12 +281,12 @@ func (r *Router) Run(ctx context.Context) error {
 	}
 }
 
-// follow makes the host what the view says. The tunnels are told when the
-// device has their peers.
+// follow makes the host what the view says. The tunnels are told afterwards,
+// when the device has their peers, and also when that failed: the other hosts'
+// reports need nothing of the kernel.
 func (r *Router) follow(ctx context.Context) {
-	if r.reapply(ctx) == nil {
-		r.cfg.Tunnels.SetView(r.view)
-	}
+	_ = r.reapply(ctx) // it is logged and tried again
+	r.cfg.Tunnels.SetView(r.view)
 }
 
 // check looks at what changes of these kinds may have broken and repairs it.

@@ -125,7 +125,7 @@ func connection(s *tunnel.Snapshot, p tunnel.Peer, datapath string) api.Connecti
 		Name: p.Name.String(), Nickname: p.Nickname, Overlay: p.Identity.Overlay(),
 		Encrypted: true, Datapath: datapath, MTU: p.Way.Whole,
 		Handshake: p.Device.LastHandshake, RxBytes: p.Device.RxBytes, TxBytes: p.Device.TxBytes,
-		RTT: p.Path.RTT, Loss: p.Path.Loss, Changes: p.Path.Changes,
+		RTT: p.Path.RTT, Loss: p.Path.Loss, Changes: p.Path.Changes, Fragmented: p.Device.Fragmented,
 	}
 	if ep := p.Endpoint(); ep.IsValid() {
 		c.Address = ep.String()

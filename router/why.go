@@ -49,7 +49,7 @@ func why(s *tunnel.Snapshot, p tunnel.Peer, targets []mesh.Target, now time.Time
 		State: state(p), Via: s.Via(p.Path.Route), Since: p.Path.Since, Decider: p.Decider,
 		RTT: p.Path.RTT, Loss: p.Path.Loss, MTU: p.Way.Whole, PathMTU: p.Way.PathMTU,
 		Handshake: p.Device.LastHandshake, RxBytes: p.Device.RxBytes, TxBytes: p.Device.TxBytes,
-		Changes: p.Path.Changes,
+		Changes: p.Path.Changes, Fragmented: p.Device.Fragmented,
 	}
 	if ep := p.Endpoint(); ep.IsValid() {
 		w.Address = ep.String()

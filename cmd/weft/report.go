@@ -150,6 +150,9 @@ func attributesOf(c api.Connection) attributes {
 	}
 	a["mtu"], a["rx_bytes"], a["tx_bytes"] = c.MTU, c.RxBytes, c.TxBytes
 	a["changes"] = c.Changes
+	if c.Fragmented > 0 {
+		a["fragmented"] = c.Fragmented
+	}
 	if c.RTT > 0 {
 		a["rtt"] = milliseconds(c.RTT)
 	}

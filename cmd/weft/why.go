@@ -111,6 +111,9 @@ func whyTable(w api.Why, now time.Time) []byte {
 	b.line("Handshake", "%s", ago(w.Handshake, now))
 	b.line("Received", "%d bytes", w.RxBytes)
 	b.line("Sent", "%d bytes", w.TxBytes)
+	if w.Fragmented > 0 {
+		b.line("Fragmented", "%d packets", w.Fragmented)
+	}
 	if w.Reason != "" {
 		b.gap()
 		b.line("Reason", "%s", w.Reason)

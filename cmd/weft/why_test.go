@@ -49,7 +49,7 @@ func TestWhyTable(t *testing.T) {
 	direct := api.Why{
 		Name: "f6:42:1d:0a:5e:01", Nickname: "host2", Overlay: netip.MustParseAddr("fd77:6566:7400::2"),
 		State: api.Established, Address: "192.0.2.12:6784", Since: noon().Add(-49 * time.Hour), RTT: 412 * time.Microsecond,
-		MTU: 1370, PathMTU: 1500, Handshake: noon().Add(time.Second), Info: "said of no connection that stands",
+		MTU: 1338, PathMTU: 1480, Fragmented: 42, Handshake: noon().Add(time.Second), Info: "said of no connection that stands",
 		Help:       "nothing is needed", // and without a reason not printed
 		Candidates: []api.WhyCandidate{{Address: "192.0.2.12:6784", State: api.CandidateInUse, RTT: 412 * time.Microsecond, Answered: noon().Add(-time.Minute)}},
 		Changes:    1, History: []api.WhyChange{{At: noon().Add(-49 * time.Hour), To: "192.0.2.12:6784", Why: "first handshake"}},
@@ -104,11 +104,12 @@ func TestWhyTable(t *testing.T) {
         Decider: the peer
             RTT: 0.4ms
            Loss: 0.0%
-            MTU: 1370 bytes
-        PathMTU: 1500 bytes
+            MTU: 1338 bytes
+        PathMTU: 1480 bytes
       Handshake: 0s ago
        Received: 0 bytes
            Sent: 0 bytes
+     Fragmented: 42 packets
 
      Candidates: 192.0.2.12:6784       in use    rtt=0.4ms, answered 1m0s ago
          Relays: none

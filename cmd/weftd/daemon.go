@@ -15,6 +15,7 @@ import (
 	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/dns"
 	"github.com/weftnet/weft/mesh"
+	"github.com/weftnet/weft/mesh/hello"
 	"github.com/weftnet/weft/router"
 	"github.com/weftnet/weft/router/api"
 	"github.com/weftnet/weft/router/bridge"
@@ -81,7 +82,7 @@ func serve(ctx context.Context, s settings.Settings) error {
 	}
 	defer socket.Close()
 	// Before anything is changed: who has the port may be another weftd.
-	d.hello, err = (&net.ListenConfig{}).Listen(asked, "tcp", ":"+strconv.Itoa(int(s.Port)))
+	d.hello, err = hello.Listen(asked, ":"+strconv.Itoa(int(s.Port)))
 	if err != nil {
 		return fmt.Errorf("listen for other hosts: %w; another program has the port: stop it, or choose one with --port", err)
 	}

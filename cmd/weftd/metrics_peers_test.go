@@ -24,8 +24,9 @@ func TestPeerMetrics(t *testing.T) {
 			{
 				Name: "02:00:00:00:00:02", Nickname: "host2", State: api.Established, MTU: 1370, RTT: 1500 * time.Microsecond, Loss: 0.25,
 				Handshake: now.Add(-90 * time.Second), RxBytes: 10, TxBytes: 20, Changes: 3,
+				Datapath: "userspace", Fragmented: 9,
 			},
-			{Name: "02:00:00:00:00:03", State: api.Relayed, RTT: time.Second, Handshake: now.Add(time.Second), Via: []string{"host2"}},
+			{Name: "02:00:00:00:00:03", State: api.Relayed, Datapath: "kernel", RTT: time.Second, Handshake: now.Add(time.Second), Via: []string{"host2"}},
 			{Name: "02:00:00:00:00:04", Nickname: "host4", State: api.Retrying, Loss: 1},
 			{Name: "02:00:00:00:00:04", Nickname: "double", State: api.Pending, RTT: 1, MTU: 1},
 			{Address: "192.0.2.5:6783", State: api.Failed, RTT: 1},
@@ -56,6 +57,9 @@ weft_connections{encryption="true",state="retrying",type="kernel"} 1
 weft_path_changes_total{peer="02:00:00:00:00:02"} 3
 weft_path_changes_total{peer="02:00:00:00:00:03"} 0
 weft_path_changes_total{peer="02:00:00:00:00:04"} 0
+# HELP weft_peer_fragmented_packets_total Packets that left in fragments, being larger than the path carries.
+# TYPE weft_peer_fragmented_packets_total counter
+weft_peer_fragmented_packets_total{peer="02:00:00:00:00:02"} 9
 # HELP weft_peer_handshake_age_seconds Time since the last WireGuard handshake.
 # TYPE weft_peer_handshake_age_seconds gauge
 weft_peer_handshake_age_seconds{peer="02:00:00:00:00:02"} 90

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/weftnet/weft/crypto"
@@ -24,7 +25,7 @@ func (d *daemon) wireDevices() (err error) {
 	}
 	d.device, err = wireguard.Open(wireguard.Options{
 		Name: router.WireGuardName, Mode: datapathMode(s.Datapath), Links: d.kernel, Log: d.log.With("part", "wireguard"),
-		Receive: func(from netip.AddrPort, b []byte) { d.tunnels.Receive(from, b) },
+		Receive: func(from netip.AddrPort, to netip.Addr, b []byte) { d.tunnels.Receive(from, to, b) },
 		Quiet: func(from netip.AddrPort, t time.Duration) error {
 			return d.bridge.Quiet(context.Background(), from, t)
 		},
@@ -76,8 +77,9 @@ func (d *daemon) endpoints() []netip.AddrPort {
 	if d.tunnels == nil {
 		return own
 	}
+	// Not last: a host takes the first ones of a list that is too long.
 	seen := d.tunnels.Snapshot().Observed
-	return append(own[:min(len(own), advert.MaxEndpoints-len(seen))], seen...)
+	return slices.Insert(own[:min(len(own), advert.MaxEndpoints-len(seen))], min(2, len(own)), seen...)
 }
 
 // deliver gives a payload of another host to whom it is for.

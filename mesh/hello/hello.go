@@ -145,7 +145,7 @@ func New(cfg Config) *Hello {
 	}
 	h.client, h.server = tlsConfigs(cfg.Key)
 	h.dialer = func(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
-		var d net.Dialer
+		d := net.Dialer{Control: smallSegments}
 		return d.DialContext(ctx, "tcp", addr.String())
 	}
 	return h

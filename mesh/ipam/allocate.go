@@ -217,7 +217,10 @@ func (c *core) fullReason(subnet netip.Prefix, owed []string) string {
 	var out, gone []string
 	for _, owner := range c.ring.OwnersIn(subnet) {
 		if id, ok := c.resolve(owner.Owner); !ok || id != c.cfg.Self && !c.alive(id) {
-			out, gone = append(out, c.title(owner.Owner)), append(gone, c.callName(owner.Owner))
+			out = append(out, c.title(owner.Owner))
+			if !c.now.Before(c.awaited(owner.Owner)) { // or else it may be on its way
+				gone = append(gone, c.callName(owner.Owner))
+			}
 		}
 	}
 	slices.Sort(out)
@@ -229,6 +232,9 @@ func (c *core) fullReason(subnet netip.Prefix, owed []string) string {
 	if len(out) == 0 {
 		return fmt.Sprintf("all addresses of %s are in use", subnet)
 	}
-	return fmt.Sprintf("all addresses of %s that are in reach are in use; out of reach: %s; if gone: weft rmpeer %s",
-		subnet, shortened(out), strings.Join(gone, " "))
+	why := fmt.Sprintf("all addresses of %s that are in reach are in use; out of reach: %s", subnet, shortened(out))
+	if len(gone) > 0 {
+		why += "; if gone: weft rmpeer " + strings.Join(gone, " ")
+	}
+	return why
 }

@@ -74,8 +74,9 @@ func (a *Allocator) Allocate(ctx context.Context, r Request) (netip.Prefix, erro
 
 // Claim gives the key this address. It fails with [ErrConflict] when somebody
 // else has it, whom the error names, and with [ErrUnreachable] when whoever
-// would know is out of reach; else it may wait like Allocate. Addresses
-// outside the range are nobody's business here.
+// would know is out of reach; else it may wait like Allocate, up to 15 s for
+// one that is just known and was never met. Addresses outside the range are
+// nobody's business here.
 func (a *Allocator) Claim(ctx context.Context, r Request, addr netip.Addr) error {
 	if err := r.check(); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/weftnet/weft/crypto"
 )
@@ -73,23 +74,35 @@ func (c *core) claimOwn(r *request) {
 }
 
 // claimForeign asks the owner of the block. Only a claim whose owner is in
-// reach waits: the user can choose another address.
+// reach, or may just not have been met yet, waits: the user can choose another
+// address.
 func (c *core) claimForeign(r *request, owner crypto.Identity, known bool) {
 	if !known || !c.alive(owner) {
-		block, _ := c.geo.Block(r.addr)
-		of := c.ring.Owner(block)
-		c.endRequest(r, result{Err: fmt.Errorf("%s is in the space of %s, which is %w; choose another address, or 'weft rmpeer %s' if it is gone",
-			r.addr, c.title(of), ErrUnreachable, c.callName(of))})
+		c.claimAway(r)
 		return
 	}
 	if c.sureness.unproven && !c.peer(owner).met {
 		c.reason(r, "comparing addresses with "+c.title(owner))
 		return
 	}
-	if r.reason == "" {
+	if r.ask == nil && r.again.IsZero() {
 		c.reason(r, fmt.Sprintf("asking %s for %s", c.title(owner), r.addr))
 	}
 	c.askFor(r, owner)
+}
+
+// claimAway refuses an address whose owner is out of reach. It waits for one
+// that may just not have been met yet: to advise its removal would be wrong.
+func (c *core) claimAway(r *request) {
+	block, _ := c.geo.Block(r.addr)
+	of := c.ring.Owner(block)
+	if until := c.awaited(of); !until.IsZero() && !c.due(until) {
+		c.closeAsk(r.ask)
+		c.reason(r, fmt.Sprintf("looking for %s for up to %d s: %s is in its space", c.title(of), metWithin/time.Second, r.addr))
+		return
+	}
+	c.endRequest(r, result{Err: fmt.Errorf("%s is in the space of %s, which is %w; choose another address, or 'weft rmpeer %s' if it is gone",
+		r.addr, c.title(of), ErrUnreachable, c.callName(of))})
 }
 
 // grantedThis is called when the owner of the block lets us have the address.

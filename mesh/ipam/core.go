@@ -95,8 +95,9 @@ type core struct {
 	// Owned by the run loop.
 
 	peers      map[crypto.Identity]*peer
-	peersKnown bool // the first list of peers came
-	targets    int  // peers that were named and not met yet
+	peersKnown bool                          // the first list of peers came
+	targets    int                           // peers that were named and not met yet
+	named      map[crypto.Identity]time.Time // owners of blocks: since when a register names them, or we started
 	sureness   sureness
 	gossip     gossip
 	infos      infos
@@ -153,6 +154,7 @@ func newCore(cfg coreConfig, stored map[string][]byte, proven bool, now time.Tim
 		leasedTo: make(index[crypto.Identity]),
 		used:     newSpace(geo),
 		peers:    make(map[crypto.Identity]*peer),
+		named:    make(map[crypto.Identity]time.Time),
 		wall:     now,
 		now:      now,
 		next:     now,

@@ -133,7 +133,7 @@ func (c *core) lookForRings() {
 	m := &c.meeting
 	before := m.conflict
 	m.wanted, m.conflict = RingID{}, RingID{}
-	var most uint64
+	var most, named uint64
 	for _, p := range c.mates() {
 		if p.info == nil || p.info.Ring.IsZero() || p.info.Ring == c.ringID() {
 			continue
@@ -147,8 +147,11 @@ func (c *core) lookForRings() {
 				m.wanted, most = id, theirs
 			}
 		case c.verdict(id) == apart && (m.conflict.IsZero() || id == before && m.conflict != before):
-			m.conflict, m.with = id, p.ID
+			m.conflict, m.with, named = id, p.ID, p.info.Local
 			m.theirs, m.mine = theirs, c.usedIn(c.ring.id)
+		case id == m.conflict && p.info.Local > named:
+			// Who uses most of it is named, not who merely joined it.
+			m.with, named = p.ID, p.info.Local
 		}
 	}
 	if m.conflict == before {

@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -118,6 +119,28 @@ func TestMeetBothUsed(t *testing.T) {
 	}
 	b.attach("y")
 	r.distinct()
+}
+
+// Of two that share the other ring the one that gives addresses in it is named,
+// whatever their order: it divided the range, the other one merely joined.
+func TestMeetNamesWhoUses(t *testing.T) {
+	for i := range 3 {
+		r := alone(t, "a", "b", "c")
+		user, other, joiner := r.nodes[i], r.nodes[(i+1)%3], r.nodes[(i+2)%3]
+		for j := range 2 {
+			user.attach(strconv.Itoa(j))
+		}
+		r.meet(user, joiner)
+		other.attach("y")
+		r.meet(r.nodes...)
+		r.pass(2 * meetLook)
+		if joiner.core.ring.id != user.core.ring.id || other.core.ring.id == user.core.ring.id {
+			t.Fatalf("%s uses addresses: unexpected rings", user.name)
+		}
+		if got := other.core.ringConflict(); !strings.HasPrefix(got, user.name+" divided") {
+			t.Errorf("%s uses addresses, %s joined it; %s says %q", user.name, joiner.name, other.name, got)
+		}
+	}
 }
 
 // A host leaves a ring in which it gave blocks away, and comes back to it by

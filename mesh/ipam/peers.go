@@ -12,6 +12,7 @@ import (
 type peer struct {
 	Peer
 	listed bool      // in the list of known peers
+	seen   bool      // was alive since we started
 	since  time.Time // when Alive changed, or we started
 	off    time.Time // when it was taken from the list; zero: it is there, or never was
 	had    []Run     // the blocks of one that left for good, while its last words are awaited; nil: they are not
@@ -97,6 +98,7 @@ func (c *core) aliveChanged(p *peer) {
 		c.infos.look[base] = struct{}{}
 	}
 	if p.Alive {
+		p.seen = true
 		c.requests.hurry = true
 	} else {
 		c.closeAsksOf(p.ID)

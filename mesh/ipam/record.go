@@ -46,6 +46,7 @@ func (c *core) load(values map[string][]byte, proven bool) {
 	}
 	c.boot = meta.Boot + 1
 	c.ring = c.loadRing(parsed)
+	c.nameOwners()
 	if c.ring == nil {
 		// Leases are of blocks; whoever has one will say so.
 		parsed = slices.DeleteFunc(parsed, func(s stored) bool {
@@ -163,6 +164,7 @@ func (c *core) adoptRing(r *ring, why string) {
 
 // ringChanged is called when there is another ring than before.
 func (c *core) ringChanged() {
+	c.nameOwners()
 	s := &c.sureness
 	s.fresh, s.look = blockSet{}, true
 	if s.unproven { // what was compared before was not this ring
@@ -189,6 +191,7 @@ func (c *core) setRegister(block int, reg Register) {
 }
 
 func (c *core) ownerChanged(block int, before, after crypto.Identity) {
+	c.ownerNamed(before, after)
 	self := c.cfg.Self
 	if before == self {
 		// Its new owner learns from the holders themselves what is used.

@@ -56,6 +56,9 @@ type host struct {
 	known    []int // by host: the newest advert, 0: unknown, gone
 	expelled []int // by host: the advert that was forgotten
 	alive    []bool
+	seen     []bool        // was alive in this life, as far as the core was told
+	began    time.Duration // when this life did
+	skewed   time.Duration // the skew then
 	own      entries
 	copies   []entries // by host
 	dirty    bool      // entries are to be handed to the core
@@ -106,6 +109,7 @@ func (w *world) add() *host {
 		known:    make([]int, len(w.net.cut)),
 		expelled: make([]int, len(w.net.cut)),
 		alive:    make([]bool, len(w.net.cut)),
+		seen:     make([]bool, len(w.net.cut)),
 		copies:   make([]entries, len(w.net.cut)),
 		tick:     -1,
 	}
@@ -166,7 +170,9 @@ func (h *host) start() {
 	h.advert++
 	h.lonely = w.now
 	h.own = entries{version: h.own.version + 1}
+	h.began, h.skewed = w.now, h.skew
 	clear(h.alive)
+	clear(h.seen)
 	stored, proven := h.disk.load()
 	proven = proven || h.life == 1 // a new identity cannot have forgotten anything
 	w.note(h, "start, advert %d, proven %v, %d stored, %d containers", h.advert, proven, len(stored), len(h.pods))
@@ -257,6 +263,7 @@ func (h *host) peersEvent() peersEvent {
 	for _, b := range h.w.hosts {
 		if b != h && h.knows(b) {
 			e.Peers = append(e.Peers, Peer{ID: b.id, Name: b.name, Nickname: b.nick, Alive: h.alive[b.n]})
+			h.seen[b.n] = h.seen[b.n] || h.alive[b.n]
 		}
 	}
 	for _, i := range h.targets {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -145,6 +146,9 @@ func (p *pod) claim(addr netip.Addr) {
 		return claimEvent{Ticket: t, Key: p.key, Label: p.label, Addr: addr}
 	}, func(r result) {
 		op.claimed(w, addr, r)
+		if errors.Is(r.Err, ErrUnreachable) {
+			h.refusedEarly(r.Err)
+		}
 		if r.Err != nil {
 			p.refused("claim of "+addr.String(), r.Err)
 			return
@@ -154,6 +158,26 @@ func (p *pod) claim(addr netip.Addr) {
 			p.got(addr)
 		}
 	})
+}
+
+// refusedEarly fails when a user is told to remove a host that this one, which has
+// just begun, may only not have met yet.
+func (h *host) refusedEarly(err error) {
+	w := h.w
+	if w.now-h.began >= metWithin || h.skew != h.skewed {
+		return
+	}
+	_, owner, _ := strings.Cut(err.Error(), "in the space of ")
+	owner, _, _ = strings.Cut(owner, ",")
+	for _, o := range w.hosts {
+		if o.nick != owner && o.name.String() != owner {
+			continue
+		}
+		w.count["refused in the first seconds"]++
+		if !h.seen[o.n] && h.knows(o) && h.expelled[o.n] == 0 && !h.core.removed(o.id) {
+			w.fail(-1, "%s began %v ago, never met %s, and says: %v", h.nick, w.now-h.began, o.nick, err)
+		}
+	}
 }
 
 // got makes the address used, or gives it back when the pod ended meanwhile.

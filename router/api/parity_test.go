@@ -34,7 +34,7 @@ func fullStatus() Status {
 		Connections: []Connection{{
 			Address: "192.0.2.12:6783", Outbound: true, State: Established, Name: "f6:42:1d:0a:5e:01", Nickname: "host2",
 			Overlay: netip.MustParseAddr("fd77:6566:7400::2"), Encrypted: true, Datapath: "userspace", MTU: 1370,
-			RTT: 412 * time.Microsecond, Loss: 1.0 / 64, Handshake: time.Unix(1763600000, 123456789), RxBytes: 1 << 60, TxBytes: 7, Changes: 3,
+			RTT: 412 * time.Microsecond, Loss: 1.0 / 64, Handshake: time.Unix(1763600000, 123456789), RxBytes: 1 << 60, TxBytes: 7, Changes: 3, Fragmented: 1 << 61,
 		}, {
 			Address: "198.51.100.7:6783", State: Relayed, Via: []string{"host2", "host4"}, Changes: 1<<64 - 1,
 		}, {
@@ -59,7 +59,7 @@ func fullWhy() Why {
 	return Why{
 		Name: "02:9c:11:ab:7d:66", Nickname: "host3", Identity: strings.Repeat("02", 32), Overlay: netip.MustParseAddr("fd77:6566:7400::3"),
 		State: Relayed, Info: "<ü> & \"quotes\"", Address: "198.51.100.7:6783", Via: []string{"host2"}, Since: at, Decider: true,
-		RTT: 1100 * time.Microsecond, Loss: 1.0 / 3, MTU: 1370, PathMTU: 1500, Handshake: at, RxBytes: 1<<64 - 1, TxBytes: 7,
+		RTT: 1100 * time.Microsecond, Loss: 1.0 / 3, MTU: 1370, PathMTU: 1500, Handshake: at, RxBytes: 1<<64 - 1, TxBytes: 7, Fragmented: 5,
 		Reason: "192.0.2.13:6784 does not answer", Help: "let UDP 6784 in at host3",
 		Candidates: []WhyCandidate{{Address: "192.0.2.13:6784", State: CandidateSilent, Asked: at}, {Address: "[2001:db8::13]:6784", State: CandidateAnswers, RTT: 1, Asked: at, Answered: at}},
 		Relays:     []WhyRelay{{Via: []string{"host2"}, RTT: time.Millisecond, MTU: 1500, InUse: true}, {Via: []string{"host4", "host5"}}},

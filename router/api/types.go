@@ -64,6 +64,10 @@ type Connection struct {
 	RxBytes   uint64
 	TxBytes   uint64
 	Changes   uint64 // of path or state since the daemon began
+	// Fragmented counts packets that were larger than the path that is used now
+	// carries, and left in fragments. With the kernel's data path it is not
+	// known, and 0.
+	Fragmented uint64
 }
 
 // RelayStatus is what this host forwards for others, sealed. The counters count

@@ -26,6 +26,8 @@ type Why struct {
 	Handshake time.Time     // of WireGuard, the last one; zero: never
 	RxBytes   uint64
 	TxBytes   uint64
+	// Fragmented is as [Connection.Fragmented].
+	Fragmented uint64
 
 	Reason     string // why the path is not better, for people; empty: it is direct and nothing is wrong with it
 	Help       string // what would make it better, for people; may be empty

@@ -28,6 +28,9 @@ const (
 
 	// portPrefix begins the names of the host's ends of container interfaces.
 	portPrefix = "wv"
+
+	// minMSS leaves segments that TCP can live with.
+	minMSS = 128
 )
 
 // Config is the desired state.
@@ -35,7 +38,11 @@ type Config struct {
 	Name string     // of the bridge, "weft"
 	MAC  kernel.MAC // fixed: a bridge would follow its ports otherwise
 	MTU  int
-	DNS  netip.Addr // of the name server, on this bridge only; zero: none
+	// MSS bounds the TCP segments, over IPv4, of connections that begin between
+	// containers of different hosts, in bytes; over IPv6 they are 20 less. 0:
+	// they may fill the MTU.
+	MSS int
+	DNS netip.Addr // of the name server, on this bridge only; zero: none
 
 	Overlay    netip.Addr // ours; its /48 is everybody's
 	WireGuard  string     // device names; they need not exist yet
@@ -271,6 +278,9 @@ func (c Config) check() error {
 	}
 	if c.MAC == (kernel.MAC{}) || c.MTU == 0 || c.VXLANPort == 0 || c.GossipPort == 0 {
 		return errors.New("incomplete configuration")
+	}
+	if c.MSS != 0 && c.MSS < minMSS {
+		return fmt.Errorf("TCP segments of %d bytes are too small", c.MSS)
 	}
 	if !c.Overlay.Is6() {
 		return fmt.Errorf("overlay address %s is not IPv6", c.Overlay)

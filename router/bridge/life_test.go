@@ -197,7 +197,7 @@ func alike(t *testing.T, k *kernel.Kernel) string {
 	t.Helper()
 	printed, err := kerneltest.Print(k)
 	ok(t, err)
-	out, err := shell(k, `nft list ruleset; iptables -S; sysctl net.ipv4.ip_forward net.ipv6.conf.weft.disable_ipv6 net.ipv6.conf.wv1.disable_ipv6 net.ipv4.conf.weft.arp_ignore`)
+	out, err := shell(k, `nft list tables | sort | while read -r t; do nft list $t; done; iptables -S; sysctl net.ipv4.ip_forward net.ipv6.conf.weft.disable_ipv6 net.ipv6.conf.wv1.disable_ipv6 net.ipv4.conf.weft.arp_ignore`)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -339,7 +339,9 @@ func TestWallsFirst(t *testing.T) {
 // The ruleset as nft gets it, for reviewers.
 func TestRuleset(t *testing.T) {
 	t.Parallel()
-	for name, c := range map[string]Config{"hidden": testConfig(1), "exposed": exposedConfig()} {
+	narrow := testConfig(1)
+	narrow.MSS = 1326
+	for name, c := range map[string]Config{"hidden": testConfig(1), "exposed": exposedConfig(), "narrow": narrow} {
 		var b strings.Builder
 		rules := makeRuleset(c, []string{"br0"}, nil)
 		for _, x := range rules.sets {

@@ -217,6 +217,21 @@ func switchChains(c Config) []chain {
 			out.add("names-local", `oifname %q %s %s drop`, c.VXLAN, what, c.DNS)
 		}
 	}
+	if c.MSS > 0 {
+		// Full segments need no fragments then. One number serves for all peers:
+		// behind which of them a container is, is known to the tunnels' port
+		// alone, and that is the kernel's here. So it is that of the widest path;
+		// towards a narrower one segments are fragmented like anything else. The
+		// kernel never raises what a segment says.
+		for _, x := range []struct {
+			kind string
+			size int
+		}{{"ip", c.MSS}, {"ip6", c.MSS - 20}} {
+			const clamp = ` %q ether type %s tcp flags syn / syn,rst tcp option maxseg size set %d`
+			in.add("tcp-mss", "iifname"+clamp, c.VXLAN, x.kind, x.size)
+			out.add("tcp-mss", "oifname"+clamp, c.VXLAN, x.kind, x.size)
+		}
+	}
 	return []chain{in, out}
 }
 
@@ -235,15 +250,30 @@ func subnets(list []netip.Prefix) []netip.Prefix {
 	return nets
 }
 
-// write adds the commands that make both tables to a transaction, replacing
-// what there is: the kernel switches from the old to the new at one moment.
-func (r ruleset) write(tx *knftables.Transaction) {
-	for _, family := range families {
-		t := &knftables.Table{Family: family, Name: tableName}
-		tx.Add(t)
-		tx.Delete(t)
-		tx.Add(t)
+// of is what belongs to the table of one family.
+func (r ruleset) of(family knftables.Family) ruleset {
+	var one ruleset
+	for _, s := range r.sets {
+		if s.family == family {
+			one.sets = append(one.sets, s)
+		}
 	}
+	for _, c := range r.chains {
+		if c.family == family {
+			one.chains = append(one.chains, c)
+		}
+	}
+	return one
+}
+
+// write adds the commands that make the table of a family to a transaction,
+// replacing what there is: the kernel switches from the old to the new at one
+// moment.
+func (r ruleset) write(tx *knftables.Transaction, family knftables.Family) {
+	t := &knftables.Table{Family: family, Name: tableName}
+	tx.Add(t)
+	tx.Delete(t)
+	tx.Add(t)
 	for _, s := range r.sets {
 		tx.Add(&knftables.Set{
 			Family: s.family, Table: tableName, Name: s.name, Type: s.kind,

@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,57 +20,76 @@ type tables struct {
 
 	// Guarded by Bridge.mu.
 
-	nft     knftables.Interface // nil: not tried yet
-	written string              // the last transaction; "": none
-	seen    string              // what nft lists after it
+	nft  knftables.Interface // nil: not tried yet
+	were [2]struct {         // by families
+		written string // the last transaction; "": none
+		seen    string // what nft lists after it
+	}
 }
 
-// set writes the ruleset unless it was the last one written and nft still
-// lists what it listed then.
+// set writes the tables that are not those written last, or which nft does not
+// list any more as it listed them then. Each is written alone: with the one
+// for IP packets go the elements of its sets (see [Bridge.Quiet]).
 func (t *tables) set(ctx context.Context, r ruleset) (repaired []string, err error) {
 	err = t.kernel.Do(func() error {
 		if err := t.open(); err != nil {
 			return err
 		}
-		tx := t.nft.NewTransaction()
-		r.write(tx)
-		want := tx.String()
-		if want == t.written {
-			seen, err := t.list(ctx)
+		for i := range families {
+			words, err := t.setTable(ctx, i, r.of(families[i]))
 			if err != nil {
 				return err
 			}
-			if seen == t.seen {
-				return nil
+			for _, w := range words {
+				if !slices.Contains(repaired, w) {
+					repaired = append(repaired, w)
+				}
 			}
-			repaired = []string{"nftables rules of weft were changed or gone"}
-		} else {
-			repaired = []string{"nftables rules of weft were not those wanted"}
 		}
-		t.written = ""
-		if err := t.nft.Run(ctx, tx); err != nil {
-			return fmt.Errorf("write nftables rules: %w", err)
-		}
-		seen, err := t.list(ctx)
-		if err != nil {
-			return err
-		}
-		broken, err := r.compare(seen)
-		if err != nil {
-			return err
-		}
-		if broken != "" {
-			// Somebody was faster than we looked. What is there now must not
-			// be taken for what we wrote: the next look writes again.
-			repaired = append(repaired, "nftables rules of weft were changed while they were written: "+broken)
-			return nil
-		}
-		t.written, t.seen = want, seen
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
+	return repaired, nil
+}
+
+// setTable does it for one family.
+func (t *tables) setTable(ctx context.Context, i int, r ruleset) (repaired []string, err error) {
+	is := &t.were[i]
+	tx := t.nft.NewTransaction()
+	r.write(tx, families[i])
+	want := tx.String()
+	if want == is.written {
+		seen, err := t.list(ctx, families[i])
+		if err != nil {
+			return nil, err
+		}
+		if seen == is.seen {
+			return nil, nil
+		}
+		repaired = []string{"nftables rules of weft were changed or gone"}
+	} else {
+		repaired = []string{"nftables rules of weft were not those wanted"}
+	}
+	is.written = ""
+	if err := t.nft.Run(ctx, tx); err != nil {
+		return nil, fmt.Errorf("write nftables rules: %w", err)
+	}
+	seen, err := t.list(ctx, families[i])
+	if err != nil {
+		return nil, err
+	}
+	broken, err := r.compare(seen)
+	if err != nil {
+		return nil, err
+	}
+	if broken != "" {
+		// Somebody was faster than we looked. What is there now must not
+		// be taken for what we wrote: the next look writes again.
+		return append(repaired, "nftables rules of weft were changed while they were written: "+broken), nil
+	}
+	is.written, is.seen = want, seen
 	return repaired, nil
 }
 
@@ -118,7 +136,7 @@ func (t *tables) remove(ctx context.Context) error {
 			}
 			return err
 		}
-		t.written, t.seen = "", ""
+		clear(t.were[:])
 		tx := t.nft.NewTransaction()
 		for _, family := range families {
 			table := &knftables.Table{Family: family, Name: tableName}
@@ -147,28 +165,24 @@ func (t *tables) open() error {
 	return nil
 }
 
-// list returns both tables in a form that is equal when they are. knftables
-// lists names only, so nft is asked itself.
-func (t *tables) list(ctx context.Context) (string, error) {
-	var all bytes.Buffer
-	for _, family := range families {
-		out, err := exec.CommandContext(ctx, "nft", "--json", "list", "table", string(family), tableName).Output()
-		var failed *exec.ExitError
-		switch {
-		case errors.As(err, &failed) && failed.ExitCode() > 0 && ctx.Err() == nil:
-			out = []byte("{}") // there is none
-		case err != nil:
-			return "", fmt.Errorf("list nftables rules: %w", err)
-		}
-		plain, err := withoutHandles(out)
-		if err != nil {
-			// nft 1.0.6 stops in the middle when a table is dormant. Whatever
-			// this is, it is not what we wrote.
-			plain = out
-		}
-		all.Write(plain)
+// list returns a table in a form that is equal when it is. knftables lists
+// names only, so nft is asked itself.
+func (t *tables) list(ctx context.Context, family knftables.Family) (string, error) {
+	out, err := exec.CommandContext(ctx, "nft", "--json", "list", "table", string(family), tableName).Output()
+	var failed *exec.ExitError
+	switch {
+	case errors.As(err, &failed) && failed.ExitCode() > 0 && ctx.Err() == nil:
+		out = []byte("{}") // there is none
+	case err != nil:
+		return "", fmt.Errorf("list nftables rules: %w", err)
 	}
-	return all.String(), nil
+	plain, err := withoutHandles(out)
+	if err != nil {
+		// nft 1.0.6 stops in the middle when a table is dormant. Whatever
+		// this is, it is not what we wrote.
+		plain = out
+	}
+	return string(plain), nil
 }
 
 // withoutHandles drops what differs between equal tables: handles, and the

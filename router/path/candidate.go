@@ -29,6 +29,7 @@ type candidate struct {
 	hinted   time.Time // when the peer came from there without that
 	asked    time.Time
 	answered time.Time
+	carried  time.Time     // when it was in use last
 	due      time.Time     // of the next probe; zero: none
 	gap      time.Duration // between the last two, doubling
 	rtt      time.Duration // smoothed; 0: not known
@@ -40,6 +41,17 @@ type candidate struct {
 // answers reports whether it answered since t.
 func (c *candidate) answers(t time.Time) bool {
 	return !c.answered.IsZero() && !c.answered.Before(t)
+}
+
+// opens reports whether it seems to answer now: it did lately, and at most one
+// probe since then was in vain.
+func (c *candidate) opens(now time.Time) bool {
+	return within(now, c.answered, freshAnswer) && c.waiting <= 1
+}
+
+// proven reports whether it worked not long ago, so that it may soon again.
+func (c *candidate) proven(now time.Time) bool {
+	return within(now, c.answered, provenTime) || within(now, c.carried, provenTime)
 }
 
 // good reports whether the last goodProbes answers are fresh.
@@ -76,10 +88,10 @@ func (c *candidate) hurry(now time.Time) {
 
 // soonest is when it may be asked again.
 func (c *candidate) soonest(t time.Time) time.Time {
-	if next := c.asked.Add(probeGap); !c.asked.IsZero() && next.After(t) {
-		return next
+	if c.asked.IsZero() {
+		return t
 	}
-	return t
+	return laterOf(t, c.asked.Add(probeGap))
 }
 
 // ends are the peer's own endpoints: those that are listed, best first, then
@@ -117,7 +129,7 @@ func (s *ends) replace(now time.Time, list []netip.AddrPort, use netip.AddrPort)
 		if c.listed {
 			c.listed, c.hinted = false, now
 		}
-		if c.endpoint == use || c.answers(now.Add(-provenTime)) || within(now, c.hinted, provenTime) && c.asked.IsZero() {
+		if c.endpoint == use || c.proven(now) || within(now, c.hinted, provenTime) && c.asked.IsZero() {
 			kept = append(kept, c)
 		}
 	}
@@ -159,12 +171,7 @@ func (s *ends) limit(use netip.AddrPort) {
 }
 
 // last is when something came from there.
-func (c *candidate) last() time.Time {
-	if c.answered.After(c.hinted) {
-		return c.answered
-	}
-	return c.hinted
-}
+func (c *candidate) last() time.Time { return laterOf(c.answered, c.hinted) }
 
 // fastest returns the candidate with the lowest RTT of those that are wanted;
 // nil: none is.

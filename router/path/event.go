@@ -52,7 +52,11 @@ type Handshake struct{ At time.Time }
 // Pong says that a probe from our WireGuard port to the endpoint was answered.
 type Pong struct {
 	Endpoint netip.AddrPort // that was asked
-	RTT      time.Duration
+	// From is where the answer came from; zero: from Endpoint. Where it is
+	// another address, WireGuard's answers would come from there too, so that
+	// one becomes a candidate and Endpoint does not.
+	From netip.AddrPort
+	RTT  time.Duration
 }
 
 // Asked says that the peer probed us from this endpoint. That is a hint and no

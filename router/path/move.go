@@ -7,7 +7,8 @@ import (
 
 // The times of a change of route (PROTOCOL section 4).
 const (
-	proveTime  = 3 * time.Second
+	proveTime  = 3 * time.Second         // in which packets must pass through a relay
+	directTime = 1500 * time.Millisecond // and directly: as many pings as in a burst
 	minQuiet   = 300 * time.Millisecond
 	maxQuiet   = 3 * time.Second
 	maxSettle  = 2 * time.Second
@@ -75,11 +76,13 @@ func (m *Machine) repeat(now time.Time) []Action {
 type move struct {
 	from, to Route
 	at       time.Time
-	deadline time.Time // by which packets must pass; zero: no move
-	settled  time.Time // before that the old route may still undo it
-	back     bool      // to where it came from, if they do not
-	first    uint64    // the first ping on the new route
-	echoed   bool      // one was answered
+	deadline time.Time     // by which packets must pass; zero: no move
+	quiet    time.Duration // what the old route is made silent for
+	settled  time.Time     // before that the old route may still undo it
+	back     bool          // to where it came from, if they do not
+	first    uint64        // the first ping on the new route
+	echoed   bool          // one was answered
+	why      string        // to be told if they do not pass; empty: just that
 	rewrites int
 }
 
@@ -94,17 +97,21 @@ func (v *move) echo(number uint64) {
 // switchTo takes another route. What the peer still sends by the old one would
 // take the endpoint back, so the decider has that dropped for a while.
 func (m *Machine) switchTo(now time.Time, to Route, why string, back bool) []Action {
-	from, settled := m.route, now
+	from := m.route
+	var quiet time.Duration
 	var do []Action
-	if m.decider && from.Endpoint != to.Endpoint && within(now, m.meter.rxAt, stillComes) {
-		q := m.quiet(from)
-		settled = now.Add(min(q.For, maxSettle))
-		do = append(do, q)
+	if m.decider && from.Endpoint.IsValid() && from.Endpoint != to.Endpoint && within(now, m.meter.rxAt, stillComes) {
+		quiet = m.quiet()
+		do = append(do, Quiet{from, quiet})
 	}
 	do = append(do, SetEndpoint{to.Endpoint})
 	told := m.note(now, to, Established, why)
 	m.arrive(now)
-	m.move = move{from: from, to: to, at: now, deadline: now.Add(proveTime), settled: settled, back: back, first: m.pulse.number + 1}
+	m.move = move{from: from, to: to, at: now, deadline: now.Add(proveTime), back: back, first: m.pulse.number + 1}
+	m.move.quiet, m.move.settled = quiet, now.Add(min(quiet, maxSettle))
+	if to.Direct() {
+		m.move.deadline = laterOf(now.Add(min(directTime+2*m.trip(), proveTime)), m.move.settled.Add(burstGap))
+	}
 	if to.Relayed() {
 		do = append(do, m.handshakeNow(now)...)
 	} else {
@@ -114,10 +121,9 @@ func (m *Machine) switchTo(now time.Time, to Route, why string, back bool) []Act
 	return append(do, told...)
 }
 
-// quiet drops what comes by a route that is left.
-func (m *Machine) quiet(from Route) Quiet {
-	return Quiet{from, min(max(3*m.trip(), minQuiet), maxQuiet)}
-}
+// quiet is for how long the route in use must be silent when it is left: what
+// we sent by it makes the peer answer by it.
+func (m *Machine) quiet() time.Duration { return min(max(3*m.trip(), minQuiet), maxQuiet) }
 
 // verify ends a move when packets pass, or goes elsewhere when none do.
 func (m *Machine) verify(now time.Time) []Action {
@@ -135,12 +141,15 @@ func (m *Machine) verify(now time.Time) []Action {
 		return nil
 	}
 	back := v.back && !m.rests.has(now, v.from.Endpoint)
-	from := v.from
+	from, why := v.from, v.why
+	if why == "" {
+		why = "the new path carries nothing"
+	}
 	m.fail(now)
 	if back {
-		return m.switchTo(now, from, "the new path carries nothing", false)
+		return m.switchTo(now, from, why, false)
 	}
-	return m.elsewhere(now, "the new path carries nothing")
+	return m.elsewhere(now, why)
 }
 
 // fail makes the route in use rest.
@@ -155,12 +164,11 @@ func (m *Machine) fail(now time.Time) {
 // died leaves a route that carries nothing. If it is the session that broke, or
 // if there is nowhere to go, a handshake on the same route is tried first.
 func (m *Machine) died(now time.Time, why string) []Action {
-	since := m.pulse.lostAt[len(m.pulse.lostAt)-burst]
 	c := m.ends.find(m.route.Endpoint)
-	_, other := m.alternative(now, since)
-	if m.route.Direct() && c != nil && c.answers(since) || m.route.Relayed() && !other {
+	_, other := m.alternative(now, m.doubted)
+	if m.route.Direct() && c != nil && c.answers(m.doubted) || m.route.Relayed() && !other {
 		if !within(now, m.force.begun, proveTime) {
-			return m.mend(now)
+			return m.mend(now, why)
 		}
 	}
 	m.fail(now)
@@ -168,10 +176,10 @@ func (m *Machine) died(now time.Time, why string) []Action {
 }
 
 // mend makes a new handshake on the route in use, and verifies it like a move.
-func (m *Machine) mend(now time.Time) []Action {
+func (m *Machine) mend(now time.Time, why string) []Action {
 	do := m.handshakeNow(now)
 	m.pulse.forget()
-	m.move = move{from: m.route, to: m.route, at: now, deadline: now.Add(proveTime), first: m.pulse.number + 1}
+	m.move = move{from: m.route, to: m.route, at: now, deadline: now.Add(proveTime), first: m.pulse.number + 1, why: why}
 	return append(do, m.ping(now)...)
 }
 
@@ -180,7 +188,7 @@ func (m *Machine) elsewhere(now time.Time, why string) []Action {
 	if to, ok := m.alternative(now, now.Add(-freshAnswer/5)); ok {
 		return m.switchTo(now, to, why, false)
 	}
-	return m.lose(now, why)
+	return m.lose(now, why, m.decider)
 }
 
 // alternative is the best route that is not the one in use: a candidate that

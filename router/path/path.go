@@ -76,11 +76,14 @@ type Machine struct {
 	told      time.Time // when the device was told of; zero: never
 	handshake time.Time // the last one seen, as the device told it
 	fresh     time.Time // when that was, on our clock
+	proved    bool      // a ping was answered since bring-up
+	doubted   time.Time // when pings were lost last, and everybody else was asked
 	history   history
 
 	up     bringUp
 	ends   ends
 	relays relays
+	recent recent
 	rests  rests
 	hold   hold
 
@@ -210,6 +213,14 @@ func first(times ...time.Time) (t time.Time) {
 	return t
 }
 
+// laterOf returns the later of two times.
+func laterOf(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
+}
+
 // reached reports whether t, unless it is zero, has come.
 func reached(now, t time.Time) bool { return !t.IsZero() && !now.Before(t) }
 
@@ -218,6 +229,9 @@ func within(now, t time.Time, d time.Duration) bool { return !t.IsZero() && now.
 
 // routeTo returns the route that an endpoint of the device stands for.
 func (m *Machine) routeTo(ep netip.AddrPort) Route {
+	if c := m.ends.find(ep); c != nil && c.listed {
+		return Route{Endpoint: ep}
+	}
 	return Route{Endpoint: ep, Via: m.relays.via(ep)}
 }
 
@@ -237,6 +251,9 @@ func (m *Machine) note(now time.Time, to Route, s State, why string) []Action {
 		return nil
 	}
 	m.since = now
+	if old := m.ends.find(c.From.Endpoint); old != nil {
+		old.carried = now
+	}
 	m.history.add(c)
 	return []Action{Changed{c}}
 }

@@ -1,6 +1,7 @@
 package path
 
 import (
+	"maps"
 	"net/netip"
 	"time"
 )
@@ -8,6 +9,7 @@ import (
 // The gaps between probes of one candidate.
 const (
 	probeGap     = time.Second // never less, but for punching
+	maxRecent    = 64          // endpoints asked in that time
 	maxProbeGap  = 60 * time.Second
 	idleProbeGap = 10 * time.Minute // of a direct path without traffic
 	returnGap    = 5 * time.Second  // of one that may be returned to
@@ -18,13 +20,46 @@ const (
 	doubtStreak  = 3                // pings lost in a row before others are asked
 )
 
+// recent is when endpoints were asked last, also those that are no candidates
+// any more: a peer that changes its list all the time cannot have one asked
+// more often, nor many.
+type recent map[netip.AddrPort]time.Time
+
+// add notes a probe.
+func (r *recent) add(now time.Time, ep netip.AddrPort) {
+	if *r == nil {
+		*r = make(recent)
+	}
+	(*r)[ep] = now
+}
+
+// next is when the endpoint may be asked.
+func (r recent) next(now time.Time, ep netip.AddrPort) time.Time {
+	if at, ok := r[ep]; ok {
+		return laterOf(now, at.Add(probeGap))
+	}
+	if len(r) < maxRecent {
+		return now
+	}
+	maps.DeleteFunc(r, func(_ netip.AddrPort, at time.Time) bool { return now.Sub(at) >= probeGap })
+	if len(r) < maxRecent {
+		return now
+	}
+	return now.Add(probeGap)
+}
+
 // probe asks the candidates whose time has come.
 func (m *Machine) probe(now time.Time) []Action {
 	var do []Action
 	for _, c := range m.ends {
-		if reached(now, c.due) {
-			do = append(do, m.ask(now, c))
+		if !reached(now, c.due) {
+			continue
 		}
+		if next := m.recent.next(now, c.endpoint); next.After(now) {
+			c.due = next
+			continue
+		}
+		do = append(do, m.ask(now, c))
 	}
 	return do
 }
@@ -45,6 +80,7 @@ func (m *Machine) asking(now time.Time, c *candidate) {
 	}
 	c.waiting++
 	c.asked = now
+	m.recent.add(now, c.endpoint)
 }
 
 // probeAgain is after how long a candidate that was just asked is asked again;
@@ -73,7 +109,7 @@ func (m *Machine) probeRelayed(now time.Time, c *candidate) time.Duration {
 	switch {
 	case within(now, c.answered, freshAnswer) && !c.good(now):
 		return probeGap
-	case within(now, c.answered, provenTime):
+	case c.proven(now):
 		return m.returnGap(now)
 	case within(now, c.hinted, askedTime):
 		return c.double(maxProbeGap)
@@ -104,6 +140,10 @@ func (m *Machine) answered(now time.Time, e Pong) []Action {
 	c := m.ends.find(e.Endpoint)
 	if c == nil {
 		return nil // dropped meanwhile
+	}
+	if e.From.IsValid() && e.From != e.Endpoint {
+		m.asked(now, e.From)
+		return nil
 	}
 	before := c.answered
 	c.pong(now, e.RTT)

@@ -44,6 +44,7 @@ type ProbePeer struct {
 type SendOptions struct {
 	TTL          int // or hop limit; 0: the system's
 	DontFragment bool
+	From         netip.Addr // of ours; zero, or no address any more: the system chooses
 }
 
 // Sender sends a packet from the WireGuard port. It must not block and must
@@ -216,11 +217,12 @@ func (p *Prober) dropLocked(e *list.Element) {
 	delete(p.waiting, p.order.Remove(e).(probeWaiting).number)
 }
 
-// Handle takes a packet that came in at the WireGuard port. Probes of peers are
-// answered, answers that are waited for become results, and everything else is
-// ignored: strangers learn nothing from us, not even that we are here. It keeps
-// no part of b.
-func (p *Prober) Handle(now time.Time, from netip.AddrPort, b []byte) {
+// Handle takes a packet that came in at the WireGuard port, to one of our
+// addresses; zero: not known. Probes of peers are answered, from that address:
+// elsewhere the NAT of who asks knows nobody. Answers that are waited for become
+// results, and everything else is ignored: strangers learn nothing from us, not
+// even that we are here. It keeps no part of b.
+func (p *Prober) Handle(now time.Time, from netip.AddrPort, to netip.Addr, b []byte) {
 	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
 	packet, err := signal.Parse(b)
 	if err != nil || packet.Kind != signal.Probe && packet.Kind != signal.ProbeReply {
@@ -235,7 +237,7 @@ func (p *Prober) Handle(now time.Time, from netip.AddrPort, b []byte) {
 		return
 	}
 	if packet.Kind == signal.Probe {
-		p.asked(now, peer, from, packet)
+		p.asked(now, peer, from, to, packet)
 	} else {
 		p.answered(now, peer, from, packet)
 	}
@@ -249,7 +251,7 @@ func (p *Prober) ignore() {
 
 // asked answers a probe. The reply is unpadded, so that it is never longer, and
 // there is one for each probe: who replays it from elsewhere gets nothing.
-func (p *Prober) asked(now time.Time, peer ProbePeer, from netip.AddrPort, packet signal.Packet) {
+func (p *Prober) asked(now time.Time, peer ProbePeer, from netip.AddrPort, to netip.Addr, packet signal.Packet) {
 	p.mu.Lock()
 	if !p.seen.add(packet.From, packet.Number) {
 		p.stats.Ignored++
@@ -266,7 +268,7 @@ func (p *Prober) asked(now time.Time, peer ProbePeer, from netip.AddrPort, packe
 	b := signal.Packet{
 		Kind: signal.ProbeReply, From: p.self, To: packet.From, Number: packet.Number, Observed: from,
 	}.Append(nil, peer.Key)
-	_ = p.send(from, b, SendOptions{}) // the peer asks again
+	_ = p.send(from, b, SendOptions{From: to}) // the peer asks again
 	p.result(ProbeResult{
 		Peer: peer.Identity, Endpoint: from, From: from, Size: packet.Size + probeOverhead(from.Addr()), Request: true,
 	})

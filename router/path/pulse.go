@@ -9,7 +9,7 @@ import (
 const (
 	busyGap  = 500 * time.Millisecond
 	burstGap = 100 * time.Millisecond
-	proveGap = 250 * time.Millisecond // while a change is verified
+	proveGap = 250 * time.Millisecond // while a change to a relay is verified
 	renewGap = time.Second
 
 	burst = 16 // lost in a row, without a byte from the peer: dead
@@ -36,6 +36,7 @@ type pulse struct {
 	slack   time.Duration // so that many idle tunnels are not pinged at once
 	anxious bool          // a burst without a miss
 	streak  int           // lost in a row
+	mute    time.Time     // when the first of these was sent
 	lostAt  []time.Time   // when these were sent, the last oneWayBurst of them
 	answer  time.Time     // when the last answer came
 	rtt     time.Duration // smoothed; 0: not known on this route
@@ -93,6 +94,9 @@ func (p *pulse) echo(now time.Time, number uint64, rtt time.Duration) bool {
 func (p *pulse) expire(now time.Time) {
 	for len(p.flying) > 0 && !now.Before(p.expiry()) {
 		p.result(true)
+		if p.streak == 0 {
+			p.mute = p.flying[0].at
+		}
 		p.streak++
 		if len(p.lostAt) == oneWayBurst {
 			p.lostAt = slices.Delete(p.lostAt, 0, 1)

@@ -32,8 +32,8 @@ type punch struct {
 func (p *punch) arm(now time.Time) {
 	p.gap = 0
 	p.due = now.Add(punchDelay)
-	if rest := p.fired.Add(newsRest); !p.fired.IsZero() && rest.After(p.due) {
-		p.due = rest
+	if last := laterOf(p.fired, p.next); !last.IsZero() {
+		p.due = laterOf(p.due, last.Add(newsRest))
 	}
 	p.signal = p.due
 }

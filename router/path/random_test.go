@@ -3,6 +3,7 @@ package path
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,7 +26,6 @@ func anyFaults(t *rapid.T) {
 	for k := range 2 {
 		h := s.addHost(interfaces)
 		h.kernel = rapid.Bool().Draw(t, "kernel")
-		h.busy = true
 		if rapid.Bool().Draw(t, "nat") {
 			h.nat = newNAT(k, rapid.Bool().Draw(t, "answers"), rapid.Bool().Draw(t, "random"))
 			h.lists = append(h.lists, simPublic(k))
@@ -36,11 +36,18 @@ func anyFaults(t *rapid.T) {
 		links = append(links, [2]string{fmt.Sprintf("0.%d", k), fmt.Sprintf("1.%d", k)})
 	}
 	for range relays {
-		r := s.addRelay()
-		links = append(links, [2]string{"0", r.name}, [2]string{r.name, "1"})
+		s.addRelay()
+	}
+	chain := relays > 1 && rapid.Bool().Draw(t, "chain")
+	if chain {
+		links = append(links, p.chain()...)
+	} else {
+		for _, r := range s.relays {
+			links = append(links, [2]string{"0", r.name}, [2]string{r.name, "1"})
+		}
 	}
 	for _, l := range links {
-		d, j := ms("delay", 100), ms("jitter", 20)
+		d, j := ms("delay", 150), ms("jitter", 20)
 		s.both(l[0], l[1], func(x *simLink) { x.delay, x.jitter = d, j })
 	}
 
@@ -54,28 +61,26 @@ func anyFaults(t *rapid.T) {
 	}
 	// What stays broken: anything, as long as something is left.
 	good := pick("good", max(relays, 1)-1)
-	if relays == 0 || rapid.Bool().Draw(t, "direct stays") {
-		if relays == 0 { // nothing else, so it must be able to work
-			for _, h := range p.hosts {
-				h.nat = nil
-			}
-		}
-	} else {
+	if relays == 0 { // nothing else, so it must be able to work
+		p.hosts[0].nat, p.hosts[1].nat = nil, nil
+	} else if !rapid.Bool().Draw(t, "direct stays") {
 		s.after(end, func() {
 			for k := range interfaces {
 				s.cut(fmt.Sprintf("0.%d", k), fmt.Sprintf("1.%d", k), true)
 			}
 			for k := range relays {
-				if k != good {
+				if k != good && !chain {
 					s.cut("0", fmt.Sprintf("r%d", k), true)
 				}
 			}
 		})
 	}
-	for _, h := range p.hosts {
+	p.meet(t)
+	for i, h := range p.hosts {
+		if h.busy = rapid.Bool().Draw(t, "busy"); !h.busy {
+			s.after(end, func() { s.logf("%d: has traffic", i); h.busy = true })
+		}
 		h.start()
-		at := ms("start", 3000)
-		s.after(at, func() { h.step(Start{Candidates: h.peer().lists}) })
 	}
 
 	p.run(end, nil)
@@ -92,7 +97,7 @@ func anyFaults(t *rapid.T) {
 	var apart, silent time.Duration
 	for range 600 {
 		p.wait(100 * time.Millisecond)
-		if r := p.routes(); r[0] != r[1] && !(strings.HasPrefix(r[0], "direct") && strings.HasPrefix(r[1], "direct")) {
+		if !p.agree() {
 			apart += 100 * time.Millisecond
 		}
 		if !talk() {
@@ -103,6 +108,81 @@ func anyFaults(t *rapid.T) {
 	if apart > 3*time.Second || silent > 3*time.Second || n[0] > 4 || n[1] > 4 {
 		t.Fatalf("apart for %s, silent for %s, %v changes\n%s", apart, silent, n, s)
 	}
+}
+
+// agree reports whether both hosts use a direct path, or both a relayed one,
+// and know it.
+func (p *pair) agree() bool {
+	var relayed [2]bool
+	for i, h := range p.hosts {
+		relayed[i] = slices.ContainsFunc(p.sim.relays, func(r *simRelay) bool { return r.endpoint == h.endpoint })
+		if r := h.machine.Route(); h.machine.State() != Established || r.Relayed() != relayed[i] {
+			return false
+		}
+	}
+	return relayed[0] == relayed[1]
+}
+
+// meet lets the hosts come to know each other: from a former run, and by any
+// number of introductions in either direction, of which the two ends hear at
+// times of their own.
+func (p *pair) meet(t *rapid.T) {
+	ms := func(name string, upTo int) time.Duration {
+		return time.Duration(rapid.IntRange(0, upTo).Draw(t, name)) * time.Millisecond
+	}
+	known := rapid.Bool().Draw(t, "known before")
+	if known {
+		for _, h := range p.hosts {
+			delay := ms("delay", 1000)
+			p.after(ms("start", 3000), func() { h.step(Start{Candidates: h.peer().lists, Delay: delay}) })
+		}
+	}
+	introductions := rapid.IntRange(0, 4).Draw(t, "introductions")
+	if !known {
+		introductions = max(introductions, 1)
+	}
+	for n := range introductions {
+		dialler := rapid.IntRange(0, 1).Draw(t, "dialler")
+		at := ms("introduction", 3000)
+		for i, h := range p.hosts {
+			// A later one may give both ends either role: the worst that a mesh
+			// could tell.
+			role := i == dialler
+			if n > 0 {
+				role = rapid.Bool().Draw(t, "role")
+			}
+			p.after(at+ms("heard after", 300), func() {
+				h.step(Introduced{Initiator: role, Candidates: h.peer().lists})
+			})
+		}
+	}
+}
+
+// chain puts the first relay before all others: 0 - r0 - rk - 1. Who of them
+// is used follows what is well, a while after it is so.
+func (p *pair) chain() (links [][2]string) {
+	links = append(links, [2]string{"0", "r0"})
+	p.hosts[0].firsts = map[string]bool{"r0": true}
+	p.hosts[1].firsts = make(map[string]bool)
+	rest := p.sim.relays[1:]
+	for _, r := range rest {
+		p.hosts[1].firsts[r.name] = true
+		r.next[0] = p.sim.relays[0]
+		links = append(links, [2]string{"r0", r.name}, [2]string{r.name, "1"})
+	}
+	first := p.sim.relays[0]
+	var choose func()
+	choose = func() {
+		for _, r := range rest {
+			if well := !r.down && !p.link("r0", r.name).cut && !p.link(r.name, "r0").cut; well && !p.link(r.name, "1").cut || first.next[1] == nil {
+				first.next[1] = r
+				break
+			}
+		}
+		p.after(time.Second+p.uniform(time.Second), choose)
+	}
+	choose()
+	return links
 }
 
 // fault makes something bad happen for a while.
@@ -136,7 +216,9 @@ func fault(p *pair, kind string, at, until time.Duration, l [2]string, who, perc
 			if !h.started {
 				h.step(Start{Candidates: h.peer().lists, Handshake: h.handshake, Endpoint: h.endpoint})
 				for _, r := range p.sim.relays {
-					h.bind(r)
+					if h.first(r) {
+						h.bind(r)
+					}
 				}
 			}
 		})

@@ -107,13 +107,12 @@ func muchBetter(rtt, than, margin time.Duration) bool {
 }
 
 func (m *Machine) replaceRelays(now time.Time, list []Relay) []Action {
-	had := len(m.relays.list) > 0
 	fresh := m.relays.set(list)
 	m.ends = slices.DeleteFunc(m.ends, func(c *candidate) bool { // a tunnel that outlived the daemon
 		return !c.listed && len(m.relays.via(c.endpoint)) > 0
 	})
 	if m.state != Established {
-		if !had {
+		if len(fresh) > 0 {
 			m.relaysCame(now)
 		}
 		if m.up.rebind.IsZero() { // these came too late for it
@@ -131,7 +130,13 @@ func (m *Machine) replaceRelays(now time.Time, list []Relay) []Action {
 	case len(via) == 0:
 		return do // direct
 	case m.route.Direct(): // by ignorance
+		if c := m.ends.find(m.route.Endpoint); c != nil && c.listed {
+			return do
+		}
 		m.route.Via = via
+		if m.move.on() {
+			m.move.to = m.route
+		}
 		m.settle(now)
 	case offered && !slices.Equal(via, m.route.Via):
 		do = append(do, m.rerouted(now, via)...)
@@ -152,13 +157,18 @@ func (m *Machine) replaceRelays(now time.Time, list []Relay) []Action {
 func (m *Machine) rerouted(now time.Time, via []crypto.Identity) []Action {
 	quick := !within(now, m.relays.rerouted, rerouteGap)
 	m.relays.rerouted = now
-	if !m.decider || !quick {
+	var do []Action
+	if m.decider && quick {
+		do = m.note(now, Route{m.route.Endpoint, via}, Established, "the way behind the relay changed")
+		do = append(do, m.handshakeNow(now)...)
+	} else {
 		m.route.Via = via
 		m.relays.stale = m.decider
-		return nil
 	}
-	do := m.note(now, Route{m.route.Endpoint, via}, Established, "the way behind the relay changed")
-	return append(do, m.handshakeNow(now)...)
+	if m.move.on() {
+		m.move.to, m.move.deadline = m.route, now.Add(proveTime)
+	}
+	return do
 }
 
 // leaveRelay does what is due about the relay in use: it is gone, or another

@@ -27,6 +27,8 @@ type simHost struct {
 
 	added     bool // the device has the peer
 	endpoint  netip.AddrPort
+	local     int    // interface that packets to the endpoint leave by, or routed
+	heardOn   int    // interface that the packet just received came to
 	index     uint64 // of the initiation under way; 0: the slot holds none
 	current   simSession
 	former    simSession
@@ -56,6 +58,12 @@ type simSession struct {
 	born      time.Duration
 	initiator bool
 }
+
+// routed lets the routing table choose the interface.
+const routed = -1
+
+// never is long ago for a device.
+const never = -time.Hour
 
 func (h *simHost) name() string { return fmt.Sprint(h.id) }
 
@@ -96,66 +104,6 @@ func (h *simHost) start() {
 	h.traffic()
 	h.binds()
 	h.topology()
-}
-
-// transmit sends something from a host to an address; arrive gets the source
-// address as seen there. It is a relay's or one of the other host's.
-func (s *sim) transmit(h *simHost, to netip.AddrPort, arrive func(source netip.AddrPort)) {
-	for _, r := range s.relays {
-		if r.endpoint == to {
-			source := h.source(0, to)
-			s.carry(h.name(), r.name, func() { arrive(source) })
-			return
-		}
-	}
-	h.toPeer(to, 0, arrive)
-}
-
-// source is the address that packets of a host show behind its NAT.
-func (h *simHost) source(k int, to netip.AddrPort) netip.AddrPort {
-	if h.nat != nil {
-		return h.nat.out(h.s.now, to)
-	}
-	return simEndpoint(h.id, k)
-}
-
-// toPeer sends to an address of the other host, directly.
-func (h *simHost) toPeer(to netip.AddrPort, ttl int, arrive func(source netip.AddrPort)) {
-	p := h.peer()
-	k := 0
-	public := p.nat != nil && to.Addr() == p.nat.public
-	for i := range p.up {
-		if to == simEndpoint(p.id, i) {
-			k = i
-		}
-	}
-	mine := min(k, len(h.up)-1)
-	source := h.source(mine, to) // even when it gets nowhere, our NAT has seen it
-	switch {
-	case ttl > 0 || !h.up[mine]:
-	case public:
-		h.s.carry(h.direct(0), p.direct(0), func() {
-			if p.nat.in(h.s.now, source, to.Port()) {
-				arrive(source)
-			}
-		})
-	case p.nat == nil && k < len(p.up) && p.up[k] && to == simEndpoint(p.id, k):
-		h.s.carry(h.direct(mine), p.direct(k), func() { arrive(source) })
-	}
-}
-
-// direct names an interface.
-func (h *simHost) direct(k int) string { return fmt.Sprintf("%d.%d", h.id, k) }
-
-// deliver brings something from a relay to a host.
-func (s *sim) deliver(relay string, from netip.AddrPort, host int, to netip.AddrPort, arrive func(source netip.AddrPort)) {
-	h := s.hosts[host]
-	s.carry(relay, h.name(), func() {
-		if h.nat != nil && !h.nat.in(s.now, from, to.Port()) || h.nat == nil && to != simEndpoint(h.id, 0) {
-			return
-		}
-		arrive(from)
-	})
 }
 
 // emit sends a WireGuard packet to the endpoint.
@@ -205,16 +153,16 @@ func (h *simHost) receive(m simMessage, source netip.AddrPort) {
 		h.say("keepalive", 0)
 		h.flush()
 	case "data":
-		switch {
-		case m.session == 0:
+		switch m.session {
+		case 0:
 			return
-		case m.session == h.next.id:
+		case h.next.id:
 			h.former = h.current
 			h.current, h.next, h.expired = h.next, simSession{}, false
 			h.handshake = epoch.Add(h.s.now)
 			h.authentic(m, source)
 			h.flush()
-		case m.session == h.current.id, m.session == h.former.id:
+		case h.current.id, h.former.id:
 			h.authentic(m, source)
 		default:
 			return
@@ -227,7 +175,7 @@ func (h *simHost) authentic(m simMessage, source netip.AddrPort) {
 	if h.endpoint != source {
 		h.s.logf("%d: endpoint %s by %s", h.id, source, m.kind)
 	}
-	h.endpoint = source
+	h.endpoint, h.local = source, h.heardOn // it answers from where it was asked
 	h.heard, h.spoke = h.s.now, 0
 	h.rx += m.size()
 }
@@ -293,7 +241,7 @@ func (h *simHost) initiate() {
 
 func (h *simHost) readd(ep netip.AddrPort) {
 	h.added = true
-	h.endpoint, h.index = ep, 0
+	h.endpoint, h.local, h.index = ep, routed, 0
 	h.current, h.next, h.former = simSession{}, simSession{}, simSession{}
 	h.stamp, h.taken, h.sent, h.handshake = never, never, never, time.Time{}
 	h.rx, h.tx, h.staged = 0, 0, nil
@@ -382,7 +330,7 @@ func (h *simHost) plan() {
 func (h *simHost) obey(a Action) {
 	switch a := a.(type) {
 	case SetEndpoint:
-		h.endpoint = a.Endpoint
+		h.endpoint, h.local = a.Endpoint, routed
 	case Readd:
 		h.readd(a.Endpoint)
 	case Initiate:
@@ -430,79 +378,14 @@ func (h *simHost) hush(q Quiet) {
 func (h *simHost) probe(a Probe) {
 	h.probes++
 	sent := h.s.now
-	h.toPeer(a.Endpoint, a.TTL, func(source netip.AddrPort) {
+	h.toPeer(a.Endpoint, routed, a.TTL, func(source netip.AddrPort, k int) {
 		p := h.peer()
 		if !p.started {
 			return
 		}
 		p.step(Asked{source})
-		p.toPeer(source, 0, func(netip.AddrPort) { h.step(Pong{a.Endpoint, h.s.now - sent}) })
+		p.toPeer(source, k, 0, func(from netip.AddrPort, _ int) {
+			h.step(Pong{Endpoint: a.Endpoint, From: from, RTT: h.s.now - sent})
+		})
 	})
-}
-
-// simNAT is a router in front of a host that maps each destination on its own,
-// as Linux does.
-type simNAT struct {
-	public  netip.Addr
-	random  bool // mapped ports are; else they are kept if that is possible
-	answers bool // unsolicited packets leave a trace that takes the port away
-	port    uint16
-	entries map[netip.AddrPort]*simMapping
-	traces  map[netip.AddrPort]time.Duration
-}
-
-type simMapping struct {
-	port    uint16
-	used    time.Duration
-	replied bool
-}
-
-func newNAT(host int, answers, random bool) *simNAT {
-	return &simNAT{
-		public: netip.AddrFrom4([4]byte{198, 51, 100, byte(host)}), answers: answers, random: random, port: 20000,
-		entries: make(map[netip.AddrPort]*simMapping), traces: make(map[netip.AddrPort]time.Duration),
-	}
-}
-
-const simMappingLife = 30 * time.Second
-
-func (n *simNAT) live(now time.Duration, to netip.AddrPort) *simMapping {
-	m := n.entries[to]
-	if m == nil || now-m.used > simMappingLife && !m.replied || now-m.used > 4*simMappingLife {
-		return nil
-	}
-	return m
-}
-
-// out maps a packet to somewhere and returns its source address.
-func (n *simNAT) out(now time.Duration, to netip.AddrPort) netip.AddrPort {
-	m := n.live(now, to)
-	if m == nil {
-		m = &simMapping{port: 6784}
-		trace, ok := n.traces[to]
-		if n.random || ok && now-trace <= simMappingLife {
-			n.port++
-			m.port = n.port
-		}
-		n.entries[to] = m
-	}
-	m.used = now
-	return netip.AddrPortFrom(n.public, m.port)
-}
-
-// in reports whether a packet passes.
-func (n *simNAT) in(now time.Duration, from netip.AddrPort, port uint16) bool {
-	if m := n.live(now, from); m != nil && m.port == port {
-		m.used, m.replied = now, true
-		return true
-	}
-	if n.answers && port == 6784 {
-		n.traces[from] = now
-	}
-	return false
-}
-
-// simPublic is where a host behind a NAT is seen, if its port is kept.
-func simPublic(host int) netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(host)}), 6784)
 }

@@ -18,7 +18,7 @@ import (
 //	   └─── Device event ───┘ every 100 ms
 type sim struct {
 	now    time.Duration
-	queue  queue
+	queue  simQueue
 	serial int
 	random uint64
 	next   uint64 // index or session
@@ -59,13 +59,13 @@ func (s *sim) logf(format string, args ...any) {
 
 func (s *sim) after(d time.Duration, f func()) {
 	s.serial++
-	heap.Push(&s.queue, event{s.now + d, s.serial, f})
+	heap.Push(&s.queue, simEvent{s.now + d, s.serial, f})
 }
 
 // run lets the world go on until the time is t, or stop says so.
 func (s *sim) run(t time.Duration, stop func() bool) bool {
 	for len(s.queue) > 0 && s.queue[0].at <= t {
-		e := heap.Pop(&s.queue).(event)
+		e := heap.Pop(&s.queue).(simEvent)
 		s.now = e.at
 		e.do()
 		if stop != nil && stop() {
@@ -303,4 +303,30 @@ func (s *sim) String() string {
 		t += s.log.String()
 	}
 	return t
+}
+
+type simEvent struct {
+	at     time.Duration
+	serial int
+	do     func()
+}
+
+// simQueue is a heap of events by time.
+type simQueue []simEvent
+
+func (q simQueue) Len() int      { return len(q) }
+func (q simQueue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *simQueue) Push(x any)   { *q = append(*q, x.(simEvent)) }
+
+func (q simQueue) Less(i, j int) bool {
+	if q[i].at != q[j].at {
+		return q[i].at < q[j].at
+	}
+	return q[i].serial < q[j].serial
+}
+
+func (q *simQueue) Pop() any {
+	e := (*q)[len(*q)-1]
+	*q = (*q)[:len(*q)-1]
+	return e
 }

@@ -11,6 +11,9 @@ const (
 	strangeTime = time.Second            // in which an unknown one must answer a probe
 	assertGap   = 10 * time.Second
 	emptyGap    = time.Second
+	// maxFlips within assertGap are no move: packets that were under way by two
+	// routes keep answering each other.
+	maxFlips = 3
 )
 
 // stray is an endpoint that the device took by itself: WireGuard follows the
@@ -20,6 +23,8 @@ type stray struct {
 	since    time.Time
 	next     time.Time // when to look at it again; zero: none
 	asserted time.Time // when the decider last insisted on its own choice
+	flips    int       // how often the endpoint left ours
+	flipped  time.Time // since when these count
 }
 
 // follow compares the device's endpoint with ours.
@@ -45,7 +50,10 @@ func (m *Machine) follow(now time.Time, ep netip.AddrPort) []Action {
 		return m.rewrite(now)
 	}
 	if ep != s.endpoint {
-		*s = stray{endpoint: ep, since: now, next: now.Add(strangeTime), asserted: s.asserted}
+		*s = stray{endpoint: ep, since: now, next: now.Add(strangeTime), asserted: s.asserted, flips: s.flips + 1, flipped: s.flipped}
+		if !within(now, s.flipped, assertGap) {
+			s.flips, s.flipped = 1, now
+		}
 		if m.knows(ep) {
 			s.next = now.Add(strayTime)
 		} else {
@@ -76,13 +84,14 @@ func (m *Machine) place(now time.Time) []Action {
 	}
 	known := m.knows(s.endpoint)
 	switch {
+	case known && m.decider && s.flips >= maxFlips && !within(now, s.asserted, assertGap):
+		return m.insist(now)
 	case known && !now.Before(s.since.Add(strayTime)):
 	case !reached(now, s.next):
 		return nil
 	case m.decider && m.holds(now):
-		s.next = time.Time{}
-		if within(now, s.asserted, assertGap) {
-			s.next = s.asserted.Add(assertGap)
+		s.next = s.asserted.Add(assertGap)
+		if !s.asserted.IsZero() && now.Before(s.next) {
 			return nil
 		}
 		return m.insist(now)
@@ -112,7 +121,11 @@ func (m *Machine) holds(now time.Time) bool {
 
 // insist writes our own choice again.
 func (m *Machine) insist(now time.Time) []Action {
-	do := []Action{m.quiet(m.routeTo(m.stray.endpoint)), SetEndpoint{m.route.Endpoint}}
+	q := Quiet{m.routeTo(m.stray.endpoint), maxSettle}
+	if q.Route.Relayed() == m.route.Relayed() {
+		q.For = m.quiet()
+	}
+	do := []Action{q, SetEndpoint{m.route.Endpoint}}
 	m.stray = stray{asserted: now}
 	if m.route.Relayed() {
 		return append(do, m.handshakeNow(now)...)
@@ -125,7 +138,10 @@ func (m *Machine) rewrite(now time.Time) []Action {
 	v := &m.move
 	v.rewrites++
 	v.first, v.echoed = m.pulse.number+1, false
-	do := []Action{m.quiet(v.from), SetEndpoint{v.to.Endpoint}}
+	do := []Action{SetEndpoint{v.to.Endpoint}}
+	if v.quiet > 0 {
+		do = append([]Action{Quiet{v.from, v.quiet}}, do...)
+	}
 	if v.to.Relayed() && !within(now, m.force.begun, repeats[0]) {
 		return append(do, m.handshakeNow(now)...)
 	}

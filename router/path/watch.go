@@ -47,13 +47,18 @@ func (m *Machine) arrive(now time.Time) {
 
 // read takes what the device reports.
 func (m *Machine) read(now time.Time, e Device) []Action {
+	before := m.device.Endpoint
 	m.device = e
 	m.told = now
 	if m.meter.read(now, e.Rx, e.Tx) {
 		m.giveIn = time.Time{}
+		m.came(now)
 	}
 	do := m.observe(now, e.Handshake)
 	if m.state != Established {
+		if e.Endpoint.IsValid() && e.Endpoint != before && e.Endpoint != m.route.Endpoint {
+			m.up.learnt = e.Endpoint
+		}
 		return do
 	}
 	if m.meter.stalled(now) {
@@ -85,6 +90,8 @@ func (m *Machine) pingDue(now time.Time) time.Time {
 	switch {
 	case suspect && (p.streak < burst || m.decider && p.streak < oneWayBurst):
 		return p.last.Add(burstGap)
+	case m.move.on() && m.route.Direct():
+		return p.last.Add(burstGap)
 	case m.move.on():
 		return p.last.Add(proveGap)
 	case suspect || m.meter.busy(now):
@@ -106,7 +113,7 @@ func (m *Machine) echo(now time.Time, e Echo) {
 	if m.pulse.echo(now, e.Number, e.RTT) {
 		m.meter.echoed(now)
 	}
-	m.giveIn = time.Time{}
+	m.giveIn, m.proved = time.Time{}, true
 	m.force.echoed(e.Number)
 	m.move.echo(e.Number)
 }
@@ -153,8 +160,11 @@ func (m *Machine) watch(now time.Time) []Action {
 
 // nextWatch is when watch does something.
 func (m *Machine) nextWatch() time.Time {
-	next := first(m.fresh.Add(Lifetime), m.pingDue(m.now), m.pulse.expiry(), m.giveIn,
+	next := first(m.fresh.Add(Lifetime), m.pingDue(m.now), m.pulse.expiry(),
 		m.move.deadline, m.force.next, m.stray.next)
+	if m.giveIn.After(m.now) { // else it waits for a look at the device
+		next = first(next, m.giveIn)
+	}
 	if m.decider && m.route.Relayed() && !m.move.on() {
 		next = first(next, m.relays.gone, m.relays.due())
 	}
@@ -166,8 +176,9 @@ func (m *Machine) nextWatch() time.Time {
 // bind: one may have begun anew, or our mapping there may be another; and the
 // decider may be about to send through any of them.
 func (m *Machine) doubt(now time.Time) []Action {
+	m.doubted = now
 	for _, c := range m.ends {
-		if m.route.Direct() || within(now, c.answered, provenTime) {
+		if m.route.Direct() || c.proven(now) {
 			c.hurry(now)
 		}
 	}
@@ -189,10 +200,13 @@ func (m *Machine) judge(now time.Time) []Action {
 	if v == dead && m.told.Before(m.pulse.lostAt[len(m.pulse.lostAt)-1]) {
 		return nil
 	}
-	if !m.decider {
+	switch {
+	case m.up.initiator && !m.proved:
+		return m.lose(now, "a handshake completed, but nothing is answered", true)
+	case !m.decider:
 		return m.wait(now, v)
 	}
-	why := "no answer for " + round(m.silence(now)).String()
+	why := m.silence(now)
 	if v == oneWay {
 		why = "one way: packets come, none of ours is answered"
 	}
@@ -206,32 +220,18 @@ func (m *Machine) wait(now time.Time, v verdict) []Action {
 	case v == oneWay:
 		return nil // the decider hears nothing, and acts
 	case m.giveIn.IsZero():
-		m.giveIn = m.heard().Add(followerWait + m.rand(followerJitter))
+		m.giveIn = laterOf(m.pulse.mute, m.meter.rxAt).Add(followerWait + m.rand(followerJitter))
 	}
 	if !reached(now, m.giveIn) {
 		return nil
 	}
 	m.giveIn = time.Time{}
-	return m.died(now, "no answer for "+round(m.silence(now)).String())
+	return m.died(now, m.silence(now))
 }
 
-// heard is when the last sign of the peer came.
-func (m *Machine) heard() time.Time {
-	t := m.since
-	for _, u := range []time.Time{m.pulse.answer, m.meter.rxAt} {
-		if u.After(t) {
-			t = u
-		}
-	}
-	return t
-}
-
-// silence is for how long nothing of ours was answered.
-func (m *Machine) silence(now time.Time) time.Duration {
-	if m.pulse.answer.After(m.since) {
-		return now.Sub(m.pulse.answer)
-	}
-	return now.Sub(m.since)
+// silence says for how long nothing of ours was answered.
+func (m *Machine) silence(now time.Time) string {
+	return "no answer for " + round(now.Sub(m.pulse.mute)).String()
 }
 
 // restarted makes a new handshake because the relay in use began anew.

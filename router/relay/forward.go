@@ -2,6 +2,7 @@ package relay
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"time"
 
 	"github.com/weftnet/weft/router/signal"
@@ -60,9 +61,9 @@ type counts struct {
 // relay.
 type verdict struct {
 	to     udp.Flow // valid Remote: send it there
-	narrow bool     // in fragments
+	limit  int      // of UDP payload; what is longer leaves in fragments; 0: none
 	reply  []byte   // not nil: answer with this
-	answer bool     // it is another relay's answer to us; nobody verified it
+	answer bool     // it is another known relay's authentic answer to us
 	why    reason
 }
 
@@ -118,7 +119,18 @@ func (n *neighbour) deliver(now time.Time, sender signal.ID) verdict {
 	if !f.Remote.IsValid() {
 		return verdict{why: noRoute}
 	}
-	return verdict{to: f, narrow: n.peer.narrow}
+	return verdict{to: f, limit: limit(f.Remote.Addr(), n.peer.pathMTU)}
+}
+
+// limit is the longest UDP payload in an IP packet to a; 0: not known.
+func limit(a netip.Addr, pathMTU int) int {
+	switch {
+	case pathMTU == 0:
+		return 0
+	case a.Is4():
+		return pathMTU - 20 - 8
+	}
+	return pathMTU - 40 - 8
 }
 
 // owner is whose packets come from n; zero: a relay's may be anybody's.
@@ -297,7 +309,7 @@ func (t *table) message(now time.Time, m *udp.Message, out *output) {
 				run.Bytes = m.Bytes[start:at]
 				out.add(run, narrow)
 			}
-			run, start, narrow = udp.Message{Flow: v.to, Segment: size}, at, v.narrow
+			run, start, narrow = udp.Message{Flow: v.to, Segment: size}, at, v.limit > 0 && len(b) > v.limit
 		}
 		if v.to.Remote.IsValid() {
 			t.counts.packets += uint64(packets)

@@ -21,6 +21,9 @@ const (
 	inviteRate    = 1                      // the same of invitations
 	challengeRate = 4                      // cookies used at once, per second and relay
 	replyWithin   = 10 * time.Second       // an answer later than that is none
+	// keptFor is how long a bind holds that is not accepted again: no longer
+	// than at the relay.
+	keptFor = bindLife
 )
 
 // Want is a registration to keep: of one of our ports, at a peer's relay.
@@ -67,9 +70,12 @@ type Event struct {
 
 // BindStatus is how a registration stands.
 type BindStatus struct {
-	Peer     crypto.Identity
-	Role     signal.Role
-	Addr     netip.AddrPort // where we bind: as wanted, or where an invitation came from
+	Peer crypto.Identity
+	Role signal.Role
+	// Addr is where the bind holds if Accepted, even while one is being made at
+	// another address. Else it is where we bind: as wanted, or where an
+	// invitation came from.
+	Addr     netip.AddrPort
 	Accepted bool
 	Last     time.Time // accepted; zero: never
 	RTT      time.Duration
@@ -101,6 +107,7 @@ type keeping struct {
 	cookie   [8]byte
 	due      time.Time // zero: at once
 	sent     []request // without an answer, oldest first
+	asked    time.Time // when the first of them was sent that does not count as missed yet
 	missed   int       // binds in a row without an answer
 	accepted bool
 	last     time.Time
@@ -128,7 +135,8 @@ func NewKeeper(self crypto.Identity, boot uint64) *Keeper {
 }
 
 // Set makes list all that is wanted; two wants differ in peer or role. What is
-// new, or has another address, is due at once.
+// new, or has another address, is due at once; a bind that holds goes on to
+// hold at the old address until it is accepted at the new one, or given up.
 func (k *Keeper) Set(now time.Time, list []Want) {
 	gone := make(map[want]bool, len(k.wants))
 	for w := range k.wants {
@@ -152,12 +160,19 @@ func (k *Keeper) Set(now time.Time, list []Want) {
 	}
 }
 
-// Now makes binds at a peer's relay due at once, those of both ports. Without
-// peers it means all: our own address has changed.
+// Now makes binds at a peer's relay due at once, those of both ports, or when
+// one that was just sent has had the time to be answered. Without peers it means
+// all, at once: our own address has changed. However often it is called, a bind
+// that nobody answers is given up.
 func (k *Keeper) Now(peers ...crypto.Identity) {
 	for _, x := range k.wants {
-		if len(peers) == 0 || slices.Contains(peers, x.Peer) {
-			x.due, x.missed = time.Time{}, 0
+		switch {
+		case len(peers) == 0, slices.Contains(peers, x.Peer) && len(x.sent) == 0:
+			x.due = time.Time{}
+		case slices.Contains(peers, x.Peer):
+			if at := x.sent[len(x.sent)-1].at.Add(firstRetry); at.Before(x.due) {
+				x.due = at
+			}
 		}
 	}
 }
@@ -194,11 +209,17 @@ func (k *Keeper) sorted() []*keeping {
 }
 
 func (k *Keeper) bind(now time.Time, x *keeping) Send {
-	if slices.ContainsFunc(x.sent, func(r request) bool { return r.to == x.addr }) {
-		x.missed++
+	switch waits := slices.ContainsFunc(x.sent, func(r request) bool { return r.to == x.addr }); {
+	case !waits:
+		x.asked = now
+	case now.Sub(x.asked) >= firstRetry:
+		x.missed, x.asked = x.missed+1, now
 	}
 	if x.missed >= maxMissed {
 		x.accepted, x.addr = false, x.Addr // where an invitation came from, nobody answers any more
+	}
+	if now.Sub(x.last) >= keptFor {
+		x.accepted = false // it is answered, but never accepted
 	}
 	x.due = now.Add(min(firstRetry<<min(x.missed, 10), bindEvery))
 	to := x.addr
@@ -222,7 +243,7 @@ func (k *Keeper) Hush(relay, of crypto.Identity, d time.Duration) (Send, bool) {
 		return Send{}, false
 	}
 	k.number++
-	return Send{Role: x.Role, To: x.addr, Bytes: signal.Packet{
+	return Send{Role: x.Role, To: x.at, Bytes: signal.Packet{
 		Kind: signal.Hush, From: k.self, To: signal.IDOf(relay), Number: k.number, Boot: k.boot, Peer: signal.IDOf(of), For: d,
 	}.Append(nil, x.Key)}, true
 }
@@ -265,7 +286,15 @@ func (k *Keeper) Handle(now time.Time, from netip.AddrPort, role signal.Role, p 
 }
 
 func (x *keeping) event(kind EventKind, index uint32) Event {
-	return Event{Kind: kind, Peer: x.Peer, Role: x.Role, Addr: x.addr, Observed: x.observed, Index: index}
+	return Event{Kind: kind, Peer: x.Peer, Role: x.Role, Addr: x.where(), Observed: x.observed, Index: index}
+}
+
+// where is where the bind holds, or else where we bind.
+func (x *keeping) where() netip.AddrPort {
+	if x.accepted {
+		return x.at
+	}
+	return x.addr
 }
 
 // reply takes the answer to a bind.
@@ -321,7 +350,7 @@ func (k *Keeper) Status() []BindStatus {
 	list := make([]BindStatus, 0, len(k.wants))
 	for _, x := range k.sorted() {
 		list = append(list, BindStatus{
-			Peer: x.Peer, Role: x.Role, Addr: x.addr, Accepted: x.accepted, Last: x.last, RTT: x.rtt,
+			Peer: x.Peer, Role: x.Role, Addr: x.where(), Accepted: x.accepted, Last: x.last, RTT: x.rtt,
 			Observed: x.observed, Boot: x.boot,
 		})
 	}

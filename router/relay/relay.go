@@ -45,10 +45,11 @@ type Peer struct {
 	// Relay is the peer's relay port at which our relay port is bound and
 	// accepted; zero: none. Packets from there are believed to be the peer's.
 	Relay netip.AddrPort
-	// Narrow says that the path to the peer carries less than may come: what is
-	// sent there leaves in fragments by the MTU of the route, one packet at a
-	// time. The route is made elsewhere, for packets with [Options.Mark].
-	Narrow bool
+	// PathMTU is the largest IP packet that the path to the peer carries, in
+	// bytes; 0: not known. What is larger leaves in fragments by the MTU of the
+	// route, one packet at a time. The route is made elsewhere, for packets with
+	// [Options.Mark].
+	PathMTU int
 }
 
 // Config is the whole desired state of a [Relay].
@@ -66,8 +67,9 @@ type Options struct {
 	Port uint16 // 0: a free one
 	Mark uint32 // firewall mark of what is sent; 0: none
 	// Receive gets the answers of other relays to the binds of our relay port,
-	// for a [Keeper] to verify. It is called from the loops and must not block;
-	// b is valid during the call only. May be nil.
+	// for a [Keeper]: authentic ones of known peers, which may be copies. It is
+	// called from the loops and must not block; b is valid during the call only.
+	// May be nil.
 	Receive func(from netip.AddrPort, b []byte)
 	// Usable says whether packets may be sent to an address at all: not to
 	// loopback, multicast, overlay or switch addresses. Nil: to every one.

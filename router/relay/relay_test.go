@@ -170,7 +170,7 @@ func TestSockets(t *testing.T) {
 	}
 	// To a narrow path they leave one by one.
 	r.mu.Lock()
-	r.table.known(b.key.Identity()).narrow = true
+	r.table.known(b.key.Identity()).pathMTU = 60
 	r.mu.Unlock()
 	x, y := forge(transport, nil, 2), forge(transport, nil, 2)
 	a.send(t, x, y)
@@ -194,18 +194,22 @@ func TestSockets(t *testing.T) {
 	}
 }
 
-// Answers to the relay's own binds are handed up, and only those.
+// Answers to the relay's own binds are handed up, and only those that their
+// sender has made.
 func TestReceive(t *testing.T) {
 	got := make(chan []byte, 10)
 	r, ends := openRelay(t, 1, Options{Receive: func(_ netip.AddrPort, b []byte) { got <- bytes.Clone(b) }})
 	a := ends[0]
 	us, id := r.table.self, signal.IDOf(a.key.Identity())
-	for k := signal.Probe; k <= signal.Invite; k++ {
-		a.send(t, signal.Packet{Kind: k, From: id, To: us, Number: uint64(k)}.Append(nil, [32]byte{}))
+	right := r.table.known(a.key.Identity()).key
+	for number, key := range [][32]byte{{99}, right} {
+		for k := signal.Probe; k <= signal.Invite; k++ {
+			a.send(t, signal.Packet{Kind: k, From: id, To: us, Number: uint64(number)}.Append(nil, key))
+		}
 	}
 	for _, want := range []signal.Kind{signal.BindReply, signal.Notice, signal.Invite} {
-		if p, err := signal.Parse(<-got); err != nil || p.Kind != want {
-			t.Errorf("%v, want %v", p.Kind, want)
+		if p, err := signal.Parse(<-got); err != nil || p.Kind != want || p.Number != 1 {
+			t.Errorf("%v %d, want %v of the second row", p.Kind, p.Number, want)
 		}
 	}
 	must(t, r.Invite(a.key.Identity(), netip.AddrPortFrom(a.relay.Addr(), a.s.Port())))

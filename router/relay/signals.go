@@ -39,28 +39,29 @@ func (t *table) signal(now time.Time, from udp.Flow, b []byte) verdict {
 		if n := t.addresses[from.Remote]; n == nil || n != sender.roles[signal.WireGuardPort] {
 			return verdict{why: unbound}
 		}
-	case signal.Notice:
-		// Who is bound here is believed here. Others may be believed by the
-		// keeper of our own binds.
-		n := t.addresses[from.Remote]
-		if n != nil && n == sender.roles[signal.RelayPort] && p.Boot == sender.boot && p.Number > sender.noticed &&
-			signal.Verify(b, sender.key) {
-			sender.noticed = p.Number
-			t.forgetIndex(sender, p.Index)
-		}
-		return verdict{answer: true}
-	case signal.BindReply, signal.Invite:
-		return verdict{answer: true}
+	case signal.Notice, signal.BindReply, signal.Invite:
 	default:
 		return verdict{why: malformed}
 	}
 	if !signal.Verify(b, sender.key) {
 		return verdict{why: unbound}
 	}
-	if p.Kind == signal.Hush {
+	switch p.Kind {
+	case signal.Bind:
+		return t.bind(now, sender, from, p)
+	case signal.Hush:
 		return t.hush(now, sender, p)
+	case signal.Notice:
+		// Who is bound here is believed here. Others may be believed by the
+		// keeper of our own binds.
+		n := t.addresses[from.Remote]
+		if n != nil && n == sender.roles[signal.RelayPort] && p.Boot == sender.boot && p.Number > sender.noticed {
+			sender.noticed = p.Number
+			t.forgetIndex(sender, p.Index)
+		}
+	default:
 	}
-	return t.bind(now, sender, from, p)
+	return verdict{answer: true}
 }
 
 // bind answers an authentic bind: with a cookie, or, when it has the right one,

@@ -66,7 +66,7 @@ type peer struct {
 	keys     [2][32]byte    // of its WireGuard; now and before
 	mac1     []*crypto.MAC1 // of those; nil: to be made
 	next     crypto.Identity
-	narrow   bool
+	pathMTU  int
 	boot     uint64 // of its last accepted bind; 0: none yet
 	former   []uint64
 	hushed   uint64        // number of its last hush
@@ -144,7 +144,7 @@ func (t *table) set(list []Peer) {
 			t.peers[id] = p
 		}
 		delete(gone, id)
-		p.key, p.next, p.narrow = c.Key, c.Next, c.Narrow
+		p.key, p.next, p.pathMTU = c.Key, c.Next, c.PathMTU
 		p.roles[signal.RelayPort].relay = netip.AddrPort{}
 		if c.Relay.IsValid() && t.usable(c.Relay) {
 			p.roles[signal.RelayPort].relay = netip.AddrPortFrom(c.Relay.Addr().Unmap(), c.Relay.Port())

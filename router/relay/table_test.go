@@ -415,8 +415,8 @@ func TestMessage(t *testing.T) {
 	if want := "b 384/96 at 0; c 96/96 at 384; a 54/0 at -1; c 96/96 at 576; b 152/96 at 672; "; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
-	// Those for narrow paths are kept apart, in order.
-	r.table.known(b.id).narrow = true
+	// Those that are too large for a path are kept apart, in order.
+	r.table.known(b.id).pathMTU = 96 + 28 - 1
 	out.reset()
 	r.table.message(w.now, &m, &out)
 	if len(out.narrow[0]) != 2 || len(out.wide[0]) != 2 || out.narrow[0][0].Flow.Remote != b.wg || out.wide[0][0].Flow.Remote != c.wg {

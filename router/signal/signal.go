@@ -107,7 +107,7 @@ type Packet struct {
 	Peer     ID             // Hush: whose packets
 	For      time.Duration  // Hush: how long, in whole milliseconds, at most MaxHush
 
-	// Size is the length of the whole packet in bytes. Append pads up to it;
-	// one that is too small is raised to [Kind.Least].
+	// Size is the length of the whole packet in bytes. Append pads up to it,
+	// between [Kind.Least] and [Kind.Most].
 	Size int
 }

@@ -18,7 +18,7 @@ import (
 //	 8  to
 //	 8  number
 //	    body, see bodySizes
-//	    padding: zeros
+//	    padding: zeros, see Most
 //	16  MAC: HMAC-SHA256 of the domain and everything before it, cut short
 //
 // The bodies:
@@ -64,13 +64,27 @@ func (k Kind) Least() int {
 	return headerSize + longest + macSize
 }
 
+// Most returns the size in bytes of the largest packet of this kind. Only a
+// probe has a reason to be long; an invitation may be as long as the bind that
+// it makes somebody send. An unknown kind panics.
+func (k Kind) Most() int {
+	switch k {
+	case Probe:
+		return MaxSize
+	case Invite:
+		return Bind.Least()
+	default:
+		return k.Least()
+	}
+}
+
 // Is reports whether a packet that came in at a port shared with WireGuard is
 // one of ours by its first byte. [Parse] says whether it is a whole one.
 func Is(b []byte) bool { return len(b) > 0 && b[0] == First }
 
 // Append appends the packet to b, with a MAC under the key of the two hosts
-// ([crypto.Keys.PairKey]). Size is raised to [Kind.Least] and cut to [MaxSize],
-// For to [MaxHush]; an address loses its zone. An unknown kind panics.
+// ([crypto.Keys.PairKey]). Size is raised to [Kind.Least] and cut to
+// [Kind.Most], For to [MaxHush]; an address loses its zone. An unknown kind panics.
 func (p Packet) Append(b []byte, key [32]byte) []byte {
 	start := len(b)
 	b = append(b, First, byte(p.Kind))
@@ -78,7 +92,7 @@ func (p Packet) Append(b []byte, key [32]byte) []byte {
 	b = append(b, p.To[:]...)
 	b = binary.BigEndian.AppendUint64(b, p.Number)
 	b = p.appendBody(b)
-	size := min(max(p.Size, p.Kind.Least()), MaxSize)
+	size := min(max(p.Size, p.Kind.Least()), p.Kind.Most())
 	b = append(b, make([]byte, size-macSize-(len(b)-start))...)
 	sum := mac(b[start:], key)
 	return append(b, sum[:macSize]...)
@@ -128,6 +142,9 @@ func Parse(b []byte) (Packet, error) {
 	}
 	if least := p.Kind.Least(); len(b) < least {
 		return Packet{}, fmt.Errorf("signal: %v of %d bytes, want at least %d", p.Kind, len(b), least)
+	}
+	if most := p.Kind.Most(); len(b) > most {
+		return Packet{}, fmt.Errorf("signal: %v of %d bytes, want at most %d", p.Kind, len(b), most)
 	}
 	rest := b[headerSize : len(b)-macSize]
 	if err := p.parseBody(rest[:bodySizes[p.Kind]]); err != nil {

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -22,8 +23,10 @@ const (
 	graphGap   = 50 * time.Millisecond
 	graphShare = 10
 	// lookups is how many peers with a direct path are told of their relays in
-	// one step: they do not need them yet.
-	lookups = 16
+	// one step, since they do not need them yet; maxUrgent how many others are
+	// told at once.
+	lookups   = 32
+	maxUrgent = 64
 )
 
 // graph is what all hosts tell of their links, and what follows for us.
@@ -33,14 +36,18 @@ type graph struct {
 	built   *topology.Graph
 	builtAt time.Time
 	gap     time.Duration
-	stale   bool              // reports, links or binds changed since
-	later   []crypto.Identity // whose machines do not know of the last graph
+	stale   bool                                // reports, links or binds changed since
+	later   []crypto.Identity                   // whose machines do not know of the last graph
+	nexts   []crypto.Identity                   // for whom next is not known by the last graph
+	next    map[crypto.Identity]crypto.Identity // our relay's next hop to each peer
 	wanted  []relay.Want
 	bound   map[bind]netip.AddrPort // where we are bound now, and the relay's address
 	told    relay.Config
 }
 
-func newGraph() graph { return graph{stale: true} }
+func newGraph() graph {
+	return graph{stale: true, next: make(map[crypto.Identity]crypto.Identity)}
+}
 
 // see reads the reports of a view. One that is refused is a broken or newer
 // member's: what it said before holds.
@@ -65,24 +72,33 @@ func (g *graph) see(log *slog.Logger, v mesh.View) {
 }
 
 // stepGraph makes the graph anew when something changed, and tells everybody
-// whom it concerns. Who has no direct path comes first.
+// whom it concerns: who has no direct path first, the others a few at a time.
 func (t *Tunnels) stepGraph(now time.Time) {
 	g := &t.graph
 	if g.stale && now.Sub(g.builtAt) < g.gap {
 		t.wakeAt(g.builtAt.Add(g.gap))
 	} else if g.stale {
 		g.stale, g.builtAt = false, now
-		defer func() { g.gap = max(graphGap, graphShare*time.Since(now)) }()
 		g.built = topology.Build(t.self, append(g.book.Reports(), t.ownReport(now)))
+		g.gap = max(graphGap, graphShare*time.Since(now))
 		t.wantBinds(now)
-		t.tellRelay()
-		g.later = g.later[:0]
+		g.later, g.nexts = g.later[:0], g.nexts[:0]
 		for id, w := range t.tunnels {
+			g.nexts = append(g.nexts, id)
 			if w.machine.State() == path.Established && w.machine.Route().Direct() {
 				g.later = append(g.later, id)
+			}
+		}
+		urgent := 0
+		for id, w := range t.tunnels {
+			if w.machine.State() == path.Established && w.machine.Route().Direct() {
 				continue
 			}
-			t.tellRelays(now, w)
+			if urgent++; urgent <= maxUrgent {
+				t.tellRelays(now, w)
+			} else {
+				g.later = append(g.later, id) // taken from the end: before the others
+			}
 		}
 	}
 	for range min(lookups, len(g.later)) {
@@ -92,8 +108,26 @@ func (t *Tunnels) stepGraph(now time.Time) {
 			t.tellRelays(now, w)
 		}
 	}
-	if len(g.later) > 0 {
+	t.findNexts()
+	if len(g.later)+len(g.nexts) > 0 {
 		t.wakeAt(now.Add(graphGap))
+	}
+}
+
+// findNexts finds out, a few at a time, where our relay sends what is for
+// others, and tells it when it is known for all.
+func (t *Tunnels) findNexts() {
+	g := &t.graph
+	if len(g.nexts) == 0 {
+		return
+	}
+	for range min(lookups, len(g.nexts)) {
+		id := g.nexts[len(g.nexts)-1]
+		g.nexts = g.nexts[:len(g.nexts)-1]
+		g.next[id], _ = g.built.Next(id)
+	}
+	if len(g.nexts) == 0 {
+		t.tellRelay()
 	}
 }
 
@@ -133,9 +167,9 @@ func (t *Tunnels) readBinds(now time.Time) {
 			continue
 		}
 		t.graph.bound[bind{s.Peer, s.Role}] = s.Addr
-		if s.Role == signal.WireGuardPort && s.Observed.IsValid() {
-			t.observed.seen[s.Peer] = observation{s.Observed, s.Last}
-		}
+	}
+	if !maps.Equal(was, t.graph.bound) {
+		t.findRelayPorts()
 	}
 	for b, at := range was {
 		if t.graph.bound[b] == at {
@@ -144,7 +178,30 @@ func (t *Tunnels) readBinds(now time.Time) {
 		t.graph.stale = true
 		if b.role == signal.WireGuardPort {
 			t.tellUsers(now, at, path.Withdrawn{Endpoint: at})
+			for _, w := range t.tunnels { // the machines have dropped it
+				w.relays = slices.DeleteFunc(w.relays, func(x path.Relay) bool { return x.Endpoint == at })
+			}
 		}
+	}
+}
+
+// findRelayPorts notes where relays are, as far as we can know: an endpoint
+// among them is no peer's own, whoever's packets come from there.
+func (t *Tunnels) findRelayPorts() {
+	clear(t.relayPorts)
+	for id, w := range t.tunnels {
+		for _, ep := range w.peer.Candidates {
+			t.relayPorts[netip.AddrPortFrom(ep.Addr(), w.peer.HelloPort)] = id
+		}
+		for _, ep := range w.peer.Endpoints {
+			t.relayPorts[netip.AddrPortFrom(ep.Addr(), w.peer.HelloPort)] = id
+		}
+		if at, ok := relayPort(w); ok {
+			t.relayPorts[at] = id
+		}
+	}
+	for b, at := range t.graph.bound {
+		t.relayPorts[at] = b.relay
 	}
 }
 
@@ -190,11 +247,10 @@ func (t *Tunnels) tellRelay() {
 		if w == nil {
 			continue
 		}
-		next, _ := t.graph.built.Next(p.Identity)
 		c.Peers = append(c.Peers, relay.Peer{
-			Identity: p.Identity, WireGuard: p.WireGuard, Key: w.key, Next: next,
-			Relay:  t.graph.bound[bind{p.Identity, signal.RelayPort}],
-			Narrow: w.linkMTU() > 0 && InnerMTU(w.linkMTU(), w.mtu.endpoint.Addr().Is6()) < t.cfg.MTU+vlanTag,
+			Identity: p.Identity, WireGuard: p.WireGuard, Key: w.key, Next: t.graph.next[p.Identity],
+			Relay:   t.graph.bound[bind{p.Identity, signal.RelayPort}],
+			PathMTU: w.linkMTU(),
 		})
 	}
 	if slices.Equal(c.Peers, t.graph.told.Peers) {
@@ -204,13 +260,17 @@ func (t *Tunnels) tellRelay() {
 	t.cfg.Relay.Set(c)
 }
 
-// inviteGap is how often we invite a neighbour that is not bound here.
-const inviteGap = 20 * time.Second
+// How often we invite a neighbour that is not bound here: at first, and then.
+const (
+	inviteGap   = 20 * time.Second
+	inviteTimes = 6
+	inviteSlow  = 5 * time.Minute
+)
 
-// stepInvites asks neighbours that are not bound at our relay to bind: once
-// when they become neighbours, which spares them the wait after our restart,
-// and again and again when a NAT is before us that only our own packets open.
-// They bind if they want to.
+// stepInvites asks neighbours that are not bound at our relay to bind: when
+// they become neighbours, which spares them the wait after our restart, and
+// again, since there may be a NAT or a firewall before us that only our own
+// packets open. They bind if they want to.
 func (t *Tunnels) stepInvites(now time.Time) {
 	if t.invitesAt.After(now) || t.leaving {
 		return
@@ -220,14 +280,13 @@ func (t *Tunnels) stepInvites(now time.Time) {
 	for _, b := range t.cfg.Relay.Bound() {
 		bound[b.Identity] = bound[b.Identity] || b.Role == signal.WireGuardPort
 	}
-	nat := t.observed.kind(now, t.own)
-	hidden := nat == topology.NATEndpointIndependent || nat == topology.NATSymmetric
 	for id, w := range t.tunnels {
 		r := w.machine.Route()
 		switch {
 		case bound[id] || !r.Direct() || w.machine.State() != path.Established:
-		case w.invited.IsZero(), hidden && now.Sub(w.invited) >= inviteGap:
+		case w.invites == 0, w.invites < inviteTimes && now.Sub(w.invited) >= inviteGap, now.Sub(w.invited) >= inviteSlow:
 			w.invited = now
+			w.invites++
 			_ = t.cfg.Relay.Invite(id, r.Endpoint) // it is for them to want it
 		}
 	}

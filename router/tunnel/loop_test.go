@@ -176,8 +176,11 @@ func (f fakeRelay) Set(c relay.Config) {
 	f.relay = c
 }
 
-func (f fakeRelay) Send(netip.AddrPort, []byte) error { return nil }
-func (f fakeRelay) Bound() []relay.Binding            { return nil }
+func (f fakeRelay) Send(to netip.AddrPort, b []byte) error {
+	return fakeDevice(f).Send(to, b, wireguard.SendOptions{})
+}
+
+func (f fakeRelay) Bound() []relay.Binding { return nil }
 
 func (f fakeRelay) Invite(_ crypto.Identity, addr netip.AddrPort) error {
 	f.mu.Lock()
@@ -277,7 +280,11 @@ func (w *world) pongs(tn *Tunnels, hosts []host, reachable func(netip.AddrPort) 
 				return
 			}
 			b := a.Append(nil, testKeys.PairKey(self, h.key.Identity()))
-			go tn.Receive(to, b)
+			if a.Role == signal.RelayPort {
+				go tn.ReceiveRelay(to, b)
+			} else {
+				go tn.Receive(to, netip.Addr{}, b)
+			}
 		}
 	}
 }

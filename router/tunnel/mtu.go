@@ -17,7 +17,6 @@ const (
 	ipv4Overhead      = 28
 	ipv6Overhead      = 48
 	vxlanOverhead     = 70 // of an inner IP packet
-	vlanTag           = 4
 )
 
 // mtu is the search for what the direct path to a peer carries.
@@ -35,7 +34,7 @@ func (t *Tunnels) stepMTUs(now time.Time) {
 			continue
 		}
 		if w.mtu.endpoint != r.Endpoint {
-			w.mtu = mtu{endpoint: r.Endpoint, search: path.NewMTUSearch(r.Endpoint.Addr().Is6(), t.cfg.Ceiling())}
+			w.mtu = mtu{endpoint: r.Endpoint, search: path.NewMTUSearch(r.Endpoint.Addr().Is6(), t.ceiling)}
 		}
 		// A result is confirmed every 20 s, but not where nothing is sent: what
 		// was put off is made up for by the first tick with traffic.
@@ -87,7 +86,7 @@ func (t *Tunnels) answered(now time.Time, w *tunnel, r path.ProbeResult) {
 func (t *Tunnels) restartMTUs(now time.Time) {
 	for _, w := range t.tunnels {
 		if w.mtu.search != nil {
-			t.searchMTU(now, w, path.MTURestart{Ceiling: t.cfg.Ceiling()})
+			t.searchMTU(now, w, path.MTURestart{Ceiling: t.ceiling})
 		}
 	}
 }
@@ -126,11 +125,28 @@ func (w *tunnel) pathMTU() int {
 	return w.relays[i].MTU
 }
 
+// hopMTU is the largest IP packet that comes to the endpoint of the route in
+// use; 0: not known.
+func (t *Tunnels) hopMTU(w *tunnel) int {
+	r := w.machine.Route()
+	if !r.Relayed() {
+		return w.linkMTU()
+	}
+	if first := t.tunnels[r.Via[0]]; first != nil && first.mtu.endpoint.Addr() == r.Endpoint.Addr() {
+		return first.linkMTU()
+	}
+	return w.pathMTU()
+}
+
 // Way is what the plan has to know of the path to a peer.
 type Way struct {
-	Up      bool // the tunnel stands
-	MTU     int  // of the route inside the tunnel
-	PathMTU int  // of the IP packets outside; 0: not known
+	Up       bool           // the tunnel stands
+	MTU      int            // of the route inside the tunnel
+	Endpoint netip.AddrPort // of the route in use: fragments are made by where packets go
+	// HopMTU is the largest IP packet that comes to Endpoint, PathMTU the largest
+	// whose content comes through to the peer, in bytes; 0: not known. They
+	// differ beyond a relay, which makes its own fragments.
+	HopMTU, PathMTU int
 	// Whole is the largest packet of a container that needs no fragments
 	// outside. What is larger, up to the MTU of the switch, is cut below the
 	// tunnel: the kernel's VXLAN device would drop it if the route inside were
@@ -149,14 +165,17 @@ func (t *Tunnels) Way(id crypto.Identity) Way {
 // way computes what [Tunnels.Way] tells. A VLAN tag is worth a fragment, every
 // full TCP segment of gossip is not: hence no 4 bytes for it here.
 func (t *Tunnels) way(w *tunnel) Way {
-	out := Way{Up: w.machine.State() == path.Established, PathMTU: w.pathMTU(), Whole: t.cfg.MTU}
+	out := Way{
+		Up: w.machine.State() == path.Established, Endpoint: w.machine.Route().Endpoint,
+		HopMTU: t.hopMTU(w), PathMTU: w.pathMTU(), Whole: t.cfg.MTU,
+	}
 	// A host drops frames that its switch is too small for.
 	if theirs := t.graph.reports[w.peer.Identity].SwitchMTU; theirs > 0 {
 		out.Whole = max(min(out.Whole, theirs), wireguard.MinMTU-vxlanOverhead)
 	}
 	out.MTU = out.Whole + vxlanOverhead
 	if out.PathMTU > 0 {
-		out.Whole = min(out.Whole, InnerMTU(out.PathMTU, w.machine.Route().Endpoint.Addr().Is6()))
+		out.Whole = min(out.Whole, InnerMTU(out.PathMTU, out.Endpoint.Addr().Is6()))
 	}
 	return out
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/mesh"
 	"github.com/weftnet/weft/router/path"
+	"github.com/weftnet/weft/router/signal"
 	"github.com/weftnet/weft/router/wireguard"
 )
 
@@ -31,15 +32,14 @@ type tunnel struct {
 	mtu     mtu
 	punched time.Time // when a signal of the peer was last obeyed
 	invited time.Time // to bind at our relay
+	invites int
 }
 
 // see brings the tunnels in line with the view.
 func (t *Tunnels) see(now time.Time, v mesh.View) {
 	t.view = v
-	devices := t.readDevice()
 	known := make(map[crypto.Identity]bool, len(v.Peers))
-	keys := make([]path.ProbePeer, 0, len(v.Peers))
-	var fresh, turn int
+	var fresh, gone, turn int
 	for _, p := range v.Peers {
 		known[p.Identity] = true
 		if t.tunnels[p.Identity] == nil {
@@ -48,9 +48,14 @@ func (t *Tunnels) see(now time.Time, v mesh.View) {
 	}
 	for id, w := range t.tunnels {
 		if !known[id] {
+			gone++
 			delete(t.tunnels, id)
 			delete(t.overlay, w.peer.Identity.Overlay())
 		}
+	}
+	var devices map[[32]byte]wireguard.PeerStatus
+	if fresh > 0 {
+		devices = t.readDevice()
 	}
 	for _, p := range v.Peers {
 		w := t.tunnels[p.Identity]
@@ -75,11 +80,25 @@ func (t *Tunnels) see(now time.Time, v mesh.View) {
 		case !slices.Equal(p.Candidates, before.Candidates):
 			t.tell(now, w, path.Candidates(p.Candidates))
 		}
-		keys = append(keys, path.ProbePeer{Identity: p.Identity, Key: w.key})
 	}
-	t.prober.Set(keys)
-	t.setIdle(now)
+	if fresh+gone > 0 {
+		t.setKeys()
+		t.setIdle(now)
+	}
 	t.graph.see(t.log, v)
+	t.findRelayPorts()
+}
+
+// setKeys tells those who verify packets whose there may be.
+func (t *Tunnels) setKeys() {
+	peers := make([]path.ProbePeer, 0, len(t.tunnels))
+	keys := make(map[signal.ID][32]byte, len(t.tunnels))
+	for id, w := range t.tunnels {
+		peers = append(peers, path.ProbePeer{Identity: id, Key: w.key})
+		keys[signal.IDOf(id)] = w.key
+	}
+	t.prober.Set(peers)
+	t.keys.Store(&keys)
 }
 
 // meet makes the tunnel to a peer that was not known before.
@@ -132,6 +151,9 @@ func (t *Tunnels) look(now time.Time) {
 			continue
 		}
 		before := w.device
+		if s == before && w.machine.Next().After(now.Add(readGap)) {
+			continue
+		}
 		w.device = s
 		if s.RxBytes != before.RxBytes {
 			w.heard = now
@@ -151,7 +173,9 @@ func (t *Tunnels) look(now time.Time) {
 func (t *Tunnels) reached(w *tunnel) {
 	var ep netip.AddrPort
 	if r := w.machine.Route(); r.Direct() {
-		ep = r.Endpoint
+		if _, relay := t.relayPorts[r.Endpoint]; !relay {
+			ep = r.Endpoint
+		}
 	}
 	t.cfg.Mesh.Reachable(w.peer.Identity, ep)
 }
@@ -258,7 +282,7 @@ func (t *Tunnels) probed(now time.Time, r path.ProbeResult) {
 		return
 	}
 	if r.Observed.IsValid() {
-		t.observe(now, r.Peer, r.Observed)
+		t.observed.observe(now, r.Peer, r.Observed)
 	}
 	t.answered(now, w, r)
 	t.tell(now, w, path.Pong{Endpoint: r.Endpoint, RTT: r.RTT})
@@ -266,18 +290,28 @@ func (t *Tunnels) probed(now time.Time, r path.ProbeResult) {
 
 // moved makes everybody look where we are now, if we are elsewhere.
 func (t *Tunnels) moved(now time.Time) {
-	own := t.cfg.Endpoints()
+	own, ceiling := t.cfg.Endpoints(), t.cfg.Ceiling()
+	if ceiling != t.ceiling {
+		t.ceiling = ceiling
+		t.restartMTUs(now)
+	}
 	if slices.Equal(own, t.own) {
 		return
 	}
 	t.log.Info("own addresses changed", "endpoints", own)
 	t.own = own
-	t.observed.forget()
 	t.cfg.Mesh.EndpointsChanged()
+	t.relocate(now)
+}
+
+// relocate looks at every path and bind anew: what others remember of us may be
+// true no more.
+func (t *Tunnels) relocate(now time.Time) {
+	t.observed.forget()
 	for _, w := range t.tunnels {
 		t.tell(now, w, path.Moved{})
-		t.keeper.Now(w.peer.Identity)
 	}
+	t.keeper.Now()
 	t.restartMTUs(now)
 }
 
@@ -290,7 +324,7 @@ func (t *Tunnels) stateChanged(now time.Time, w *tunnel, s path.State) {
 		log.Info("tunnel established", "route", t.routeText(w.machine.Route()), "took", now.Sub(w.begun).Round(time.Millisecond))
 		t.reached(w)
 	case w.state == path.Established:
-		w.begun, w.invited = now, time.Time{}
+		w.begun, w.invites = now, 0
 		t.lost++
 		log.Warn("tunnel lost", "route", t.routeText(w.machine.Route()), "last_handshake", w.device.LastHandshake)
 	}
@@ -319,7 +353,7 @@ func PeerConfig(k crypto.Keys, self crypto.Identity, p mesh.Peer, w Way) wiregua
 		Overlay:      p.Identity.Overlay(),
 		Keepalive:    keepalive,
 		MTU:          w.MTU,
-		PathMTU:      w.PathMTU,
+		PathMTU:      w.HopMTU,
 	}
 }
 

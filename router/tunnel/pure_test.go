@@ -68,16 +68,27 @@ func TestObserved(t *testing.T) {
 		{
 			"a symmetric NAT",
 			[]string{"203.0.113.1:6784", "203.0.113.1:40000", "203.0.113.1:40000"},
-			[]string{"203.0.113.1:40000", "203.0.113.1:6784"},
+			nil,
 			topology.NATSymmetric,
 		},
 		{
 			"two ways out",
 			[]string{"203.0.113.1:6784", "198.51.100.1:6784"},
-			[]string{"198.51.100.1:6784", "203.0.113.1:6784"},
+			[]string{"198.51.100.1:6784"},
 			topology.NATEndpointIndependent,
 		},
-		{"no more than three", []string{"203.0.113.1:1", "203.0.113.1:2", "203.0.113.1:3", "203.0.113.1:4"}, []string{"203.0.113.1:1", "203.0.113.1:2", "203.0.113.1:3"}, topology.NATSymmetric},
+		{
+			"one lies", []string{"203.0.113.1:6784", "198.51.100.66:53", "203.0.113.1:6784"},
+			[]string{"203.0.113.1:6784"}, topology.NATEndpointIndependent,
+		},
+		{
+			"no more than three",
+			[]string{
+				"203.0.113.1:1", "203.0.113.2:1", "203.0.113.3:1", "203.0.113.4:1",
+				"203.0.113.1:1", "203.0.113.2:1", "203.0.113.3:1", "203.0.113.4:1",
+			},
+			[]string{"203.0.113.1:1", "203.0.113.2:1", "203.0.113.3:1"}, topology.NATEndpointIndependent,
+		},
 		{"long ago", []string{"old 203.0.113.1:6784"}, nil, topology.NATUnknown},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -87,7 +98,7 @@ func TestObserved(t *testing.T) {
 				if rest, ok := strings.CutPrefix(s, "old "); ok {
 					s, at = rest, now.Add(-time.Hour)
 				}
-				o.seen[identity(byte(i+1))] = observation{addrPort(s), at}
+				o.observe(at, identity(byte(i+1)), addrPort(s))
 			}
 			if got := o.kind(now, own); got != tc.kind {
 				t.Errorf("NAT: %s, want %s", got, tc.kind)

@@ -37,6 +37,9 @@ func (t *Tunnels) stepReport(now time.Time) {
 	publish, report := r.damper.Step(now, t.ownReport(now))
 	t.wakeAt(r.damper.Next())
 	switch {
+	case t.leaving && !publish && len(report.Links) > 0: // there is no time to wait
+		report = t.ownReport(now)
+		report.Seq = r.seq + 1
 	case publish:
 	case r.failed != nil:
 		report = *r.failed
@@ -84,10 +87,11 @@ func (t *Tunnels) link(now time.Time, id crypto.Identity, w *tunnel) (topology.L
 	if w.machine.State() != path.Established || !s.Endpoint.IsValid() || w.silent(now) && !w.peer.Alive {
 		return topology.Link{}, false
 	}
-	_, bound := t.graph.bound[bind{id, signal.WireGuardPort}]
+	_, end := t.graph.bound[bind{id, signal.WireGuardPort}]
+	_, between := t.graph.bound[bind{id, signal.RelayPort}]
 	l := topology.Link{
 		Peer: id, State: topology.Direct, Outbound: w.peer.Target != "" || t.self.Compare(id) < 0,
-		Endpoint: s.Endpoint, RTT: st.RTT, MTU: w.linkMTU(), Bound: bound, Age: now.Sub(st.Since),
+		Endpoint: s.Endpoint, RTT: st.RTT, MTU: w.linkMTU(), Bound: end && between, Age: now.Sub(st.Since),
 	}
 	switch {
 	case !s.Direct():

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/weftnet/weft/crypto"
@@ -24,9 +25,6 @@ func (t *Tunnels) signalled(now time.Time, e signalled) {
 	case relay.Nothing, relay.Invited:
 	case relay.Bound:
 		t.graph.stale = true
-		if ours && said.Observed.IsValid() {
-			t.observe(now, said.Peer, said.Observed)
-		}
 	case relay.Restarted:
 		t.graph.stale = true
 		if ours {
@@ -140,21 +138,24 @@ func (t *Tunnels) Deliver(from crypto.Identity, payload []byte) {
 		t.log.Debug("payload not understood", "peer", from.Fingerprint(), "err", err)
 		return
 	}
-	t.offer(punched{from, list})
+	t.offer(t.signals, punched{from, list})
 }
 
-// punched obeys a peer's signal. Its candidates count besides those that it
-// signed, so that a mapping made just now is among them; none is asked more
-// often for that.
+// punched obeys a peer's signal: only that of the end that decides, and only at
+// addresses where it is known to be. The port may be a mapping made just now.
 func (t *Tunnels) punched(now time.Time, e punched) {
 	w := t.tunnels[e.from]
-	if w == nil || now.Sub(w.punched) < punchGap {
+	if w == nil || t.self.Compare(e.from) < 0 || now.Sub(w.punched) < punchGap {
 		return
 	}
 	w.punched = now
+	known := make(map[netip.Addr]bool)
+	for _, ep := range slices.Concat(w.peer.Endpoints, w.peer.Candidates) {
+		known[ep.Addr()] = true
+	}
 	var list []netip.AddrPort
 	for _, ep := range e.candidates {
-		if advert.Usable(ep) {
+		if advert.Usable(ep) && known[ep.Addr()] {
 			list = append(list, ep)
 		}
 	}

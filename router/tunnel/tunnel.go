@@ -10,6 +10,7 @@
 package tunnel
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"net/netip"
@@ -88,11 +89,13 @@ type Tunnels struct {
 	log     *slog.Logger
 	self    crypto.Identity
 	prober  *path.Prober // safe by itself
-	inbox   chan event   // from sockets and others; what does not fit is dropped and counted
+	inbox   chan event   // from peers; what does not fit is dropped and counted
+	signals chan event   // from relays, apart so that they cannot displace the others
 	wake    chan struct{}
 	changed chan struct{} // a Way is another; capacity 1
 
 	dropped  atomic.Uint64 // events, because the inbox was full
+	keys     atomic.Pointer[map[signal.ID][32]byte]
 	snapshot atomic.Pointer[Snapshot]
 
 	mu sync.Mutex // guards what follows
@@ -117,13 +120,15 @@ type loop struct {
 	unread  string                 // why the device could not be read last
 	readAt  time.Time              // when it was read last
 
-	own       []netip.AddrPort // endpoints of our interfaces
-	graph     graph
-	keeper    *relay.Keeper
-	observed  observed
-	report    reporter
-	hushes    []hush
-	invitesAt time.Time
+	own        []netip.AddrPort // endpoints of our interfaces
+	ceiling    int              // the greatest MTU of one
+	graph      graph
+	relayPorts map[netip.AddrPort]crypto.Identity // of all peers, as far as they can be known
+	keeper     *relay.Keeper
+	observed   observed
+	report     reporter
+	hushes     []hush
+	invitesAt  time.Time
 
 	lost    uint64    // tunnels that stood and ended
 	showAt  time.Time // when the snapshot is made again
@@ -139,17 +144,20 @@ func New(c Config) *Tunnels {
 	t := &Tunnels{
 		cfg: c, log: c.Log, self: c.Key.Identity(),
 		inbox:   make(chan event, 4096),
+		signals: make(chan event, 256),
 		wake:    make(chan struct{}, 1),
 		changed: make(chan struct{}, 1),
 	}
-	t.prober = path.NewProber(t.self, t.sendProbe, func(r path.ProbeResult) { t.offer(probed(r)) })
+	t.prober = path.NewProber(t.self, t.sendProbe, func(r path.ProbeResult) { t.offer(t.inbox, probed(r)) })
+	t.keys.Store(&map[signal.ID][32]byte{})
 	t.loop = loop{
-		tunnels:  make(map[crypto.Identity]*tunnel),
-		overlay:  make(map[netip.Addr]*tunnel),
-		keeper:   relay.NewKeeper(t.self, c.Boot),
-		observed: newObserved(),
-		report:   newReporter(),
-		graph:    newGraph(),
+		tunnels:    make(map[crypto.Identity]*tunnel),
+		overlay:    make(map[netip.Addr]*tunnel),
+		relayPorts: make(map[netip.AddrPort]crypto.Identity),
+		keeper:     relay.NewKeeper(t.self, c.Boot),
+		observed:   newObserved(),
+		report:     newReporter(),
+		graph:      newGraph(),
 	}
 	t.snapshot.Store(&Snapshot{ways: make(map[crypto.Identity]Way)})
 	return t
@@ -187,26 +195,29 @@ type echo struct {
 
 // offer leaves an event for the loop. What comes faster than the loop can
 // take is lost, as if it had been lost on the way.
-func (t *Tunnels) offer(e event) {
+func (t *Tunnels) offer(to chan<- event, e event) {
 	select {
-	case t.inbox <- e:
+	case to <- e:
 	default:
 		t.dropped.Add(1)
 	}
 }
 
-// Receive takes a packet that came to the WireGuard port and is none of
-// WireGuard's. It does not keep b.
-func (t *Tunnels) Receive(from netip.AddrPort, b []byte) {
-	t.receive(from, b, signal.WireGuardPort)
+// Receive takes a packet that came to the WireGuard port, at one of our
+// addresses, and is none of WireGuard's. It does not keep b.
+func (t *Tunnels) Receive(from netip.AddrPort, to netip.Addr, b []byte) {
+	t.receive(from, to, b, signal.WireGuardPort)
 }
 
 // ReceiveRelay takes an answer that came to our relay port. It does not keep b.
 func (t *Tunnels) ReceiveRelay(from netip.AddrPort, b []byte) {
-	t.receive(from, b, signal.RelayPort)
+	t.receive(from, netip.Addr{}, b, signal.RelayPort)
 }
 
-func (t *Tunnels) receive(from netip.AddrPort, b []byte, role signal.Role) {
+// maxSignal is more than any packet of a relay needs, in bytes.
+const maxSignal = 128
+
+func (t *Tunnels) receive(from netip.AddrPort, to netip.Addr, b []byte, role signal.Role) {
 	p, err := signal.Parse(b)
 	if err != nil {
 		return // a stranger's
@@ -214,17 +225,20 @@ func (t *Tunnels) receive(from netip.AddrPort, b []byte, role signal.Role) {
 	switch p.Kind {
 	case signal.Probe, signal.ProbeReply:
 		if role == signal.WireGuardPort {
-			t.prober.Handle(time.Now(), from, b)
+			t.prober.Handle(time.Now(), from, to, b)
 		}
 	case signal.BindReply, signal.Notice, signal.Invite:
-		t.offer(signalled{from: from, role: role, packet: p, raw: append([]byte(nil), b...)})
+		// Verified here, so that strangers do not come as far as the loop.
+		if key, ok := (*t.keys.Load())[p.From]; ok && len(b) <= maxSignal && signal.Verify(b, key) {
+			t.offer(t.signals, signalled{from: from, role: role, packet: p, raw: bytes.Clone(b)})
+		}
 	case signal.Bind, signal.Hush: // for relays, and to the other port
 	}
 }
 
 // Echoed takes the answer to a ping.
 func (t *Tunnels) Echoed(peer netip.Addr, number uint64, at time.Time) {
-	t.offer(echoed{peer, number, at})
+	t.offer(t.inbox, echoed{peer, number, at})
 }
 
 // SetView tells of the cluster as it is now; the device must have its peers
@@ -251,7 +265,7 @@ func (t *Tunnels) Changed() <-chan struct{} { return t.changed }
 // tunnels of a former run still stand.
 func (t *Tunnels) Adopt(v mesh.View) {
 	now := time.Now()
-	t.own = t.cfg.Endpoints()
+	t.own, t.ceiling = t.cfg.Endpoints(), t.cfg.Ceiling()
 	t.see(now, v)
 	t.advance(now)
 }
@@ -261,6 +275,7 @@ func (t *Tunnels) Adopt(v mesh.View) {
 func (t *Tunnels) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	last := time.Now()
 	for {
 		timer.Reset(max(0, time.Until(t.next)))
 		var e event = tick{}
@@ -268,14 +283,23 @@ func (t *Tunnels) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case e = <-t.inbox:
+		case e = <-t.signals:
 		case <-t.wake:
 		case <-timer.C:
 		}
 		now := time.Now()
+		if slept(last, now) {
+			t.log.Info("this host slept, or its clock was set; looking at every path")
+			t.relocate(now)
+		}
+		last = now
 		t.handle(now, e)
 		for range 256 { // what came meanwhile
 			select {
 			case e = <-t.inbox:
+				t.handle(now, e)
+				continue
+			case e = <-t.signals:
 				t.handle(now, e)
 				continue
 			default:
@@ -284,6 +308,12 @@ func (t *Tunnels) Run(ctx context.Context) error {
 		}
 		t.advance(now)
 	}
+}
+
+// slept reports whether much more time has passed by the wall clock than by the
+// one that stops while the host sleeps.
+func slept(from, to time.Time) bool {
+	return to.Round(0).Sub(from.Round(0))-to.Sub(from) > 10*time.Second
 }
 
 // handle does what one event asks for.
@@ -335,6 +365,7 @@ func (t *Tunnels) advance(now time.Time) {
 	t.stepInvites(now)
 	t.stepHushes(now)
 	t.stepMTUs(now)
+	t.stepObserved(now)
 	t.stepReport(now)
 	t.show(now)
 	for _, w := range t.tunnels {

@@ -48,7 +48,8 @@ type end struct {
 	known   [2]bool // introductions completed here: dialled by us, by the other
 }
 
-// tell takes the machine a step further and obeys it.
+// tell takes the machine a step further and obeys it, as far as a handshake
+// goes: there are no relays, and nobody answers probes and pings.
 func (e *end) tell(ev path.Event) error {
 	for _, a := range e.machine.Step(time.Now(), ev) {
 		var err error
@@ -96,7 +97,8 @@ func (e *end) drive() error {
 		return err
 	}
 	for _, p := range list {
-		if err := e.tell(path.Handshake{At: p.LastHandshake}); err != nil {
+		d := path.Device{Handshake: p.LastHandshake, Endpoint: p.Endpoint, Rx: p.RxBytes, Tx: p.TxBytes}
+		if err := e.tell(d); err != nil {
 			return err
 		}
 	}

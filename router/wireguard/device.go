@@ -41,6 +41,7 @@ func (m Mode) String() string { return [...]string{"auto", "kernel", "userspace"
 // A *kernel.Kernel is one.
 type Links interface {
 	AddWireGuard(name string, mtu int) error
+	Links() ([]kernel.Link, error)
 	Link(name string) (kernel.Link, error)
 	DelLink(name string) error
 	SetUp(name string, up bool) error
@@ -59,6 +60,10 @@ type Links interface {
 	SetSysctl(key, value string) error
 }
 
+// Receiver takes a packet that came from somewhere to an address of this host;
+// to is zero where that is not known. b is valid only during the call.
+type Receiver func(from netip.AddrPort, to netip.Addr, b []byte)
+
 // Options say what device to open.
 type Options struct {
 	Name  string // of the interface; at most 15 bytes
@@ -69,9 +74,9 @@ type Options struct {
 	WrapTUN func(tun.Device) tun.Device
 	// Receive is given the packets on WireGuard's port that are none of
 	// WireGuard's: those whose first byte is 0x57 (router/signal). It is called
-	// by the goroutines that receive, several at a time, and must not block; b
-	// is valid only during the call. Nil: they are dropped.
-	Receive func(from netip.AddrPort, b []byte)
+	// by the goroutines that receive, several at a time, and must not block.
+	// Nil: they are dropped.
+	Receive Receiver
 	// Quiet does what [Device.Quiet] says, in kernel mode, where only a
 	// firewall can. Nil: it fails there.
 	Quiet func(from netip.AddrPort, t time.Duration) error
@@ -120,7 +125,7 @@ type Device struct {
 	// usable waits until packets reach an address just added; nil in tests
 	// without a kernel.
 	usable  func(netip.Addr) error
-	receive func(netip.AddrPort, []byte)              // of Options
+	receive Receiver                                  // of Options
 	quiet   func(netip.AddrPort, time.Duration) error // of Options
 	door    *door                                     // nil in kernel mode
 	raw     *rawPort                                  // nil in tests without a kernel

@@ -22,11 +22,11 @@ type door struct {
 
 	// Constant.
 
-	receive func(from netip.AddrPort, b []byte) // nil: nobody wants it
-	raw     *rawPort                            // nil in tests without a kernel
+	receive Receiver // nil: nobody wants it
+	raw     *rawPort // nil in tests without a kernel
 
 	quiet  quietList
-	limits atomic.Pointer[map[netip.AddrPort]int] // see limit; nil: none
+	limits atomic.Pointer[map[netip.AddrPort]limit] // never changed; nil: none
 }
 
 // located is an endpoint that says where it is without making a string of it.
@@ -60,36 +60,59 @@ func (d *door) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 func (d *door) admit(b []byte, ep conn.Endpoint) bool {
 	if signal.Is(b) {
 		if d.receive != nil {
-			d.receive(where(ep), b)
+			d.receive(where(ep), ep.SrcIP(), b)
 		}
 		return false
 	}
 	return !d.quiet.has(ep)
 }
 
-// limit sets the largest IP packet on the paths to some endpoints, in bytes.
-// The map must not be changed afterwards.
-func (d *door) limit(m map[netip.AddrPort]int) {
+// limit is the way to an endpoint that does not carry every packet whole.
+type limit struct {
+	mtu    int            // the largest IP packet in bytes
+	routed bool           // a route says so; else the interface carries no more
+	cut    *atomic.Uint64 // packets that were larger
+}
+
+// limit sets the ways to some endpoints; counters of those that stay go on.
+// The map is the door's from now on.
+func (d *door) limit(m map[netip.AddrPort]limit) {
 	if len(m) == 0 {
 		d.limits.Store(nil)
 		return
 	}
+	for ep, l := range m {
+		if l.cut = d.counter(ep); l.cut == nil {
+			l.cut = new(atomic.Uint64)
+		}
+		m[ep] = l
+	}
 	d.limits.Store(&m)
 }
 
+// counter counts the packets that left in fragments to an endpoint; nil: there
+// are none.
+func (d *door) counter(ep netip.AddrPort) *atomic.Uint64 {
+	if m := d.limits.Load(); m != nil {
+		return (*m)[ep].cut
+	}
+	return nil
+}
+
 // Send is [conn.Bind.Send]. What is larger than its path carries goes through
-// a socket that lets the kernel fragment it, by the route of [Device.setPaths].
+// a socket that lets the kernel fragment it, by the route of
+// [Device.setNarrow].
 func (d *door) Send(bufs [][]byte, ep conn.Endpoint) error {
 	limits := d.limits.Load()
 	if limits == nil || d.raw == nil {
 		return d.Bind.Send(bufs, ep)
 	}
 	to := where(ep)
-	limit, ok := (*limits)[to]
+	l, ok := (*limits)[to]
 	if !ok {
 		return d.Bind.Send(bufs, ep)
 	}
-	limit -= headers(to.Addr())
+	limit := l.mtu - headers(to.Addr())
 	var last error
 	for len(bufs) > 0 {
 		fits := len(bufs[0]) <= limit
@@ -97,18 +120,21 @@ func (d *door) Send(bufs [][]byte, ep conn.Endpoint) error {
 		for n < len(bufs) && (len(bufs[n]) <= limit) == fits {
 			n++
 		}
-		err := d.send(bufs[:n], ep, fits)
-		if err != nil {
+		err := d.send(bufs[:n], ep, fits || !l.routed)
+		switch {
+		case err != nil:
 			last = err
+		case !fits:
+			l.cut.Add(uint64(n))
 		}
 		bufs = bufs[n:]
 	}
 	return last
 }
 
-func (d *door) send(bufs [][]byte, ep conn.Endpoint, fits bool) error {
+func (d *door) send(bufs [][]byte, ep conn.Endpoint, whole bool) error {
 	e, ok := ep.(*endpoint)
-	if fits || !ok {
+	if whole || !ok {
 		return d.Bind.Send(bufs, ep)
 	}
 	err := d.raw.send(flow{to: e.dst, scope: e.scope, from: e.source()}, bufs, SendOptions{})
@@ -121,12 +147,15 @@ func (d *door) send(bufs [][]byte, ep conn.Endpoint, fits bool) error {
 
 // signal sends a packet that is none of WireGuard's.
 func (d *door) signal(to netip.AddrPort, b []byte, o SendOptions) error {
-	if o != (SendOptions{}) && d.raw != nil {
-		return d.raw.send(flow{to: to}, [][]byte{b}, o)
+	if (o.TTL != 0 || o.DontFragment) && d.raw != nil {
+		return d.raw.send(flow{to: to, from: o.From}, [][]byte{b}, o)
 	}
 	ep, err := d.ParseEndpoint(to.String())
 	if err != nil {
 		return err
+	}
+	if e, ok := ep.(*endpoint); ok {
+		e.src = o.From
 	}
 	return d.Bind.Send([][]byte{b}, ep)
 }

@@ -94,7 +94,7 @@ func TestDoorWithoutRawSockets(t *testing.T) {
 		}
 		sent := &sentBind{}
 		d := &door{Bind: sent, raw: &rawPort{port: 6784}}
-		d.limit(map[netip.AddrPort]int{one: 700})
+		d.limit(map[netip.AddrPort]limit{one: {mtu: 700, routed: true}})
 		if err := d.Send([][]byte{make([]byte, 1400)}, &endpoint{dst: one}); err != nil || len(sent.batches) != 1 {
 			t.Errorf("%d batches sent, %v", len(sent.batches), err)
 		}

@@ -22,22 +22,31 @@ const (
 	narrowPriority = 782 // before the switch's own rules
 )
 
-// setNarrow gives each endpoint whose path is too narrow for the largest
-// packet of the device a route with the path's MTU, and removes others.
+// setNarrow gives each endpoint whose path is narrower than the interface that
+// leads there a route with the path's MTU, and removes others. By the
+// interface's own MTU packets are fragmented anyway.
 func (d *Device) setNarrow(c Config) error {
-	limits := make(map[netip.AddrPort]int)
+	limits := make(map[netip.AddrPort]limit)
 	mtus := make(map[netip.Addr]int)
 	for _, p := range c.Peers {
 		ep := d.knownLocked(p.PublicKey).endpoint
 		a := ep.Addr()
-		// WireGuard pads to 16 bytes, but not beyond the device's MTU.
-		if p.PathMTU == 0 || c.FwMark == 0 || !ep.IsValid() || p.PathMTU >= c.MTU+overhead+headers(a) {
+		if p.PathMTU == 0 || c.FwMark == 0 || !ep.IsValid() {
 			continue
 		}
-		limits[ep] = least(limits[ep], p.PathMTU)
+		// Not only where our own packets are too large: the relay's have other
+		// sizes, and follow the same routes.
 		mtus[a] = least(mtus[a], p.PathMTU)
+		// WireGuard pads to 16 bytes, but not beyond the device's MTU.
+		if p.PathMTU < c.MTU+overhead+headers(a) {
+			limits[ep] = limit{mtu: least(limits[ep].mtu, p.PathMTU)}
+		}
 	}
-	err := d.setNarrowRoutes(c, mtus)
+	routed, err := d.setNarrowRoutes(c, mtus)
+	for ep, l := range limits {
+		l.routed = routed[ep.Addr()]
+		limits[ep] = l
+	}
 	if d.door != nil {
 		d.door.limit(limits)
 	}
@@ -55,19 +64,35 @@ func least(a, b int) int {
 	return min(a, b)
 }
 
-func (d *Device) setNarrowRoutes(c Config, mtus map[netip.Addr]int) error {
+// setNarrowRoutes returns the addresses that have a route now.
+func (d *Device) setNarrowRoutes(c Config, mtus map[netip.Addr]int) (routed map[netip.Addr]bool, err error) {
 	have, err := d.links.Routes(narrowTable)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	wide, err := d.linkMTUs(len(mtus))
+	if err != nil {
+		return nil, err
+	}
+	widest := 0
+	for _, mtu := range wide {
+		widest = max(widest, mtu)
+	}
+	routed = make(map[netip.Addr]bool)
 	var errs []error
 	var want []kernel.Route
 	var families [2]bool
 	for _, a := range slices.SortedFunc(maps.Keys(mtus), netip.Addr.Compare) {
+		if mtus[a] >= widest {
+			continue // spares the question
+		}
 		r, err := d.links.RouteTo(a)
 		if err != nil {
 			// No way there: no packet either.
 			errs = append(errs, missingOK(err))
+			continue
+		}
+		if mtus[a] >= wide[r.Link] {
 			continue
 		}
 		r.Table, r.MTU, r.MTULock, r.OnLink = narrowTable, mtus[a], true, r.Via.IsValid()
@@ -77,12 +102,14 @@ func (d *Device) setNarrowRoutes(c Config, mtus map[netip.Addr]int) error {
 	var changed [2]bool
 	for _, r := range want {
 		if slices.Contains(have, r) {
+			routed[r.Dst.Addr()] = true
 			continue
 		}
 		if err := d.links.ReplaceRoute(r); err != nil {
 			errs = append(errs, err)
 			continue
 		}
+		routed[r.Dst.Addr()] = true
 		changed[family(r.Dst.Addr())] = true
 		d.didLocked("the route for fragments to %s was missing", r.Dst.Addr())
 	}
@@ -104,7 +131,26 @@ func (d *Device) setNarrowRoutes(c Config, mtus map[netip.Addr]int) error {
 		mark := int(c.FwMark)
 		errs = append(errs, d.configureLocked(wgtypes.Config{FirewallMark: &mark}))
 	}
-	return errors.Join(errs...)
+	return routed, errors.Join(errs...)
+}
+
+// linkMTUs are those of the interfaces that may lead to so many endpoints, by
+// name.
+func (d *Device) linkMTUs(endpoints int) (map[string]int, error) {
+	if endpoints == 0 {
+		return nil, nil
+	}
+	links, err := d.links.Links()
+	if err != nil {
+		return nil, err
+	}
+	mtus := make(map[string]int, len(links))
+	for _, l := range links {
+		if l.Up && l.Name != "lo" && l.Name != d.name {
+			mtus[l.Name] = l.MTU
+		}
+	}
+	return mtus, nil
 }
 
 // setNarrowRules makes packets with a mark look into our table, for each

@@ -40,10 +40,18 @@ func TestSetNarrow(t *testing.T) {
 	set(t, d, config(p, q))
 	text(wg, links)
 
-	// What every packet of the device fits into is not narrow.
-	p.PathMTU, q.PathMTU = 1444+32+28, 1444+32+48
+	// A path that is as wide as the interface needs nothing: fragments are made
+	// by the latter's MTU.
+	p.PathMTU, q.PathMTU = 1500, 1500
 	set(t, d, config(p, q))
 	compare(t, "wide", text(wg, links))
+
+	// With a wider one beside it, too.
+	must(t, links.AddBridge("eth1", kernel.MAC{}, 9000))
+	must(t, links.SetUp("eth1", true))
+	links.TakeChanges()
+	set(t, d, config(p, q))
+	compare(t, "wide, beside a wider one", text(wg, links))
 
 	p.PathMTU, q.PathMTU = 700, 1300
 	set(t, d, config(p, q))
@@ -145,7 +153,7 @@ func TestDoorLimits(t *testing.T) {
 	sent := &sentBind{}
 	d := &door{Bind: sent, raw: &rawPort{}} // without a port it only fails
 	narrow, wide := &endpoint{dst: two}, &endpoint{dst: one}
-	d.limit(map[netip.AddrPort]int{two: 1300})
+	d.limit(map[netip.AddrPort]limit{two: {mtu: 1300, routed: true}})
 	fits, large := make([]byte, 1300-48), make([]byte, 1300-47)
 	for _, c := range []struct {
 		to   conn.Endpoint
@@ -167,8 +175,21 @@ func TestDoorLimits(t *testing.T) {
 			t.Errorf("%d packets to %s: batches %s, want %s", len(c.bufs), where(c.to), got, c.want)
 		}
 	}
+	if n := d.counter(two).Load(); n != 1 {
+		t.Errorf("%d packets counted, but one left", n)
+	}
+	// Where no route says so the interface does; it is counted all the same.
+	d.limit(map[netip.AddrPort]limit{two: {mtu: 1300}})
+	sent.batches = nil
+	must(t, d.Send([][]byte{fits, large, large}, narrow))
+	if n := d.counter(two).Load(); n != 3 || fmt.Sprint(sent.batches) != "[1 2]" {
+		t.Errorf("%d packets counted, want 3; batches %v", n, sent.batches)
+	}
 	d.limit(nil)
 	must(t, d.Send([][]byte{large}, narrow))
+	if d.counter(two) != nil {
+		t.Error("somebody counts")
+	}
 }
 
 // sentBind notes how many packets it was told to send.

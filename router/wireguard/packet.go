@@ -93,14 +93,14 @@ func signalsTo(port uint16, ipv6 bool) []unix.SockFilter {
 }
 
 // run gives receive what comes until the socket is closed.
-func (s *rawSocket) run(receive func(netip.AddrPort, []byte)) {
-	buf := make([]byte, 1<<16)
+func (s *rawSocket) run(receive Receiver) {
+	buf, oob := make([]byte, 1<<16), make([]byte, 128)
 	for {
-		var n int
+		var n, oobn int
 		var from unix.Sockaddr
 		var rerr error
 		err := s.raw.Read(func(fd uintptr) bool {
-			n, from, rerr = unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT)
+			n, oobn, _, from, rerr = unix.Recvmsg(int(fd), buf, oob, unix.MSG_DONTWAIT)
 			return !errors.Is(rerr, unix.EAGAIN)
 		})
 		if err != nil { // closed
@@ -109,27 +109,46 @@ func (s *rawSocket) run(receive func(netip.AddrPort, []byte)) {
 		if rerr != nil {
 			continue // what an ICMP message says of a packet that we sent
 		}
-		packet, ok := buf[:n], true
-		if !s.ipv6 {
-			packet, ok = afterIP(packet)
+		packet, to, ok := buf[:n], netip.Addr{}, true
+		if s.ipv6 {
+			to = receivedAt(oob[:oobn])
+		} else {
+			packet, to, ok = afterIP(packet)
 		}
 		port, payload, whole := afterUDP(packet)
 		if a := sender(from); ok && whole && signal.Is(payload) {
-			receive(netip.AddrPortFrom(a, port), payload)
+			receive(netip.AddrPortFrom(a, port), to, payload)
 		}
 	}
 }
 
-// afterIP is what follows the header of an IPv4 packet.
-func afterIP(b []byte) ([]byte, bool) {
+// afterIP is what follows the header of an IPv4 packet, and where that says it
+// was to go.
+func afterIP(b []byte) (packet []byte, to netip.Addr, ok bool) {
 	if len(b) < 20 || b[0]>>4 != 4 {
-		return nil, false
+		return nil, netip.Addr{}, false
 	}
 	n := int(b[0]&15) * 4
 	if n < 20 || n > len(b) {
-		return nil, false
+		return nil, netip.Addr{}, false
 	}
-	return b[n:], true
+	return b[n:], netip.AddrFrom4([4]byte(b[16:20])), true
+}
+
+// receivedAt is the address of ours in the control messages of an IPv6 packet;
+// zero: they do not say.
+func receivedAt(oob []byte) netip.Addr {
+	for len(oob) >= unix.SizeofCmsghdr {
+		h, data, rest, err := unix.ParseOneSocketControlMessage(oob)
+		if err != nil {
+			break
+		}
+		if h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo {
+			return netip.AddrFrom16([16]byte(data[:16]))
+		}
+		oob = rest
+	}
+	return netip.Addr{}
 }
 
 // afterUDP is the source port and the payload of a UDP packet.

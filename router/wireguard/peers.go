@@ -19,6 +19,10 @@ type PeerStatus struct {
 	LastHandshake time.Time
 	// RxBytes and TxBytes count on over re-adds.
 	RxBytes, TxBytes uint64
+	// Fragmented counts the packets that left in fragments to where the peer is
+	// now, because they were larger than its path; peers behind one relay share
+	// it. The kernel's WireGuard does not tell: 0.
+	Fragmented uint64
 }
 
 // known is what we remember of a peer that the device does not.
@@ -58,13 +62,19 @@ func (d *Device) Peers() ([]PeerStatus, error) {
 	list := make([]PeerStatus, 0, len(is.Peers))
 	for _, p := range is.Peers {
 		k := d.known[p.PublicKey]
-		list = append(list, PeerStatus{
+		s := PeerStatus{
 			PublicKey:     p.PublicKey,
 			Endpoint:      k.endpoint,
 			LastHandshake: p.LastHandshakeTime,
 			RxBytes:       k.rx0 + k.rx,
 			TxBytes:       k.tx0 + k.tx,
-		})
+		}
+		if d.door != nil {
+			if n := d.door.counter(k.endpoint); n != nil {
+				s.Fragmented = n.Load()
+			}
+		}
+		list = append(list, s)
 	}
 	return list, nil
 }

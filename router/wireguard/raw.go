@@ -23,7 +23,7 @@ import (
 type rawPort struct {
 	// Constant.
 
-	receive func(from netip.AddrPort, b []byte) // nil: it only sends
+	receive Receiver // nil: it only sends
 	log     *slog.Logger
 
 	mu     sync.Mutex // guards what follows
@@ -196,10 +196,16 @@ func openRaw(ipv6 bool, p *rawPort) (*rawSocket, error) {
 // "fragmentation needed" about any UDP packet counts for it.
 func (s *rawSocket) configure(p *rawPort) error {
 	if s.ipv6 {
-		// The kernel computes the checksum, at that offset, and checks it.
-		err := control(s.raw, func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_CHECKSUM, 6) })
+		// The kernel computes the checksum, at that offset, and checks it. What it
+		// received comes without the header that says for which of our addresses.
+		err := control(s.raw, func(fd int) error {
+			return errors.Join(
+				unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_CHECKSUM, 6),
+				unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1),
+			)
+		})
 		if err != nil {
-			return fmt.Errorf("set checksum: %w", err)
+			return fmt.Errorf("set checksum and addresses: %w", err)
 		}
 	}
 	return errors.Join(s.set(p), control(s.raw, func(fd int) error { return s.discover(fd, unix.IP_PMTUDISC_OMIT) }))

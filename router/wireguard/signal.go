@@ -17,6 +17,9 @@ type SendOptions struct {
 	// DontFragment sets the bit of that name (an IPv6 packet has no need of
 	// one): whoever cannot send the packet on whole drops it.
 	DontFragment bool
+	// From is the address of this host to send from. Zero, or one that does not
+	// work (any more): the kernel chooses.
+	From netip.Addr
 }
 
 // ErrTooLarge is returned for a packet that must not be fragmented and exceeds
@@ -28,16 +31,19 @@ var ErrTooLarge = errors.New("larger than the MTU of the interface")
 // needs a Set before. It does not wait for an answer, nor for any other method
 // of the device. Sent is not received; an error is of this host: ErrTooLarge,
 // no way there, a closed device, or [errors.ErrUnsupported] when the host lacks
-// the protocol. A packet with options takes a raw socket (CAP_NET_RAW), in
-// kernel mode any packet does.
+// the protocol. A packet with TTL or DontFragment takes a raw socket
+// (CAP_NET_RAW), in kernel mode any packet does.
 func (d *Device) Send(to netip.AddrPort, b []byte, o SendOptions) error {
 	var err error
 	to = unmap(to)
+	if o.From = o.From.Unmap().WithZone(""); o.From.Is4() != to.Addr().Is4() {
+		o.From = netip.Addr{}
+	}
 	switch {
 	case d.door != nil:
 		err = d.door.signal(to, b, o)
 	case d.raw != nil:
-		err = d.raw.send(flow{to: to}, [][]byte{b}, o)
+		err = d.raw.send(flow{to: to, from: o.From}, [][]byte{b}, o)
 	default:
 		err = errors.ErrUnsupported
 	}

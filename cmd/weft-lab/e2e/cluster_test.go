@@ -27,7 +27,8 @@ type cluster struct {
 type node struct {
 	*lab.Host
 	c      *cluster
-	number int // from 1
+	number int       // from 1
+	swept  time.Time // when a sweep was last taken for a chance; zero: never
 }
 
 // newCluster makes n hosts on one network, without daemons. Everything ends

@@ -76,7 +76,7 @@ func TestCutHalvesAllocate(t *testing.T) {
 	if err := halves(); err != nil {
 		t.Error(err)
 	}
-	c.wait("each half sees itself only", foundDead, func() error { return errors.Join(c.isMesh(one...), c.isMesh(two...)) })
+	c.wait("each half sees itself only", foundDead, func() error { return errors.Join(c.separate(one...), c.separate(two...)) })
 	for _, n := range c.nodes {
 		if out := n.must("status", "ipam"); strings.Count(out, " - unreachable!\n") != 2 {
 			t.Errorf("status ipam of %s during the cut:\n%s", n.Name(), out)

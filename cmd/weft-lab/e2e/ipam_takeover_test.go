@@ -276,7 +276,7 @@ func TestRemovePeerInCut(t *testing.T) {
 	c.settles("all agree", time.Second)
 	mine, lost := h2.entryOf(h1.identity()).IPs, h1.entryOf(h2.identity()).IPs
 	change(t, c.SetFault(t.Context(), lab.Fault{From: "host1", Percent: 100}, lab.Fault{To: "host1", Percent: 100}))
-	c.wait("each side sees itself only", foundDead, func() error { return errors.Join(c.isMesh(h1), c.isMesh(h2, h3)) })
+	c.wait("each side sees itself only", foundDead, func() error { return errors.Join(c.separate(h1), c.separate(h2, h3)) })
 	h1.refused(1, []string{"host3 is out of reach", "--force"}, "rmpeer", "host2")
 	if got, want := h2.must("rmpeer", "host1"), takenOver(mine, h1.identity(), "host1"); got != want {
 		t.Errorf("rmpeer prints %q, want %q", got, want)

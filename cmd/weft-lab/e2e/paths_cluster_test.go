@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -345,6 +346,33 @@ func (c *cluster) keepDrawing() {
 		return
 	}
 	c.t.Logf("who could reach whom, and by which path, is drawn in %s", drawing)
+}
+
+// cpu returns the time that the host's daemon has computed so far.
+func (n *node) cpu(t testing.TB) time.Duration {
+	t.Helper()
+	for pid, name := range n.processes() {
+		if name != "weftd" {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join(n.Root(), "proc", pid, "stat"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest, _ := strings.Cut(string(b), ") ")
+		f := strings.Fields(rest)
+		if len(f) < 13 {
+			t.Fatalf("unreadable stat: %s", b)
+		}
+		user, err1 := strconv.Atoi(f[11])
+		system, err2 := strconv.Atoi(f[12])
+		if err := errors.Join(err1, err2); err != nil {
+			t.Fatal(err)
+		}
+		return time.Duration(user+system) * 10 * time.Millisecond // of 100 ticks a second
+	}
+	t.Fatalf("%s has no daemon", n.Name())
+	return 0
 }
 
 // shuffled is a random order of n nodes, told in the log.

@@ -29,8 +29,12 @@ func joinAll(t *testing.T, shape func(name string) lab.Topology, seed uint64) *c
 	reached := time.Since(joined)
 	c.within("every pair is direct where it can be", reachSoon, c.bestPaths)
 	more, relayed := c.detours()
-	t.Logf("FIGURE %d hosts: after the last join all reach all in %s; of %d relayed ends %d use more relays than needed",
-		len(c.nodes), reached.Round(10*time.Millisecond), relayed, more)
+	var cpu time.Duration
+	for _, n := range c.nodes {
+		cpu += n.cpu(t)
+	}
+	t.Logf("FIGURE %d hosts: after the last join all reach all in %s; of %d relayed ends %d use more relays than needed; %s of CPU per daemon",
+		len(c.nodes), reached.Round(10*time.Millisecond), relayed, more, cpu/time.Duration(len(c.nodes)))
 	return c
 }
 

@@ -3,7 +3,6 @@ package e2e
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"strings"
 	"testing"
@@ -203,24 +202,22 @@ func TestReachedByOneOnly(t *testing.T) {
 	c.within("the new one reaches those that it does not see", reachSoon, func() error {
 		return errors.Join(new6.reaches(boxes), boxes.reaches(new6))
 	})
-	states := map[api.State]int{}
-	hold(t, "nobody dies, nobody is lost", time.Now().Add(longestSuspicion), func() error {
-		if err := c.noFalseDeath(); err != nil {
-			return err
-		}
+	whole := func() error {
 		for _, n := range c.nodes {
 			paths, err := n.paths()
 			if err != nil {
 				return err
 			}
-			states = map[api.State]int{}
+			states := map[api.State]int{}
 			for _, p := range paths {
 				states[p.State]++
 			}
 			if len(paths) != 5 || states[api.Established]+states[api.Relayed] != 5 {
-				return fmt.Errorf("%s: %v", n.Name(), maps.Collect(maps.All(states)))
+				return fmt.Errorf("%s: %v", n.Name(), states)
 			}
 		}
 		return nil
-	})
+	}
+	c.within("everybody is connected to everybody", reachSoon, whole)
+	hold(t, "nobody is taken for dead", time.Now().Add(longestSuspicion), func() error { return errors.Join(c.noFalseDeath(), whole()) })
 }

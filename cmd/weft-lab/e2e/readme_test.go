@@ -36,15 +36,13 @@ func TestReadmeCommands(t *testing.T) {
 	if _, err := exec.LookPath("dockerd"); err != nil {
 		t.Fatal("this test needs docker.io:", err)
 	}
-	c := newCluster(t, 2)
-	first, second := c.nodes[0], c.nodes[1]
-	for _, n := range c.nodes {
-		if err := n.StartDocker(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if r := n.Docker(t.Context(), "tag", lab.DockerImage, "nginx"); r.Err != nil {
-			t.Fatal(r.Err)
-		}
+	c := newCluster(t, 3)
+	first := c.nodes[0]
+	if err := first.StartDocker(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if r := first.Docker(t.Context(), "tag", lab.DockerImage, "nginx"); r.Err != nil {
+		t.Fatal(r.Err)
 	}
 	if _, err := first.DockerRun(t.Context(), "--name", "web"); err != nil {
 		t.Fatal(err)
@@ -57,7 +55,7 @@ func TestReadmeCommands(t *testing.T) {
 	var token string
 	var ran int
 	for _, line := range shellLines(readme(t)) {
-		on := first
+		on := c.nodes[:1]
 		switch {
 		case strings.HasPrefix(line, "make "):
 			target := strings.Fields(line)[1]
@@ -66,25 +64,32 @@ func TestReadmeCommands(t *testing.T) {
 			}
 			continue
 		case strings.Contains(line, "TOKEN"):
-			on = second
+			on = c.nodes[1:]
 			line = strings.NewReplacer("TOKEN", token, " host1", " "+first.Addr().String()).Replace(line)
 		case strings.HasPrefix(line, "docker run"):
 			// The stand-in image has nothing to serve: it sleeps under another name.
 			line = strings.Replace(line, "--name web nginx", "--name other nginx sleep 1000", 1)
 		}
-		r := on.Run(t.Context(), "sh", "-c", "cd "+root+" && "+line)
-		if r.Err != nil {
-			t.Errorf("%s: %v\n%s%s", line, r.Err, r.Stdout, r.Stderr)
-		}
-		if strings.HasSuffix(line, "launch") {
-			if token = regexp.MustCompile(`weft1\.[A-Za-z0-9_-]+`).FindString(r.Stderr); token == "" {
-				t.Fatalf("%s does not say how other hosts join:\n%s", line, r.Stderr)
+		for _, n := range on {
+			r := n.Run(t.Context(), "sh", "-c", "cd "+root+" && "+line)
+			if r.Err != nil {
+				t.Errorf("%s: %v\n%s%s", line, r.Err, r.Stdout, r.Stderr)
 			}
+			if strings.HasSuffix(line, "launch") {
+				if token = regexp.MustCompile(`weft1\.[A-Za-z0-9_-]+`).FindString(r.Stderr); token == "" {
+					t.Fatalf("%s does not say how other hosts join:\n%s", line, r.Stderr)
+				}
+			}
+		}
+		if len(on) > 1 {
+			c.waitMesh()
 		}
 		ran++
 	}
 	if ran < 6 {
 		t.Errorf("only %d commands were found in the README", ran)
 	}
-	c.waitMesh()
+	if err := c.isMesh(); err != nil {
+		t.Error(err)
+	}
 }

@@ -128,3 +128,31 @@ func TestRepairWithoutNotifications(t *testing.T) {
 		return p.flows()
 	})
 }
+
+// What a sweep repairs is a chance only when it comes as soon as the kernel
+// would have told, and only as often as sweeps come.
+func TestSweptByChance(t *testing.T) {
+	swept := []string{`msg=repaired what="weft-wg was down" how=swept`}
+	long := time.Now().Add(-time.Hour)
+	for _, tc := range []struct {
+		name         string
+		lines        []string
+		last, harmed time.Time
+		want         bool
+	}{
+		{"a sweep, at once", swept, time.Time{}, time.Now(), true},
+		{"the next one", swept, time.Now().Add(-sweepTime), time.Now(), true},
+		{"one that is not due", swept, time.Now().Add(-sweepTime / 2), time.Now(), false},
+		{"a sweep, after a while", swept, long, time.Now().Add(-5 * time.Second * run.slow()), false},
+		{"a notification", []string{`msg=repaired what="weft-wg was down" how=notified`}, long, time.Now(), false},
+		{"nothing", nil, long, time.Now(), false},
+	} {
+		n := &node{swept: tc.last}
+		if got := n.sweptByChance(tc.lines, tc.harmed); got != tc.want {
+			t.Errorf("%s: %t, want %t", tc.name, got, tc.want)
+		}
+		if got := n.sweptByChance(tc.lines, tc.harmed); got {
+			t.Errorf("%s: it is a chance twice", tc.name)
+		}
+	}
+}

@@ -127,13 +127,8 @@ func TestDockerForwardPolicy(t *testing.T) {
 		c.wait(what, time.Second, func() error { return reachAll(t, boxes) })
 	}
 	flows("containers without Docker reach each other")
-	log := len(h1.log())
-	h1.sh("iptables -F DOCKER-USER")
-	inPlace("after a flush")
-	flows("after a flush all reach all")
-	if err := saysOnce(repairs(h1.log()[log:]), "the accept in chain DOCKER-USER of iptables was missing", "notified"); err != nil {
-		t.Error(err)
-	}
+	h1.mended(t, "after a flush", "iptables -F DOCKER-USER", "the accept in chain DOCKER-USER of iptables was missing",
+		func() error { return errors.Join(h1.acceptsInDocker(), reachAll(t, boxes)) })
 	h1.docker("rm", "-f", "web", "cache") // which would not heed SIGTERM
 	if err := h1.StopDocker(); err != nil {
 		t.Fatal(err)
@@ -145,7 +140,7 @@ func TestDockerForwardPolicy(t *testing.T) {
 	t.Logf("the engine restarts in %s", time.Since(begun).Round(time.Millisecond))
 	inPlace("after the engine's restart")
 	flows("after the engine's restart all reach all")
-	log = len(h1.log())
+	log := len(h1.log())
 	time.Sleep(2 * time.Second)
 	if lines := repairs(h1.log()[log:]); len(lines) > 0 {
 		t.Errorf("Docker and weft fight:\n%s", strings.Join(lines, "\n"))

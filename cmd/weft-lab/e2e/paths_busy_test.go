@@ -1,0 +1,72 @@
+package e2e
+
+import (
+	"testing"
+	"time"
+
+	"github.com/weftnet/weft/cmd/weft-lab/lab"
+)
+
+// With 25 ms of way from host to host and both ends sending all the time, no
+// start, cut or switch makes two ends void each other's handshakes: they talk
+// again soon, each time.
+func TestBusyEnds(t *testing.T) {
+	t.Parallel()
+	const delay = 25 * time.Millisecond
+	c := newGraph(t, func(name string) lab.Topology {
+		topology := lab.Flat(name, 3)
+		for i := range topology.Hosts {
+			topology.Hosts[i].Links[0].Delay = delay
+		}
+		return topology
+	})
+	c.joinGraph(inOrder(3))
+	boxes := c.attachEach()
+	c.allReach(boxes, reachSoon)
+	h1, h2, h3 := c.nodes[0], c.nodes[1], c.nodes[2]
+	pulses := []*pulse{startPulse(t, boxes[0], boxes[1]), startPulse(t, boxes[1], boxes[0])}
+	talks := func(what string, do func()) {
+		t.Helper()
+		do()
+		begun := time.Now()
+		for _, p := range pulses {
+			p.steady(t)
+		}
+		longest := max(pulses[0].answers.gap(begun, time.Now()), pulses[1].answers.gap(begun, time.Now()))
+		t.Logf("FIGURE both ends busy, %s between hosts: %s: they talk again after %s", delay, what, longest.Round(10*time.Millisecond))
+		if longest > 3*breakTime*run.slow() {
+			t.Errorf("%s: they talk again only after %s", what, longest)
+		}
+	}
+	again := func(nodes ...*node) func() {
+		return func() {
+			for _, n := range nodes {
+				n.kill()
+			}
+			for _, n := range nodes {
+				n.relaunch(withoutSpace)
+			}
+		}
+	}
+	must := func(f func() error) func() {
+		return func() {
+			if err := f(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	ctx := t.Context()
+	talks("the beginning", func() {})
+	for _, round := range []string{"first", "second"} {
+		talks("the first end is killed and starts, "+round+" time", again(h1))
+		talks("the second end is killed and starts, "+round+" time", again(h2))
+	}
+	talks("both ends are killed and start", again(h1, h2))
+	c.within("the path is direct", returnTime, func() error { return usesPath(h1, h2, "direct") })
+	talks("the direct path is cut", must(func() error { return c.CutPair(ctx, "host1", "host2") }))
+	c.within("the path leads through the third", breakTime, func() error { return usesPath(h1, h2, "host3") })
+	talks("the relay is killed and starts", again(h3))
+	talks("one end is killed and starts, relayed", again(h1))
+	talks("the direct path is back", must(func() error { return c.HealAll(ctx) }))
+	c.within("it is used", returnTime, func() error { return usesPath(h1, h2, "direct") })
+}
