@@ -102,6 +102,13 @@ func (d *daemon) runTunnels(ctx context.Context) error {
 	}
 }
 
+// runRelay relays for others. A host that cannot still serves its containers.
+func (d *daemon) runRelay(ctx context.Context) {
+	if err := d.relay.Run(ctx); err != nil {
+		d.log.Error("this host relays for others no more, until weftd is started again", "err", err)
+	}
+}
+
 // withdraw lets those who are relayed through us find another way first.
 func (d *daemon) withdraw(ctx context.Context) {
 	wait := d.tunnels.Withdraw()

@@ -57,9 +57,15 @@ func (k *Kernel) find(name string) (netlink.Link, error) {
 // ports do not change. It floods multicast: snooping needs a querier.
 func (k *Kernel) AddBridge(name string, mac MAC, mtu int) error {
 	flood := false
-	b := &netlink.Bridge{LinkAttrs: attrs(name, mac, mtu), MulticastSnooping: &flood}
+	b := &netlink.Bridge{LinkAttrs: attrs(name, mac, 0), MulticastSnooping: &flood}
 	if err := k.nl.LinkAdd(b); err != nil {
 		return fmt.Errorf("add bridge %s: %w", name, translate(err))
+	}
+	// Not with the rest: the kernel would go on believing that the bridge has an
+	// MTU of 1500 where bridged frames pass through iptables, and drop fragments
+	// that are larger.
+	if err := k.SetMTU(name, mtu); err != nil {
+		return errors.Join(fmt.Errorf("add bridge %s: %w", name, err), k.DelLink(name))
 	}
 	if err := k.limitBridge(name); err != nil {
 		return errors.Join(fmt.Errorf("add bridge %s: bound what it learns: %w", name, err), k.DelLink(name))

@@ -301,11 +301,11 @@ func TestMTUByProber(t *testing.T) {
 			}
 			for _, s := range a.sent {
 				if len(s.b)+probeOverhead(tt.to.Addr()) <= tt.carries {
-					b.Handle(now, probeAddrA, s.b)
+					b.Handle(now, probeAddrA, netip.Addr{}, s.b)
 				}
 			}
 			for _, s := range b.sent {
-				a.Handle(now, tt.to, s.b)
+				a.Handle(now, tt.to, netip.Addr{}, s.b)
 			}
 			a.sent, b.sent = nil, nil
 			if e = (MTUTick{}); len(a.results) > 0 {

@@ -112,12 +112,12 @@ func TestProbe(t *testing.T) {
 			asked := netip.AddrPortFrom(tt.b.Addr().Unmap(), tt.b.Port())
 			request := a.take(t)
 			overhead := tt.wantSize - len(request.b)
-			if request.to != asked || request.o != (SendOptions{tt.ttl, tt.df}) || overhead != 28 && overhead != 48 {
+			if request.to != asked || request.o != (SendOptions{TTL: tt.ttl, DontFragment: tt.df}) || overhead != 28 && overhead != 48 {
 				t.Errorf("sent %d bytes to %v with %+v", len(request.b), request.to, request.o)
 			}
-			b.Handle(probeTime.Add(20*time.Millisecond), tt.a, request.b)
+			b.Handle(probeTime.Add(20*time.Millisecond), tt.a, asked.Addr(), request.b)
 			reply := b.take(t)
-			if reply.to != tt.a || len(reply.b) > len(request.b) || len(reply.b) > 100 || reply.o != (SendOptions{}) {
+			if reply.to != tt.a || len(reply.b) > len(request.b) || len(reply.b) > 100 || reply.o != (SendOptions{From: asked.Addr()}) {
 				t.Errorf("replied %d bytes to %v with %+v", len(reply.b), reply.to, reply.o)
 			}
 			want := []ProbeResult{{Peer: a.id, Endpoint: tt.a, From: tt.a, Size: tt.wantSize, Request: true}}
@@ -125,7 +125,7 @@ func TestProbe(t *testing.T) {
 				t.Errorf("learnt by who was asked (-want +got):\n%s", d)
 			}
 
-			a.Handle(probeTime.Add(50*time.Millisecond), tt.answersFrom, reply.b)
+			a.Handle(probeTime.Add(50*time.Millisecond), tt.answersFrom, netip.Addr{}, reply.b)
 			from := netip.AddrPortFrom(tt.answersFrom.Addr().Unmap(), tt.answersFrom.Port())
 			want = []ProbeResult{{
 				Peer: b.id, Endpoint: asked, From: from, RTT: 50 * time.Millisecond, Observed: tt.a, Size: tt.wantSize,
@@ -174,7 +174,7 @@ func TestProbeIgnores(t *testing.T) {
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			h := newProbeHost(probeIdentity(2), probeIdentity(1), probeIdentity(2))
-			h.Handle(probeTime, probeAddrA, tt.b)
+			h.Handle(probeTime, probeAddrA, netip.Addr{}, tt.b)
 			if len(h.sent)+len(h.results) > 0 {
 				t.Errorf("sent %v, learnt %v", h.sent, h.results)
 			}
@@ -192,15 +192,15 @@ func TestProbeReplays(t *testing.T) {
 		t.Fatal(err)
 	}
 	request := a.take(t)
-	b.Handle(probeTime, probeAddrA, request.b)
+	b.Handle(probeTime, probeAddrA, netip.Addr{}, request.b)
 	reply := b.take(t)
-	a.Handle(probeTime, probeAddrB, reply.b)
+	a.Handle(probeTime, probeAddrB, netip.Addr{}, reply.b)
 	b.takeResults()
 	a.takeResults()
 	for i := range 10000 {
 		elsewhere := netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, byte(i >> 8), byte(i)}), 1)
-		b.Handle(probeTime.Add(time.Duration(i)*time.Millisecond), elsewhere, request.b)
-		a.Handle(probeTime, elsewhere, reply.b)
+		b.Handle(probeTime.Add(time.Duration(i)*time.Millisecond), elsewhere, netip.Addr{}, request.b)
+		a.Handle(probeTime, elsewhere, netip.Addr{}, reply.b)
 	}
 	if len(a.sent)+len(b.sent) > 0 || len(a.results)+len(b.results) > 0 {
 		t.Errorf("replays: %d and %d packets sent, %d and %d things learnt", len(a.sent), len(b.sent), len(a.results), len(b.results))
@@ -219,9 +219,9 @@ func TestProbeAnswersOfOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := signal.Packet{Kind: signal.ProbeReply, From: signal.IDOf(probeIdentity(3)), To: request.From, Number: request.Number}
-	a.Handle(probeTime, probeAddrB, other.Append(nil, probeKey))
+	a.Handle(probeTime, probeAddrB, netip.Addr{}, other.Append(nil, probeKey))
 	wrong := signal.Packet{Kind: signal.ProbeReply, From: request.To, To: request.From, Number: request.Number + 1}
-	a.Handle(probeTime, probeAddrB, wrong.Append(nil, probeKey))
+	a.Handle(probeTime, probeAddrB, netip.Addr{}, wrong.Append(nil, probeKey))
 	if got := a.takeResults(); len(got) > 0 {
 		t.Errorf("believed %+v", got)
 	}
@@ -272,8 +272,8 @@ func TestProbeExpires(t *testing.T) {
 		if err := a.Probe(probeTime, b.id, probeAddrB, 0, 0, false); err != nil {
 			t.Fatal(err)
 		}
-		b.Handle(probeTime, probeAddrA, a.take(t).b)
-		a.Handle(probeTime.Add(tt.after), probeAddrB, b.take(t).b)
+		b.Handle(probeTime, probeAddrA, netip.Addr{}, a.take(t).b)
+		a.Handle(probeTime.Add(tt.after), probeAddrB, netip.Addr{}, b.take(t).b)
 		if got := a.takeResults(); len(got) != tt.want {
 			t.Errorf("after %v: learnt %+v", tt.after, got)
 		}
@@ -300,7 +300,7 @@ func TestProbeWaitingIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 		reply := signal.Packet{Kind: signal.ProbeReply, From: p.To, To: p.From, Number: p.Number}
-		a.Handle(probeTime, probeAddrB, reply.Append(nil, probeKey))
+		a.Handle(probeTime, probeAddrB, netip.Addr{}, reply.Append(nil, probeKey))
 		if got := len(a.takeResults()); (got == 1) != (i >= 10) {
 			t.Fatalf("probe %d: %d answers", i, got)
 		}
@@ -316,7 +316,7 @@ func TestProbeReplyLimits(t *testing.T) {
 	ask := func(now time.Time, from netip.AddrPort) {
 		number++
 		p := signal.Packet{Kind: signal.Probe, From: signal.IDOf(a), To: signal.IDOf(b), Number: number}
-		h.Handle(now, from, p.Append(nil, probeKey))
+		h.Handle(now, from, netip.Addr{}, p.Append(nil, probeKey))
 	}
 	for i := range 100 {
 		ask(probeTime, netip.AddrPortFrom(probeAddrA.Addr(), uint16(1+i)))
@@ -350,13 +350,13 @@ func TestProbeSet(t *testing.T) {
 		t.Fatal(err)
 	}
 	request := a.take(t)
-	b.Handle(probeTime, probeAddrA, request.b)
+	b.Handle(probeTime, probeAddrA, netip.Addr{}, request.b)
 	reply := b.take(t)
 	b.takeResults()
 	a.set()
 	b.set()
-	a.Handle(probeTime, probeAddrB, reply.b)
-	b.Handle(probeTime, probeAddrA, request.b)
+	a.Handle(probeTime, probeAddrB, netip.Addr{}, reply.b)
+	b.Handle(probeTime, probeAddrA, netip.Addr{}, request.b)
 	if len(a.results)+len(b.results)+len(b.sent) > 0 {
 		t.Errorf("learnt %v and %v, sent %v", a.results, b.results, b.sent)
 	}
@@ -371,7 +371,7 @@ func TestProbeConcurrent(t *testing.T) {
 	var a, b *Prober
 	ida, idb := probeIdentity(1), probeIdentity(2)
 	a = NewProber(ida, func(_ netip.AddrPort, p []byte, _ SendOptions) error {
-		b.Handle(probeTime, probeAddrA, p)
+		b.Handle(probeTime, probeAddrA, netip.Addr{}, p)
 		return nil
 	}, func(r ProbeResult) {
 		if r.Size == 1500 {
@@ -379,7 +379,7 @@ func TestProbeConcurrent(t *testing.T) {
 		}
 	})
 	b = NewProber(idb, func(_ netip.AddrPort, p []byte, _ SendOptions) error {
-		a.Handle(probeTime, probeAddrB, p)
+		a.Handle(probeTime, probeAddrB, netip.Addr{}, p)
 		return nil
 	}, func(ProbeResult) {})
 	peers := []ProbePeer{{ida, probeKey}, {idb, probeKey}}
@@ -420,7 +420,7 @@ func FuzzProber(f *testing.F) {
 		}
 		h := newProbeHost(b, a)
 		for _, in := range packets {
-			h.Handle(probeTime, probeAddrA, in)
+			h.Handle(probeTime, probeAddrA, netip.Addr{}, in)
 			for _, out := range h.sent {
 				if p, err := signal.Parse(out.b); len(out.b) > len(in) || out.to != probeAddrA || err != nil || p.Kind != signal.ProbeReply {
 					t.Fatalf("%x\ngot %x to %v", in, out.b, out.to)
@@ -436,6 +436,6 @@ func BenchmarkProbeStranger(b *testing.B) {
 	h := newProbeHost(probeIdentity(2), probeIdentity(1))
 	p := signal.Packet{Kind: signal.Probe, From: signal.IDOf(probeIdentity(1)), To: signal.IDOf(h.id)}.Append(nil, [32]byte{})
 	for b.Loop() {
-		h.Handle(probeTime, probeAddrA, p)
+		h.Handle(probeTime, probeAddrA, netip.Addr{}, p)
 	}
 }

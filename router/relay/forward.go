@@ -3,6 +3,7 @@ package relay
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/weftnet/weft/router/signal"
@@ -141,14 +142,14 @@ func (n *neighbour) owner() signal.ID {
 	return signal.IDOf(n.peer.id)
 }
 
-// admit finds whom a handshake message is for. Limits come before hashes.
-func (t *table) admit(now time.Time, n *neighbour, b []byte) (*peer, reason) {
+// admit finds whom a handshake message is for; likely is who it may well be,
+// nil: nobody. Only what is for a known host, and new, counts as a handshake of
+// the neighbour: anybody can write its address on garbage, and copy what it
+// sent.
+func (t *table) admit(now time.Time, n *neighbour, likely *peer, b []byte) (*peer, reason) {
 	rate, burst := float64(handshakeRate), float64(handshakeBurst)
 	if n.role == signal.RelayPort {
 		rate, burst = relayedRate, relayedBurst
-	}
-	if !n.handshakes.allow(now, rate, burst) {
-		return nil, limited
 	}
 	mac1 := binary.LittleEndian.Uint64(b[len(b)-32:])
 	for _, seen := range t.seen {
@@ -156,9 +157,14 @@ func (t *table) admit(now time.Time, n *neighbour, b []byte) (*peer, reason) {
 			return nil, replayed
 		}
 	}
-	p := t.target(n, b)
-	if p == nil {
-		return nil, noTarget
+	// Limits come before hashes.
+	if !n.handshakes.allow(now, rate, burst) {
+		return nil, limited
+	}
+	p, why := t.target(now, n, likely, b)
+	if why != none {
+		n.handshakes.giveBack(1)
+		return nil, why
 	}
 	if now.Sub(t.turned) >= seenFor || len(t.seen[0]) >= t.memory {
 		t.seen[0], t.seen[1] = make(map[uint64]struct{}), t.seen[0]
@@ -168,19 +174,47 @@ func (t *table) admit(now time.Time, n *neighbour, b []byte) (*peer, reason) {
 	return p, none
 }
 
-// target is the peer under whose key the message's mac1 verifies. It tries the
-// neighbour's last one first.
-func (t *table) target(n *neighbour, b []byte) *peer {
-	if n.guess != nil && n.guess.receives(b) {
-		return n.guess
+// target is the peer under whose key the message's mac1 verifies. Few are tried
+// always: the likely one, and those whom the neighbour spoke to last. To try all
+// costs what a flood could use up, so that the handshakes of these go on in one.
+func (t *table) target(now time.Time, n *neighbour, likely *peer, b []byte) (*peer, reason) {
+	if likely != nil && likely.receives(b) {
+		n.remember(likely)
+		return likely, none
 	}
-	for _, p := range t.peers {
-		if p != n.guess && p.receives(b) {
-			n.guess = p
-			return p
+	for _, p := range n.recent {
+		if p != nil && p != likely && p.receives(b) {
+			n.remember(p)
+			return p, none
 		}
 	}
-	return nil
+	cost := float64(len(t.peers))
+	if !n.searches.take(now, searchRate, max(searchRate, cost), cost) {
+		return nil, limited
+	}
+	if !t.searches.take(now, allSearchRate, max(allSearchRate, cost), cost) {
+		n.searches.giveBack(cost)
+		return nil, limited
+	}
+	for _, p := range t.peers {
+		if p.receives(b) {
+			n.searches.giveBack(cost)
+			t.searches.giveBack(cost)
+			n.remember(p)
+			return p, none
+		}
+	}
+	return nil, noTarget
+}
+
+// remember makes p the first of n's recent targets.
+func (n *neighbour) remember(p *peer) {
+	last := len(n.recent) - 1
+	if i := slices.Index(n.recent[:], p); i >= 0 {
+		last = i
+	}
+	copy(n.recent[1:last+1], n.recent[:last])
+	n.recent[0] = p
 }
 
 func (p *peer) receives(b []byte) bool {
@@ -197,7 +231,7 @@ func (t *table) initiate(now time.Time, n *neighbour, b []byte) verdict {
 	if t.stopping {
 		return verdict{why: refused}
 	}
-	p, why := t.admit(now, n, b)
+	p, why := t.admit(now, n, nil, b)
 	if why != none {
 		return verdict{why: why}
 	}
@@ -218,13 +252,18 @@ func (t *table) initiate(now time.Time, n *neighbour, b []byte) verdict {
 // respond sends a response back along its initiation's way, and records the
 // session. A relay that was restarted in between finds the way by mac1.
 func (t *table) respond(now time.Time, n *neighbour, b []byte) verdict {
-	p, why := t.admit(now, n, b)
+	there, back := key{n, index(b, 8)}, index(b, 4)
+	s := t.find(now, there)
+	var likely *peer // who asked
+	if s != nil && s.next.role == signal.WireGuardPort {
+		likely = s.next.peer
+	}
+	p, why := t.admit(now, n, likely, b)
 	if why != none {
 		return verdict{why: why}
 	}
-	there, back := key{n, index(b, 8)}, index(b, 4)
 	next, owner := t.towards(p), n.owner()
-	if s := t.find(now, there); s != nil {
+	if s != nil {
 		if s.back != nil {
 			return verdict{why: conflict} // it has its answer
 		}

@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -178,12 +179,13 @@ func (r *Relay) Set(c Config) {
 	r.table.set(c.Peers)
 }
 
-// Run relays until ctx ends or a socket fails; it closes the port. It returns
-// nil when ctx ended or [Relay.Close] was called.
+// Run relays until ctx ends, and closes the port. It returns nil when ctx ended
+// or [Relay.Close] was called. What the kernel cannot do for a while, for want of
+// memory for one, it tries again.
 func (r *Relay) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, s := range r.sockets() {
-		g.Go(func() error { return r.loop(s) })
+		g.Go(func() error { return r.loop(ctx, s.NewReceiver()) })
 	}
 	g.Go(func() error {
 		tick := time.NewTicker(time.Second)
@@ -210,21 +212,70 @@ func (r *Relay) sweep(now time.Time) {
 	r.table.sweep(now)
 }
 
-// loop moves what comes to one socket.
-func (r *Relay) loop(s *udp.Socket) error {
-	receiver, in, out := s.NewReceiver(), make([]udp.Message, batch), new(output)
+// source is where a loop's packets come from.
+type source interface {
+	Receive(bufs [][]byte, into []udp.Message) (int, error)
+}
+
+// loop moves what comes to one socket, until that is closed or ctx ends.
+func (r *Relay) loop(ctx context.Context, from source) error {
+	in, out := make([]udp.Message, batch), new(output)
 	bufs := make([][]byte, batch)
 	for i := range bufs {
 		bufs[i] = make([]byte, 1<<16)
 	}
+	var p patience
 	for {
-		n, err := receiver.Receive(bufs, in)
+		n, err := from.Receive(bufs, in)
 		if err != nil {
-			return fmt.Errorf("relay: %w", err)
+			if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrClosed) {
+				return fmt.Errorf("relay: %w", err)
+			}
+			if !errors.Is(err, unix.EINTR) && !r.wait(ctx, &p, err) {
+				return nil
+			}
+			continue
+		}
+		if p.said != "" && time.Since(p.last) >= forgive {
+			r.log.Info("the relay port receives again")
+			p = patience{}
 		}
 		r.decide(in[:n], out)
 		r.send(out)
 	}
+}
+
+// patience is what a loop knows of errors that may pass.
+type patience struct {
+	said string        // the last one that was logged; "": none
+	last time.Time     // when the last one was
+	rest time.Duration // before the next try
+}
+
+const (
+	firstRest = 10 * time.Millisecond
+	lastRest  = time.Second
+	forgive   = 10 * time.Second // without errors until all is well
+)
+
+// wait rests after an error, longer when they follow one another; false: ctx
+// ended.
+func (r *Relay) wait(ctx context.Context, p *patience, err error) bool {
+	if text := err.Error(); text != p.said {
+		r.log.Warn("the relay port cannot receive; trying on", "err", err)
+		p.said = text
+	}
+	now := time.Now()
+	if p.rest = min(2*p.rest, lastRest); p.rest == 0 || now.Sub(p.last) >= 2*lastRest {
+		p.rest = firstRest
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(p.rest):
+	}
+	p.last = time.Now()
+	return true
 }
 
 // decide fills out with what is to be done about a batch.

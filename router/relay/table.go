@@ -19,12 +19,14 @@ const (
 	conflictRest = 10 * time.Second  // a record used within is not replaced
 	seenFor      = 180 * time.Second // a handshake message passes once
 
-	handshakeRate  = 10  // per second and end, in the long run
+	handshakeRate  = 10  // for known hosts, per second and end, in the long run
 	handshakeBurst = 100 // at once: who comes back greets everybody
 	relayedRate    = 200 // the same for a neighbour that relays itself
 	relayedBurst   = 400
-	bindRate       = 10 // accepted and challenged binds, each, per second and neighbour
-	lifeRate       = 1  // new boot ids per second and peer
+	searchRate     = 40000  // hosts tried in vain, per second and neighbour: about 2 % of a core
+	allSearchRate  = 400000 // of all neighbours
+	bindRate       = 10     // accepted and challenged binds, each, per second and neighbour
+	lifeRate       = 1      // new boot ids per second and peer
 	lifeBurst      = 4
 
 	maxSessions    = 4096    // of one source, by direction
@@ -32,6 +34,7 @@ const (
 	maxSeen        = 1 << 17 // handshake messages remembered, twice
 	maxFormer      = 16      // boot ids that a peer had before
 	maxHushes      = 8       // of one neighbour
+	maxRecent      = 8       // targets of one neighbour that are tried first
 	maxNotices     = 64      // indices per second and neighbour
 )
 
@@ -53,7 +56,8 @@ type table struct {
 	pairs     int        // sessions of both directions
 	seen      [2]map[uint64]struct{}
 	turned    time.Time // when seen[0] was begun
-	number    uint64    // of the last notice or invite
+	searches  limiter
+	number    uint64 // of the last notice or invite
 	stopping  bool
 	counts    counts
 	changed   func(n *neighbour, addr netip.AddrPort) // n is bound at addr now, or at none
@@ -90,12 +94,15 @@ type neighbour struct {
 	// nowhere.
 	relay netip.AddrPort
 
-	binds, handshakes limiter
-	guess             *peer // target of its last handshake
-	hushes            []hush
-	notices           []notice
-	oldest, newest    *session // of those that come from here, by use
-	sessions          int
+	// handshakes are those for known hosts; searches, the hosts that were tried
+	// in vain.
+	binds, handshakes, searches limiter
+
+	recent         [maxRecent]*peer // targets of its last handshakes, last first
+	hushes         []hush
+	notices        []notice
+	oldest, newest *session // of those that come from here, by use
+	sessions       int
 }
 
 // hush says that packets of one host are not wanted.
@@ -196,8 +203,10 @@ func (t *table) remove(p *peer) {
 	}
 	for _, other := range t.peers {
 		for _, n := range other.roles {
-			if n.guess == p {
-				n.guess = nil
+			for i := range n.recent {
+				if n.recent[i] == p {
+					n.recent[i] = nil
+				}
 			}
 		}
 	}
@@ -312,11 +321,19 @@ type limiter struct {
 }
 
 func (l *limiter) allow(now time.Time, rate, burst float64) bool {
+	return l.take(now, rate, burst, 1)
+}
+
+// take is allow of several events at once: all or none.
+func (l *limiter) take(now time.Time, rate, burst, events float64) bool {
 	l.spent = max(0, l.spent-now.Sub(l.at).Seconds()*rate)
 	l.at = now
-	if l.spent+1 > burst {
+	if l.spent+events > burst {
 		return false
 	}
-	l.spent++
+	l.spent += events
 	return true
 }
+
+// giveBack undoes a take.
+func (l *limiter) giveBack(events float64) { l.spent = max(0, l.spent-events) }

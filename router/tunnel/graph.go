@@ -185,24 +185,29 @@ func (t *Tunnels) readBinds(now time.Time) {
 	}
 }
 
-// findRelayPorts notes where relays are, as far as we can know: an endpoint
-// among them is no peer's own, whoever's packets come from there.
+// findRelayPorts notes where relays are, as far as we can know: where we are
+// bound, and where the others say that they are.
 func (t *Tunnels) findRelayPorts() {
 	clear(t.relayPorts)
-	for id, w := range t.tunnels {
-		for _, ep := range w.peer.Candidates {
-			t.relayPorts[netip.AddrPortFrom(ep.Addr(), w.peer.HelloPort)] = id
-		}
-		for _, ep := range w.peer.Endpoints {
-			t.relayPorts[netip.AddrPortFrom(ep.Addr(), w.peer.HelloPort)] = id
-		}
-		if at, ok := relayPort(w); ok {
-			t.relayPorts[at] = id
+	for _, p := range t.view.Peers {
+		for _, ep := range slices.Concat(p.Candidates, p.Endpoints) {
+			t.relayPorts[netip.AddrPortFrom(ep.Addr(), p.HelloPort)] = p.Identity
 		}
 	}
 	for b, at := range t.graph.bound {
 		t.relayPorts[at] = b.relay
 	}
+}
+
+// relayAt says whose relay an endpoint is from which packets of a peer come;
+// false when it is the peer's own. Nobody can make a relay of what the peer
+// itself has signed as its address.
+func (t *Tunnels) relayAt(p mesh.Peer, ep netip.AddrPort) (crypto.Identity, bool) {
+	id, ok := t.relayPorts[ep]
+	if !ok || id == p.Identity || slices.Contains(p.Endpoints, ep) {
+		return crypto.Identity{}, false
+	}
+	return id, true
 }
 
 // wantBinds chooses where we are bound: with both ports, since whoever is

@@ -70,13 +70,23 @@ func (t *Tunnels) stepObserved(now time.Time) {
 	t.cfg.Mesh.EndpointsChanged()
 }
 
-// list returns the addresses that several peers saw, those that most saw
-// first; when there is none, the one that a single peer saw. Those of our
-// interfaces are left out, and those of a NAT that gives every destination
-// another port: nobody else can use them.
-func (o *observed) list(now time.Time, own []netip.AddrPort) []netip.AddrPort {
-	votes := make(map[netip.AddrPort]int)
-	ports := make(map[netip.Addr]int)
+// outside is one address at which others see this host though it is none of our
+// interfaces': a NAT's.
+type outside struct {
+	best    netip.AddrPort // the port that most see
+	agree   int            // who sees that
+	seenBy  int            // who sees any port of the address
+	perPort map[uint16]int
+}
+
+// steady reports whether the NAT gives us one port whoever we send to. One of
+// three may have an old observation, or lie.
+func (a outside) steady() bool { return 3*a.agree >= 2*a.seenBy }
+
+// outsides returns the addresses of NATs, by address. Observations that are too
+// old are dropped.
+func (o *observed) outsides(now time.Time, own []netip.AddrPort) []outside {
+	by := make(map[netip.Addr]*outside)
 	for id, s := range o.seen {
 		if now.Sub(s.when) > observedAge {
 			delete(o.seen, id)
@@ -85,59 +95,68 @@ func (o *observed) list(now time.Time, own []netip.AddrPort) []netip.AddrPort {
 		if slices.ContainsFunc(own, func(ep netip.AddrPort) bool { return ep.Addr() == s.at.Addr() }) {
 			continue
 		}
-		if votes[s.at] == 0 {
-			ports[s.at.Addr()]++
+		a := by[s.at.Addr()]
+		if a == nil {
+			a = &outside{perPort: make(map[uint16]int)}
+			by[s.at.Addr()] = a
 		}
-		votes[s.at]++
+		a.seenBy++
+		a.perPort[s.at.Port()]++
 	}
+	list := make([]outside, 0, len(by))
+	for addr, a := range by {
+		for port, n := range a.perPort {
+			if ep := netip.AddrPortFrom(addr, port); n > a.agree || n == a.agree && port < a.best.Port() {
+				a.best, a.agree = ep, n
+			}
+		}
+		list = append(list, *a)
+	}
+	slices.SortFunc(list, func(a, b outside) int { return cmp.Or(b.agree-a.agree, a.best.Compare(b.best)) })
+	return list
+}
+
+// list returns the addresses that several peers saw, those that most saw
+// first; when there is none, the one that a single peer saw. Those of a NAT
+// that gives every destination another port are left out: nobody else can use
+// them.
+func (o *observed) list(now time.Time, own []netip.AddrPort) []netip.AddrPort {
 	var sure, alone []netip.AddrPort
-	for ep, n := range votes {
+	for _, a := range o.outsides(now, own) {
 		switch {
-		case ports[ep.Addr()] > 1:
-		case n > 1:
-			sure = append(sure, ep)
+		case !a.steady():
+		case a.agree > 1:
+			sure = append(sure, a.best)
 		default:
-			alone = append(alone, ep)
+			alone = append(alone, a.best)
 		}
 	}
-	slices.SortFunc(sure, func(a, b netip.AddrPort) int { return cmp.Or(votes[b]-votes[a], a.Compare(b)) })
-	slices.SortFunc(alone, netip.AddrPort.Compare)
-	if len(sure) == 0 && len(alone) > 0 {
-		sure = alone[:1]
-		if i := slices.IndexFunc(o.told, func(ep netip.AddrPort) bool { return slices.Contains(alone, ep) }); i >= 0 {
-			sure = []netip.AddrPort{o.told[i]} // it is as good as any other, and known already
-		}
+	if len(sure) > 0 || len(alone) == 0 {
+		return sure[:min(len(sure), maxObserved)]
 	}
-	return sure[:min(len(sure), maxObserved)]
+	if i := slices.IndexFunc(o.told, func(ep netip.AddrPort) bool { return slices.Contains(alone, ep) }); i >= 0 {
+		return []netip.AddrPort{o.told[i]} // it is as good as any other, and known already
+	}
+	return alone[:1]
 }
 
 // kind says what NAT we are behind, as far as the observations tell. A host
 // that nobody sees elsewhere than where it is has none.
 func (o *observed) kind(now time.Time, own []netip.AddrPort) topology.NATKind {
-	ports := make(map[netip.Addr]map[uint16]bool)
-	known := false
-	for _, s := range o.seen {
-		if now.Sub(s.when) > observedAge {
-			continue
-		}
-		known = true
-		if slices.ContainsFunc(own, func(ep netip.AddrPort) bool { return ep.Addr() == s.at.Addr() }) {
-			continue
-		}
-		if ports[s.at.Addr()] == nil {
-			ports[s.at.Addr()] = make(map[uint16]bool)
-		}
-		ports[s.at.Addr()][s.at.Port()] = true
-	}
-	if !known {
+	list := o.outsides(now, own)
+	if len(o.seen) == 0 {
 		return topology.NATUnknown
 	}
 	kind := topology.NATNone
-	for _, p := range ports {
-		if len(p) > 1 {
-			return topology.NATSymmetric
+	var most int
+	for _, a := range list { // what most see counts
+		switch {
+		case a.seenBy <= most:
+		case a.steady():
+			kind, most = topology.NATEndpointIndependent, a.seenBy
+		default:
+			kind, most = topology.NATSymmetric, a.seenBy
 		}
-		kind = topology.NATEndpointIndependent
 	}
 	return kind
 }

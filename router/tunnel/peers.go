@@ -38,6 +38,7 @@ type tunnel struct {
 // see brings the tunnels in line with the view.
 func (t *Tunnels) see(now time.Time, v mesh.View) {
 	t.view = v
+	t.findRelayPorts()
 	known := make(map[crypto.Identity]bool, len(v.Peers))
 	var fresh, gone, turn int
 	for _, p := range v.Peers {
@@ -86,7 +87,6 @@ func (t *Tunnels) see(now time.Time, v mesh.View) {
 		t.setIdle(now)
 	}
 	t.graph.see(t.log, v)
-	t.findRelayPorts()
 }
 
 // setKeys tells those who verify packets whose there may be.
@@ -173,7 +173,7 @@ func (t *Tunnels) look(now time.Time) {
 func (t *Tunnels) reached(w *tunnel) {
 	var ep netip.AddrPort
 	if r := w.machine.Route(); r.Direct() {
-		if _, relay := t.relayPorts[r.Endpoint]; !relay {
+		if _, relay := t.relayAt(w.peer, r.Endpoint); !relay {
 			ep = r.Endpoint
 		}
 	}

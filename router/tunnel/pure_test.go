@@ -67,7 +67,7 @@ func TestObserved(t *testing.T) {
 		},
 		{
 			"a symmetric NAT",
-			[]string{"203.0.113.1:6784", "203.0.113.1:40000", "203.0.113.1:40000"},
+			[]string{"203.0.113.1:6784", "203.0.113.1:40000", "203.0.113.1:50000"},
 			nil,
 			topology.NATSymmetric,
 		},
@@ -80,6 +80,12 @@ func TestObserved(t *testing.T) {
 		{
 			"one lies", []string{"203.0.113.1:6784", "198.51.100.66:53", "203.0.113.1:6784"},
 			[]string{"203.0.113.1:6784"}, topology.NATEndpointIndependent,
+		},
+		{
+			"one lies about the port",
+			[]string{"203.0.113.1:6784", "203.0.113.1:6784", "203.0.113.1:1", "203.0.113.1:6784"},
+			[]string{"203.0.113.1:6784"},
+			topology.NATEndpointIndependent,
 		},
 		{
 			"no more than three",

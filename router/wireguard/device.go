@@ -60,10 +60,6 @@ type Links interface {
 	SetSysctl(key, value string) error
 }
 
-// Receiver takes a packet that came from somewhere to an address of this host;
-// to is zero where that is not known. b is valid only during the call.
-type Receiver func(from netip.AddrPort, to netip.Addr, b []byte)
-
 // Options say what device to open.
 type Options struct {
 	Name  string // of the interface; at most 15 bytes
@@ -74,9 +70,10 @@ type Options struct {
 	WrapTUN func(tun.Device) tun.Device
 	// Receive is given the packets on WireGuard's port that are none of
 	// WireGuard's: those whose first byte is 0x57 (router/signal). It is called
-	// by the goroutines that receive, several at a time, and must not block.
-	// Nil: they are dropped.
-	Receive Receiver
+	// by the goroutines that receive, several at a time, and must not block; b
+	// is valid only during the call, and to is the address of this host that it
+	// came to, zero where that is not known. Nil: they are dropped.
+	Receive func(from netip.AddrPort, to netip.Addr, b []byte)
 	// Quiet does what [Device.Quiet] says, in kernel mode, where only a
 	// firewall can. Nil: it fails there.
 	Quiet func(from netip.AddrPort, t time.Duration) error
@@ -125,10 +122,10 @@ type Device struct {
 	// usable waits until packets reach an address just added; nil in tests
 	// without a kernel.
 	usable  func(netip.Addr) error
-	receive Receiver                                  // of Options
-	quiet   func(netip.AddrPort, time.Duration) error // of Options
-	door    *door                                     // nil in kernel mode
-	raw     *rawPort                                  // nil in tests without a kernel
+	receive func(from netip.AddrPort, to netip.Addr, b []byte) // of Options
+	quiet   func(netip.AddrPort, time.Duration) error          // of Options
+	door    *door                                              // nil in kernel mode
+	raw     *rawPort                                           // nil in tests without a kernel
 
 	mu     sync.Mutex // guards what follows
 	local  inProcess  // nil in kernel mode

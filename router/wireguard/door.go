@@ -22,8 +22,8 @@ type door struct {
 
 	// Constant.
 
-	receive Receiver // nil: nobody wants it
-	raw     *rawPort // nil in tests without a kernel
+	receive func(from netip.AddrPort, to netip.Addr, b []byte) // nil: nobody wants it
+	raw     *rawPort                                           // nil in tests without a kernel
 
 	quiet  quietList
 	limits atomic.Pointer[map[netip.AddrPort]limit] // never changed; nil: none

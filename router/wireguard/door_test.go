@@ -42,7 +42,7 @@ func TestDoor(t *testing.T) {
 			t.Error("heard from a quiet endpoint")
 		}
 		must(t, a.Send(b.addr, []byte("Why so quiet?"), SendOptions{}))
-		if got := <-signals; got != (heard{a.addr, "Why so quiet?"}) {
+		if got := <-signals; got != (heard{a.addr, netip.Addr{}, "Why so quiet?"}) {
 			t.Errorf("signal: %+v", got)
 		}
 		time.Sleep(2 * time.Second)

@@ -109,6 +109,7 @@ type order struct {
 // parcel is a signal to or from somewhere.
 type parcel struct {
 	At      netip.AddrPort
+	To      netip.Addr // which address of ours it came to
 	B       []byte
 	Options SendOptions
 }
@@ -131,7 +132,9 @@ func hostMain() error {
 	signals := make(chan parcel, 100)
 	d, err := Open(Options{
 		Name: name, Mode: hostMode(), Links: k,
-		Receive: func(from netip.AddrPort, b []byte) { signals <- parcel{At: from, B: bytes.Clone(b)} },
+		Receive: func(from netip.AddrPort, to netip.Addr, b []byte) {
+			signals <- parcel{At: from, To: to, B: bytes.Clone(b)}
+		},
 	})
 	if err != nil {
 		return err

@@ -93,7 +93,7 @@ func signalsTo(port uint16, ipv6 bool) []unix.SockFilter {
 }
 
 // run gives receive what comes until the socket is closed.
-func (s *rawSocket) run(receive Receiver) {
+func (s *rawSocket) run(receive func(from netip.AddrPort, to netip.Addr, b []byte)) {
 	buf, oob := make([]byte, 1<<16), make([]byte, 128)
 	for {
 		var n, oobn int

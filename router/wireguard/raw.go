@@ -23,7 +23,7 @@ import (
 type rawPort struct {
 	// Constant.
 
-	receive Receiver // nil: it only sends
+	receive func(from netip.AddrPort, to netip.Addr, b []byte) // nil: it only sends
 	log     *slog.Logger
 
 	mu     sync.Mutex // guards what follows

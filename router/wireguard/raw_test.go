@@ -21,11 +21,12 @@ import (
 // heard is a packet that a Receive function was given.
 type heard struct {
 	from netip.AddrPort
+	to   netip.Addr
 	b    string
 }
 
-func hear(to chan<- heard) func(netip.AddrPort, []byte) {
-	return func(from netip.AddrPort, b []byte) { to <- heard{from, string(b)} }
+func hear(signals chan<- heard) func(netip.AddrPort, netip.Addr, []byte) {
+	return func(from netip.AddrPort, to netip.Addr, b []byte) { signals <- heard{from, to, string(b)} }
 }
 
 // standIn opens a device of either mode on a port, as far as packets that are
@@ -166,12 +167,12 @@ func testSignals(t *testing.T, d *Device, at netip.AddrPort, otherPort uint16, s
 	write(netip.AddrPortFrom(a, otherPort), "Wrong port")
 	write(at, "")
 	write(at, "W")
-	if got := next(t, signals); got != (heard{me, "W"}) {
+	if got := next(t, signals); got != (heard{me, a, "W"}) {
 		t.Errorf("a signal of one byte came as %+v", got)
 	}
 	long := "W" + strings.Repeat("x", 5000) // in fragments
 	write(at, long)
-	if got := next(t, signals); got != (heard{me, long}) {
+	if got := next(t, signals); got != (heard{me, a, long}) {
 		t.Errorf("a long signal came as %d bytes from %s", len(got.b), got.from)
 	}
 	write(at, "\x04 for WireGuard")
@@ -249,7 +250,7 @@ func TestRawFollows(t *testing.T) {
 		}
 		to := netip.AddrPortFrom(a, port)
 		must(t, d.Send(to, []byte("W from myself"), SendOptions{}))
-		if got := next(t, signals); got != (heard{to, "W from myself"}) {
+		if got := next(t, signals); got != (heard{to, a, "W from myself"}) {
 			t.Errorf("came: %+v", got)
 		}
 	}
@@ -387,9 +388,10 @@ func FuzzRawPacket(f *testing.F) {
 	f.Add(append(append([]byte{0x45}, make([]byte, 19)...), packet...))
 	f.Add(append(append([]byte{0x46}, make([]byte, 23)...), packet...))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		if rest, ok := afterIP(in); ok && len(in)-len(rest) < 20 {
-			t.Errorf("a header of %d bytes", len(in)-len(rest))
+		if rest, to, ok := afterIP(in); ok != to.IsValid() || ok && len(in)-len(rest) < 20 {
+			t.Errorf("a header of %d bytes, to %s", len(in)-len(rest), to)
 		}
+		receivedAt(in)
 		if _, payload, ok := afterUDP(in); ok && !bytes.HasPrefix(in[headerSize:], payload) {
 			t.Errorf("%x is not the payload of %x", payload, in)
 		}

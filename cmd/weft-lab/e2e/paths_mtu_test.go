@@ -98,11 +98,13 @@ func TestPathMTU(t *testing.T) {
 		{"IPv4", []narrowing{{mtu: 1280}, {mtu: 1000}, {mtu: 576}, {mtu: 1500, maxUDP: 700}}},
 		{"IPv6", []narrowing{{mtu: 1280}, {mtu: 1500}}},
 	} {
-		if run.datapath == "kernel" && len(tc.hops) > 3 {
-			tc.hops = tc.hops[1:] // four hosts are enough for the guest
+		if run.datapath == "kernel" { // few hosts, one lab at a time, are enough for the guest
+			tc.hops = tc.hops[len(tc.hops)/2:]
 		}
 		t.Run(tc.name, func(t *testing.T) {
-			t.Parallel()
+			if run.datapath != "kernel" {
+				t.Parallel()
+			}
 			testPathMTU(t, tc.name == "IPv6", tc.hops)
 		})
 	}
@@ -139,7 +141,9 @@ func testPathMTU(t *testing.T, ipv6 bool, hops []narrowing) {
 	t.Logf("FIGURE path MTU: %d narrow paths found and used after %s", len(hops), time.Since(begun).Round(time.Millisecond))
 	// Through host1 from the one narrow path into the other.
 	n := len(boxes)
-	c.within("between the last two, too", passTime, func() error { return bulk(t, boxes[n-1], boxes[n-2]) })
+	if n > 2 {
+		c.within("between the last two, too", passTime, func() error { return bulk(t, boxes[n-1], boxes[n-2]) })
+	}
 	for i, h := range c.nodes[1:] {
 		c.within("TCP segments from "+h.Name()+" need no fragments", passTime, func() error {
 			before := fragments(h)
