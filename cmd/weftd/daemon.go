@@ -144,6 +144,7 @@ func (d *daemon) run(asked context.Context, socket net.Listener) error {
 	group.Go(func() error { return d.router.Run(ctx) })
 	group.Go(func() error { return d.runTunnels(ctx) })
 	group.Go(func() error { d.runRelay(ctx); return nil })
+	group.Go(func() error { d.bridge.Run(ctx); return nil })
 	group.Go(func() error { return d.pinger.Run(ctx) })
 	group.Go(func() error { return d.router.Watch(ctx) })
 	group.Go(func() error { return d.router.Tend(ctx) })

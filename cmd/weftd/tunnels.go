@@ -27,7 +27,7 @@ func (d *daemon) wireDevices() (err error) {
 		Name: router.WireGuardName, Mode: datapathMode(s.Datapath), Links: d.kernel, Log: d.log.With("part", "wireguard"),
 		Receive: func(from netip.AddrPort, to netip.Addr, b []byte) { d.tunnels.Receive(from, to, b) },
 		Quiet: func(from netip.AddrPort, t time.Duration) error {
-			return d.bridge.Quiet(context.Background(), from, t)
+			return d.bridge.Quiet(from, t)
 		},
 	})
 	if err != nil {

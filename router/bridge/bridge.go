@@ -102,8 +102,9 @@ type Deps struct {
 	Omit []string
 }
 
-// Bridge is the switch of one host. Its methods block for some netlink calls
-// and runs of nft and iptables, and may be called from any goroutine.
+// Bridge is the switch of one host. Its methods, save Quiet, block for some
+// netlink calls and runs of nft and iptables. They may be called from any
+// goroutine.
 type Bridge struct {
 	// Constant after New.
 
@@ -111,6 +112,7 @@ type Bridge struct {
 	journal Journal
 	log     *slog.Logger
 	omit    []string
+	quiets  quiets // has its own mutex
 
 	mu       sync.Mutex // guards what follows
 	cfg      *Config    // what Set was last asked for; nil: nothing yet
@@ -123,7 +125,7 @@ type Bridge struct {
 // walls are the nftables tables; a test puts its own in their place.
 type walls interface {
 	set(ctx context.Context, r ruleset) (repaired []string, err error)
-	quiet(ctx context.Context, from netip.AddrPort, d time.Duration) error
+	quiet(ctx context.Context, list []quiet) error
 	remove(ctx context.Context) error
 }
 
@@ -146,6 +148,7 @@ func New(d Deps) *Bridge {
 		journal: d.Journal,
 		log:     d.Log,
 		omit:    d.Omit,
+		quiets:  quiets{wake: make(chan struct{}, 1), waiting: make(map[netip.AddrPort]time.Time)},
 		walls:   &tables{kernel: d.Kernel},
 		accept:  &dockerAccept{kernel: d.Kernel, log: d.Log},
 	}

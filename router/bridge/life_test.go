@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -262,9 +261,9 @@ type standing struct {
 	removed bool
 }
 
-func (s *standing) set(context.Context, ruleset) ([]string, error)             { return nil, s.err }
-func (s *standing) quiet(context.Context, netip.AddrPort, time.Duration) error { return s.err }
-func (s *standing) remove(context.Context) error                               { s.removed = true; return s.err }
+func (s *standing) set(context.Context, ruleset) ([]string, error) { return nil, s.err }
+func (s *standing) quiet(context.Context, []quiet) error           { return s.err }
+func (s *standing) remove(context.Context) error                   { s.removed = true; return s.err }
 
 type unneeded struct{}
 

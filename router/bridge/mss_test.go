@@ -109,7 +109,7 @@ func TestSegments(t *testing.T) {
 	}
 	// What is quiet stays so when this changes.
 	from := netip.MustParseAddrPort("192.0.2.2:6784")
-	ok(t, l.a.bridge.Quiet(t.Context(), from, 30e9))
+	ok(t, quieten(t, l.a.bridge, from, 30e9))
 	c.MSS = 0
 	ok(t, l.a.bridge.Set(t.Context(), c))
 	check("none again", 0, 1330, 1310)

@@ -1,14 +1,7 @@
 package bridge
 
 import (
-	"bytes"
-	"context"
 	"fmt"
-	"io/fs"
-	"net/netip"
-	"os/exec"
-	"strings"
-	"time"
 
 	"sigs.k8s.io/knftables"
 
@@ -58,56 +51,28 @@ func underlayChains(c Config) []chain {
 	for words := 5; words <= 15; words++ {
 		v4.add("forged-mtu", `@th,68,4 %d @th,136,8 17 @th,%d,16 { %s } drop`, words, 64+32*words, ports)
 	}
-	// In IPv6 it looks behind any number of extension headers, which no rule
-	// can: so what has such headers is not believed at all, save fragments. We
-	// send none but these, and hardly anybody sends the others.
+	// In IPv6 it looks behind any number of extension headers. Rules follow two
+	// of the shortest, and fragments, which are the ones that we send. A message
+	// about others may be about a packet of somebody else's, who needs it: so it
+	// is believed. Whoever forges one makes the kernel's WireGuard send one peer
+	// fragments of 1280 bytes for ten minutes.
 	v6 := chain{family: knftables.InetFamily, name: "weft-mtu6"}
-	v6.add("forged-mtu", `@th,112,8 17 @th,384,16 { %s } drop`, ports)
-	v6.add("forged-mtu", `@th,112,8 { 0, 43, 51, 60 } drop`) // hop-by-hop, routing, AH, destination
-	v6.add("forged-mtu", `@th,112,8 44 @th,384,8 17 @th,448,16 { %s } drop`, ports)
-	v6.add("forged-mtu", `@th,112,8 44 @th,384,8 { 0, 43, 44, 51, 60 } drop`)
-	return []chain{v4, v6, icmp, in}
-}
-
-// Quiet drops what comes to the WireGuard port from an address, for a while,
-// except signals (router/signal). A second call for an address replaces the
-// first; 0 ends it. A change of the walls ends all of them. It needs a Set
-// before, and takes one run of nft.
-func (b *Bridge) Quiet(ctx context.Context, from netip.AddrPort, d time.Duration) error {
-	from = netip.AddrPortFrom(from.Addr().Unmap().WithZone(""), from.Port())
-	if !from.IsValid() {
-		return fmt.Errorf("bridge: drop what comes from %s: %w", from, fs.ErrInvalid)
+	udp := func(before string, kind, at int) { // both in bits: where the next header's kind is, and itself
+		v6.add("forged-mtu", `%s@th,%d,8 17 @th,%d,16 { %s } drop`, before, kind, at, ports)
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.cfg == nil {
-		return fmt.Errorf("bridge: drop what comes from %s: there are no walls yet", from)
-	}
-	if err := b.walls.quiet(ctx, from, d); err != nil {
-		return fmt.Errorf("bridge: drop what comes from %s: %w", from, err)
-	}
-	return nil
-}
-
-// quiet puts an address into its set, or takes it out. knftables knows no
-// timeouts of elements, and the time left of one that is there cannot be
-// changed by all kernels: so it is taken out first, in the same transaction.
-func (t *tables) quiet(ctx context.Context, from netip.AddrPort, d time.Duration) error {
-	name := quietIPv4
-	if from.Addr().Is6() {
-		name = quietIPv6
-	}
-	element := fmt.Sprintf("element inet %s %s { %s . %d", tableName, name, from.Addr(), from.Port())
-	script := fmt.Sprintf("add %s }\ndelete %s }\n", element, element)
-	if ms := d.Milliseconds(); ms > 0 {
-		script += fmt.Sprintf("add %s timeout %dms }\n", element, ms)
-	}
-	return t.kernel.Do(func() error {
-		nft := exec.CommandContext(ctx, "nft", "-f", "-")
-		nft.Stdin = strings.NewReader(script)
-		if out, err := nft.CombinedOutput(); err != nil {
-			return fmt.Errorf("nft: %w: %s", err, bytes.TrimSpace(out))
+	headers := func(kind, at int) []string {
+		return []string{
+			fmt.Sprintf(`@th,%d,8 44 `, kind),                             // fragment
+			fmt.Sprintf(`@th,%d,8 { 0, 43, 60 } @th,%d,8 0 `, kind, at+8), // hop-by-hop, routing, destination; and its length
 		}
-		return nil
-	})
+	}
+	const kind, first, second, third = 112, 384, 448, 512
+	udp("", kind, first)
+	for _, one := range headers(kind, first) {
+		udp(one, first, second)
+		for _, two := range headers(first, second) {
+			udp(one+two, second, third)
+		}
+	}
+	return []chain{v4, v6, icmp, in}
 }

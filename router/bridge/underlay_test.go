@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"context"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -13,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/router/kernel"
-	"github.com/weftnet/weft/router/kerneltest"
 )
 
 // forgery is the start of a packet that the host is said to have sent. The
@@ -72,6 +70,7 @@ func TestForgedMTU(t *testing.T) {
 		{"IPv6, relay port", udp6(6783), true},
 		{"IPv6, fragment", udp6(6784, 44), true},
 		{"IPv6, destination options", udp6(6784, 60), true},
+		{"IPv6, relay port, hop-by-hop", udp6(6783, 0), true},
 		{"IPv6, two headers", udp6(6784, 60, 60), true},
 		{"IPv6, fragment with destination options", udp6(6784, 44, 60), true},
 	}
@@ -82,6 +81,11 @@ func TestForgedMTU(t *testing.T) {
 		{"another port", udp4(5, 7000), false},
 		{"IPv6, another port", udp6(7000), true},
 		{"IPv6, fragment of another port", udp6(7000, 44), true},
+		{"IPv6, another port, destination options", udp6(7000, 60), true},
+		{"IPv6, another port, hop-by-hop", udp6(7000, 0), true},
+		{"IPv6, another port, two headers", udp6(7000, 43, 60), true},
+		{"IPv6, another port, fragment with destination options", udp6(7000, 44, 60), true},
+		{"IPv6, another port, three headers", udp6(7000, 0, 44, 60), true},
 	}
 	with, without := newLab(t, nil, nil), newLab(t, nil, []string{"forged-mtu"})
 	for _, l := range []*lab{with, without} {
@@ -182,7 +186,7 @@ func TestQuiet(t *testing.T) {
 		from, other, dst := to(a.from, 7000), to(a.from, 7001), to(a.to, 6784)
 		long := time.Hour
 		arrives(from, dst, "\x04before", true)
-		ok(t, l.b.bridge.Quiet(t.Context(), from, long))
+		ok(t, quieten(t, l.b.bridge, from, long))
 		arrives(from, dst, "\x04quiet", false)
 		arrives(from, dst, "\x57signal", true)
 		arrives(other, dst, "\x04other port", true)
@@ -192,11 +196,11 @@ func TestQuiet(t *testing.T) {
 			t.Errorf("taken for damage: %q", repaired)
 		}
 		arrives(from, dst, "\x04still quiet", false)
-		ok(t, l.b.bridge.Quiet(t.Context(), from, 0))
+		ok(t, quieten(t, l.b.bridge, from, 0))
 		arrives(from, dst, "\x04ended", true)
 		// A new time replaces an old one, also a longer one.
-		ok(t, l.b.bridge.Quiet(t.Context(), from, long))
-		ok(t, l.b.bridge.Quiet(t.Context(), from, 200*time.Millisecond))
+		ok(t, quieten(t, l.b.bridge, from, long))
+		ok(t, quieten(t, l.b.bridge, from, 200*time.Millisecond))
 		heard := false
 		for end := time.Now().Add(10 * time.Second); !heard && time.Now().Before(end); {
 			l.send(l.stranger, from, dst, []byte("\x04after"))
@@ -205,30 +209,5 @@ func TestQuiet(t *testing.T) {
 		if !heard {
 			t.Errorf("%s stays quiet", from)
 		}
-	}
-}
-
-func TestQuietFails(t *testing.T) {
-	t.Parallel()
-	from := to(strangerIP, 7000)
-	b := New(Deps{Kernel: kerneltest.New("host")})
-	if err := b.Quiet(t.Context(), from, time.Second); err == nil || !strings.Contains(err.Error(), "no walls") {
-		t.Errorf("before Set: %v", err)
-	}
-	b = New(Deps{Kernel: kerneltest.Fresh(t)})
-	ok(t, b.Set(t.Context(), testConfig(1)))
-	if err := b.Quiet(t.Context(), netip.AddrPort{}, time.Second); err == nil {
-		t.Error("no address: no error")
-	}
-	// As of an address of IPv4 in IPv6.
-	ok(t, b.Quiet(t.Context(), to(netip.AddrFrom16(strangerIP.As16()), 7000), time.Second))
-	ctx, stop := context.WithCancel(t.Context())
-	stop()
-	if err := b.Quiet(ctx, from, time.Second); err == nil {
-		t.Error("cancelled: no error")
-	}
-	ok(t, b.Remove(t.Context()))
-	if err := b.Quiet(t.Context(), from, time.Second); err == nil {
-		t.Error("after Remove: no error")
 	}
 }

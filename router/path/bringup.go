@@ -40,6 +40,11 @@ const (
 	maxGap   = 30 * time.Second
 	minPass  = 4 // tries before the gaps double, with few routes
 
+	// silentGap is the least time between handshakes, after the first round,
+	// with an endpoint that never answered a probe: a peer may have been given
+	// somebody else's address.
+	silentGap = 5 * time.Second
+
 	maxYields = 2  // between two tries
 	bindTries = 20 // so many of them go along with binds
 )
@@ -57,6 +62,8 @@ type bringUp struct {
 	rebind    time.Time // when to bind anew; zero: done
 	counts    map[netip.AddrPort]int
 	learnt    netip.AddrPort // where the peer's own try came from; zero: nowhere
+	former    netip.AddrPort // what carried the tunnel until it was lost, to be tried first
+	tried     map[netip.AddrPort]time.Time
 }
 
 func (m *Machine) start(now time.Time, e Start) []Action {
@@ -66,7 +73,7 @@ func (m *Machine) start(now time.Time, e Start) []Action {
 	}
 	m.started = true
 	m.up.initiator = m.decider
-	m.ends.replace(now, e.Candidates, e.Endpoint)
+	m.ends.replace(now, m.own(e.Candidates), e.Endpoint)
 	m.handshake = e.Handshake
 	if age := now.Sub(e.Handshake); !e.Handshake.IsZero() && age < Lifetime {
 		m.device.Endpoint = e.Endpoint
@@ -83,7 +90,7 @@ func (m *Machine) introduced(now time.Time, e Introduced) []Action {
 	again := m.started
 	m.started = true
 	m.up.initiator = e.Initiator
-	m.ends.replace(now, e.Candidates, netip.AddrPort{})
+	m.ends.replace(now, m.own(e.Candidates), netip.AddrPort{})
 	do := m.note(now, Route{}, Pending, "introduced again")
 	if m.up.initiator && !again && len(m.ends) > 0 {
 		m.begin(now, 0)
@@ -112,7 +119,8 @@ func (m *Machine) begin(now time.Time, delay time.Duration) {
 	m.pulse.forget()
 	u := &m.up
 	u.tries, u.readds, u.last, u.counts = 0, 0, time.Time{}, make(map[netip.AddrPort]int)
-	u.learnt = netip.AddrPort{}
+	u.tried = make(map[netip.AddrPort]time.Time)
+	u.learnt, u.former = netip.AddrPort{}, netip.AddrPort{}
 	u.due = now.Add(delay)
 	u.relays = u.due.Add(directFirst)
 	u.rebind = u.relays.Add(-bindFirst)
@@ -128,9 +136,18 @@ func (m *Machine) begin(now time.Time, delay time.Duration) {
 	}
 }
 
+// own leaves out what is a relay's: whoever says that it is the peer's is
+// mistaken.
+func (m *Machine) own(list []netip.AddrPort) []netip.AddrPort {
+	return slices.DeleteFunc(slices.Clone(list), func(ep netip.AddrPort) bool {
+		_, ok := m.relayPort(ep)
+		return ok
+	})
+}
+
 func (m *Machine) replaceCandidates(now time.Time, list []netip.AddrPort) {
 	old := m.ends.listed()
-	m.ends.replace(now, list, m.route.Endpoint)
+	fresh := m.ends.replace(now, m.own(list), m.route.Endpoint)
 	if !m.started {
 		for _, c := range m.ends {
 			c.due = time.Time{}
@@ -140,8 +157,15 @@ func (m *Machine) replaceCandidates(now time.Time, list []netip.AddrPort) {
 	if slices.Equal(old, m.ends.listed()) {
 		return
 	}
-	if m.state == Established {
-		m.punch.renew(now)
+	switch {
+	case m.state != Established:
+	case m.route.Relayed():
+		m.settle(now)
+		if fresh {
+			m.punch.news(now)
+		}
+		return
+	default:
 		return
 	}
 	u := &m.up
@@ -189,7 +213,7 @@ func (m *Machine) establish(now time.Time, age time.Duration, why string) []Acti
 		to = m.routeTo(ep)
 	}
 	do := m.note(now, to, Established, why)
-	m.proved = false
+	m.proved, m.meter.total = false, 0
 	m.up.due, m.up.readd, m.up.rebind = time.Time{}, time.Time{}, time.Time{}
 	m.arrive(now)
 	return do
@@ -199,9 +223,15 @@ func (m *Machine) establish(now time.Time, age time.Duration, why string) []Acti
 // the decider initiates. Both ends forget the session, the other one also the
 // endpoint, so that it is quiet.
 func (m *Machine) lost(now time.Time, why string) []Action {
+	former := m.route
 	do := m.note(now, Route{}, Pending, why)
 	m.up.initiator = m.decider
-	return append(do, m.beginAgain(now)...)
+	do = append(do, m.beginAgain(now)...)
+	m.up.former = former.Endpoint // nothing is wrong with it
+	if former.Relayed() {
+		m.up.relays = m.up.due
+	}
+	return do
 }
 
 // lose begins again because nothing carries packets. The session is kept: the

@@ -1,7 +1,6 @@
 package path
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -30,6 +29,7 @@ type candidate struct {
 	asked    time.Time
 	answered time.Time
 	carried  time.Time     // when it was in use last
+	faster   time.Time     // since when it is much faster than the one in use
 	due      time.Time     // of the next probe; zero: none
 	gap      time.Duration // between the last two, doubling
 	rtt      time.Duration // smoothed; 0: not known
@@ -107,9 +107,9 @@ func (s ends) find(ep netip.AddrPort) *candidate {
 	return nil
 }
 
-// replace takes a new list. Who still answers, and what is in use, is kept as a
-// hint; those that are new are asked soon.
-func (s *ends) replace(now time.Time, list []netip.AddrPort, use netip.AddrPort) {
+// replace takes a new list and reports whether one is new. Who still answers,
+// and what is in use, is kept as a hint; those that are new are asked soon.
+func (s *ends) replace(now time.Time, list []netip.AddrPort, use netip.AddrPort) (fresh bool) {
 	var kept ends
 	for _, ep := range list {
 		if !ep.IsValid() || kept.find(ep) != nil || len(kept) == maxListed {
@@ -118,6 +118,7 @@ func (s *ends) replace(now time.Time, list []netip.AddrPort, use netip.AddrPort)
 		c := s.find(ep)
 		if c == nil {
 			c = &candidate{endpoint: ep, due: now}
+			fresh = true
 		}
 		c.listed = true
 		kept = append(kept, c)
@@ -135,6 +136,7 @@ func (s *ends) replace(now time.Time, list []netip.AddrPort, use netip.AddrPort)
 	}
 	*s = kept
 	s.limit(use)
+	return fresh
 }
 
 // hint returns the candidate for an endpoint that the peer came from.
@@ -173,12 +175,12 @@ func (s *ends) limit(use netip.AddrPort) {
 // last is when something came from there.
 func (c *candidate) last() time.Time { return laterOf(c.answered, c.hinted) }
 
-// fastest returns the candidate with the lowest RTT of those that are wanted;
-// nil: none is.
-func (s ends) fastest(want func(*candidate) bool) *candidate {
+// best returns the first candidate of those that are wanted, unless another is
+// much faster; nil: none is wanted.
+func (s ends) best(want func(*candidate) bool) *candidate {
 	var best *candidate
 	for _, c := range s {
-		if want(c) && (best == nil || cmp.Compare(c.rtt, best.rtt) < 0) {
+		if want(c) && (best == nil || muchBetter(c.rtt, best.rtt, fasterMargin)) {
 			best = c
 		}
 	}

@@ -52,9 +52,8 @@ type Handshake struct{ At time.Time }
 // Pong says that a probe from our WireGuard port to the endpoint was answered.
 type Pong struct {
 	Endpoint netip.AddrPort // that was asked
-	// From is where the answer came from; zero: from Endpoint. Where it is
-	// another address, WireGuard's answers would come from there too, so that
-	// one becomes a candidate and Endpoint does not.
+	// From is where the answer came from; zero: from Endpoint. Another address
+	// is a hint, as in [Asked].
 	From netip.AddrPort
 	RTT  time.Duration
 }

@@ -25,23 +25,23 @@ const (
 // meter reads the device's counters: does the pair have traffic, do authentic
 // bytes come.
 type meter struct {
-	begun    bool
-	rx, tx   uint64 // as last read
-	rxAt     time.Time
-	txAt     time.Time // when other bytes than pings went last
-	lively   time.Time // since when bytes come without a gap
-	unheard  time.Time // when we sent something that nothing came back for; zero: never
-	pings    int       // bytes of pings that went, and are not in tx yet
-	slots    [window]struct{ rx, tx int }
-	slot     int64 // Unix second of the last one
-	readings int
+	begun   bool
+	rx, tx  uint64 // as last read
+	rxAt    time.Time
+	txAt    time.Time // when other bytes than pings went last
+	lively  time.Time // since when bytes come without a gap
+	unheard time.Time // when we sent something that nothing came back for; zero: never
+	pings   int       // bytes of pings that went, and are not in tx yet
+	slots   [window]struct{ rx, tx int }
+	start   time.Time
+	slot    int64 // of the last one, in seconds since start
+	total   int   // bytes that came since reset
 }
 
 // read takes the counters. It reports whether bytes came.
 func (r *meter) read(now time.Time, rx, tx uint64) bool {
 	drx, dtx := grown(r.rx, rx), grown(r.tx, tx)
 	r.rx, r.tx = rx, tx
-	r.readings++
 	if !r.begun {
 		r.begun = true
 		return false
@@ -49,6 +49,7 @@ func (r *meter) read(now time.Time, rx, tx uint64) bool {
 	r.turn(now)
 	s := &r.slots[r.slot%window]
 	s.rx += drx
+	r.total += drx
 	s.tx += dtx
 	own := min(dtx, r.pings)
 	r.pings -= own
@@ -77,7 +78,10 @@ func grown(old, cur uint64) int {
 
 // turn empties the slots of the seconds that passed.
 func (r *meter) turn(now time.Time) {
-	sec := now.Unix()
+	if r.start.IsZero() {
+		r.start = now
+	}
+	sec := int64(now.Sub(r.start) / time.Second)
 	for i := max(r.slot+1, sec-window+1); i <= sec; i++ {
 		r.slots[i%window].rx, r.slots[i%window].tx = 0, 0
 	}

@@ -132,7 +132,8 @@ func (m *Machine) verify(now time.Time) []Action {
 		return nil
 	}
 	there := m.told.After(v.at) && m.device.Endpoint == v.to.Endpoint
-	if there && !now.Before(v.settled) && (v.echoed || v.to.Relayed() && m.handshake.After(v.at)) {
+	heard := v.echoed || v.to.Relayed() && m.handshake.After(v.at) || m.deaf() && m.meter.rxAt.After(v.settled)
+	if there && !now.Before(v.settled) && heard {
 		m.move = move{}
 		m.pulse.streak, m.pulse.lostAt = 0, m.pulse.lostAt[:0]
 		return nil
@@ -145,11 +146,12 @@ func (m *Machine) verify(now time.Time) []Action {
 	if why == "" {
 		why = "the new path carries nothing"
 	}
+	since := v.at
 	m.fail(now)
 	if back {
 		return m.switchTo(now, from, why, false)
 	}
-	return m.elsewhere(now, why)
+	return m.elsewhere(now, since, why)
 }
 
 // fail makes the route in use rest.
@@ -172,7 +174,7 @@ func (m *Machine) died(now time.Time, why string) []Action {
 		}
 	}
 	m.fail(now)
-	return m.elsewhere(now, why)
+	return m.elsewhere(now, m.doubted, why)
 }
 
 // mend makes a new handshake on the route in use, and verifies it like a move.
@@ -183,9 +185,10 @@ func (m *Machine) mend(now time.Time, why string) []Action {
 	return append(do, m.ping(now)...)
 }
 
-// elsewhere takes the next best route, or begins again when there is none.
-func (m *Machine) elsewhere(now time.Time, why string) []Action {
-	if to, ok := m.alternative(now, now.Add(-freshAnswer/5)); ok {
+// elsewhere takes the next best route, or begins again when there is none. What
+// answered since then is a candidate.
+func (m *Machine) elsewhere(now, since time.Time, why string) []Action {
+	if to, ok := m.alternative(now, since); ok {
 		return m.switchTo(now, to, why, false)
 	}
 	return m.lose(now, why, m.decider)
@@ -198,7 +201,7 @@ func (m *Machine) alternative(now, since time.Time) (Route, bool) {
 	usable := func(ep netip.AddrPort) bool {
 		return ep != m.route.Endpoint && !m.rests.has(now, ep)
 	}
-	c := m.ends.fastest(func(c *candidate) bool { return c.answers(since) && usable(c.endpoint) })
+	c := m.ends.best(func(c *candidate) bool { return c.answers(since) && usable(c.endpoint) })
 	if c != nil && (m.route.Direct() || m.hold.over(now)) {
 		return Route{Endpoint: c.endpoint}, true
 	}

@@ -13,6 +13,8 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"time"
+
+	"github.com/weftnet/weft/crypto"
 )
 
 // State is where a peer's tunnel stands.
@@ -54,6 +56,9 @@ type Config struct {
 	// Decider says that our identity is the smaller of the two. Without an
 	// introduction the decider initiates, and it alone chooses the path.
 	Decider bool
+	// RelayPort returns whose relay port an endpoint is, if it is one; nil
+	// knows none. Such an endpoint is never the peer's own. It must not block.
+	RelayPort func(netip.AddrPort) (crypto.Identity, bool)
 	// Rand returns a uniform duration in [0, n); nil takes the system's.
 	Rand func(n time.Duration) time.Duration
 }
@@ -63,8 +68,9 @@ type Config struct {
 // everything in it is owned by its caller's loop.
 type Machine struct {
 	// Constant after New.
-	decider bool
-	rand    func(time.Duration) time.Duration
+	decider   bool
+	rand      func(time.Duration) time.Duration
+	relayPort func(netip.AddrPort) (crypto.Identity, bool)
 
 	// Owned by the caller's loop.
 	now       time.Time // of the last step
@@ -77,13 +83,14 @@ type Machine struct {
 	handshake time.Time // the last one seen, as the device told it
 	fresh     time.Time // when that was, on our clock
 	proved    bool      // a ping was answered since bring-up
+	echoed    bool      // one ever was
 	doubted   time.Time // when pings were lost last, and everybody else was asked
 	history   history
 
 	up     bringUp
 	ends   ends
 	relays relays
-	recent recent
+	budget budget
 	rests  rests
 	hold   hold
 
@@ -102,7 +109,10 @@ func New(c Config) *Machine {
 	if c.Rand == nil {
 		c.Rand = rand.N[time.Duration]
 	}
-	return &Machine{decider: c.Decider, rand: c.Rand, idle: DefaultIdle}
+	if c.RelayPort == nil {
+		c.RelayPort = func(netip.AddrPort) (id crypto.Identity, ok bool) { return }
+	}
+	return &Machine{decider: c.Decider, rand: c.Rand, relayPort: c.RelayPort, idle: DefaultIdle}
 }
 
 // Step takes one event and returns what to do, in order. Times must not go
@@ -232,7 +242,19 @@ func (m *Machine) routeTo(ep netip.AddrPort) Route {
 	if c := m.ends.find(ep); c != nil && c.listed {
 		return Route{Endpoint: ep}
 	}
-	return Route{Endpoint: ep, Via: m.relays.via(ep)}
+	return Route{Endpoint: ep, Via: m.via(ep)}
+}
+
+// via returns the relays that an endpoint leads through, as far as they are
+// known; none when it is no relay's.
+func (m *Machine) via(ep netip.AddrPort) []crypto.Identity {
+	if via := m.relays.heard[ep]; len(via) > 0 {
+		return via
+	}
+	if id, ok := m.relayPort(ep); ok {
+		return []crypto.Identity{id}
+	}
+	return nil
 }
 
 // note makes a change of route or of state, and returns what is to be told of

@@ -3,62 +3,76 @@ package path
 import (
 	"maps"
 	"net/netip"
+	"slices"
 	"time"
 )
 
 // The gaps between probes of one candidate.
 const (
 	probeGap     = time.Second // never less, but for punching
-	maxRecent    = 64          // endpoints asked in that time
 	maxProbeGap  = 60 * time.Second
 	idleProbeGap = 10 * time.Minute // of a direct path without traffic
 	returnGap    = 5 * time.Second  // of one that may be returned to
 	askedTime    = 30 * time.Second // how long the peer's probe makes us curious
 	enoughGap    = 8 * time.Second  // of an end that does not choose
-	endMargin    = 5 * time.Millisecond
-	endPause     = 60 * time.Second // between changes for being faster
+	shortenPause = 5 * time.Minute  // between changes for being faster
 	doubtStreak  = 3                // pings lost in a row before others are asked
 )
 
-// recent is when endpoints were asked last, also those that are no candidates
-// any more: a peer that changes its list all the time cannot have one asked
-// more often, nor many.
-type recent map[netip.AddrPort]time.Time
-
-// add notes a probe.
-func (r *recent) add(now time.Time, ep netip.AddrPort) {
-	if *r == nil {
-		*r = make(recent)
-	}
-	(*r)[ep] = now
+// budget limits the probes to one peer's endpoints, whatever it says that these
+// are: so many at once, then one each budgetGap, and none of them twice a
+// second. Volleys have their own rule.
+type budget struct {
+	full  time.Time // when all of it is there again
+	asked map[netip.AddrPort]time.Time
 }
+
+const (
+	budgetSize = 8
+	budgetGap  = 500 * time.Millisecond
+)
 
 // next is when the endpoint may be asked.
-func (r recent) next(now time.Time, ep netip.AddrPort) time.Time {
-	if at, ok := r[ep]; ok {
-		return laterOf(now, at.Add(probeGap))
+func (b *budget) next(now time.Time, ep netip.AddrPort) time.Time {
+	next := laterOf(now, b.full.Add(-(budgetSize-1)*budgetGap))
+	if at, ok := b.asked[ep]; ok {
+		next = laterOf(next, at.Add(probeGap))
 	}
-	if len(r) < maxRecent {
-		return now
-	}
-	maps.DeleteFunc(r, func(_ netip.AddrPort, at time.Time) bool { return now.Sub(at) >= probeGap })
-	if len(r) < maxRecent {
-		return now
-	}
-	return now.Add(probeGap)
+	return next
 }
 
-// probe asks the candidates whose time has come.
+// spend notes a probe.
+func (b *budget) spend(now time.Time, ep netip.AddrPort) {
+	b.full = laterOf(now, b.full).Add(budgetGap)
+	b.note(now, ep)
+}
+
+// note notes one that the budget does not pay.
+func (b *budget) note(now time.Time, ep netip.AddrPort) {
+	if b.asked == nil {
+		b.asked = make(map[netip.AddrPort]time.Time)
+	}
+	maps.DeleteFunc(b.asked, func(_ netip.AddrPort, at time.Time) bool { return now.Sub(at) >= probeGap })
+	b.asked[ep] = now
+}
+
+// probe asks the candidates whose time has come, those first that were not
+// asked for the longest time.
 func (m *Machine) probe(now time.Time) []Action {
-	var do []Action
+	var due []*candidate
 	for _, c := range m.ends {
-		if !reached(now, c.due) {
-			continue
+		if reached(now, c.due) {
+			due = append(due, c)
 		}
-		if next := m.recent.next(now, c.endpoint); next.After(now) {
+	}
+	slices.SortStableFunc(due, func(a, b *candidate) int { return a.asked.Compare(b.asked) })
+	var do []Action
+	for _, c := range due {
+		if next := m.budget.next(now, c.endpoint); next.After(now) {
 			c.due = next
 			continue
 		}
+		m.budget.spend(now, c.endpoint)
 		do = append(do, m.ask(now, c))
 	}
 	return do
@@ -80,7 +94,7 @@ func (m *Machine) asking(now time.Time, c *candidate) {
 	}
 	c.waiting++
 	c.asked = now
-	m.recent.add(now, c.endpoint)
+	m.budget.note(now, c.endpoint)
 }
 
 // probeAgain is after how long a candidate that was just asked is asked again;
@@ -143,7 +157,6 @@ func (m *Machine) answered(now time.Time, e Pong) []Action {
 	}
 	if e.From.IsValid() && e.From != e.Endpoint {
 		m.asked(now, e.From)
-		return nil
 	}
 	before := c.answered
 	c.pong(now, e.RTT)
@@ -168,7 +181,7 @@ func (m *Machine) returnTo(now time.Time) []Action {
 	if !m.decider || m.move.on() || !m.hold.over(now) {
 		return nil
 	}
-	c := m.ends.fastest(func(c *candidate) bool {
+	c := m.ends.best(func(c *candidate) bool {
 		return c.good(now) && !m.rests.has(now, c.endpoint)
 	})
 	if c == nil {
@@ -178,12 +191,19 @@ func (m *Machine) returnTo(now time.Time) []Action {
 	return m.switchTo(now, Route{Endpoint: c.endpoint}, "the direct path answers", true)
 }
 
-// shorten takes a direct path that is much faster than the one in use.
+// shorten takes a direct path that has been much faster than the one in use for
+// a while.
 func (m *Machine) shorten(now time.Time, c *candidate) []Action {
 	cur := m.ends.find(m.route.Endpoint)
-	if !m.decider || m.move.on() || m.pulse.streak > 0 || cur == nil ||
-		c.row < compareRow || cur.row < compareRow || !muchBetter(c.rtt, cur.rtt, endMargin) ||
-		m.rests.has(now, c.endpoint) || within(now, m.hold.shortened, endPause) {
+	if cur == nil || c.row < compareRow || cur.row < compareRow || !muchBetter(c.rtt, cur.rtt, fasterMargin) {
+		c.faster = time.Time{}
+		return nil
+	}
+	if c.faster.IsZero() {
+		c.faster = now
+	}
+	if !m.decider || m.move.on() || m.pulse.streak > 0 || now.Sub(c.faster) < fasterTime ||
+		m.rests.has(now, c.endpoint) || within(now, m.hold.shortened, shortenPause) {
 		return nil
 	}
 	m.hold.shortened = now
@@ -193,7 +213,7 @@ func (m *Machine) shorten(now time.Time, c *candidate) []Action {
 
 // asked takes the news that the peer probed us.
 func (m *Machine) asked(now time.Time, ep netip.AddrPort) {
-	if !ep.IsValid() || len(m.relays.via(ep)) > 0 {
+	if !ep.IsValid() || len(m.via(ep)) > 0 {
 		return
 	}
 	c := m.ends.hint(now, ep, m.route.Endpoint)
@@ -217,7 +237,7 @@ func (m *Machine) moved(now time.Time) []Action {
 		return nil
 	case m.route.Relayed():
 		m.settle(now)
-		m.punch.renew(now)
+		m.punch.moved(now)
 		do = append(do, Rebind{m.route.Endpoint})
 	default:
 		m.ends.hurry(now)

@@ -14,6 +14,7 @@ const (
 	punchRest   = 40 * time.Second
 	maxPunch    = 10 * time.Minute
 	newsRest    = 10 * time.Second // least time between volleys
+	maxAgain    = 1                // volleys that come so soon, for news
 	unknownTrip = 200 * time.Millisecond
 )
 
@@ -21,6 +22,7 @@ const (
 type punch struct {
 	due    time.Time // of the next signal, or of lone probes in its stead
 	gap    time.Duration
+	again  int              // volleys for news since the path is relayed
 	signal time.Time        // when the next signal may go; probes go alone before
 	fired  time.Time        // when our last volley began
 	volley []netip.AddrPort // that is being fired
@@ -31,21 +33,48 @@ type punch struct {
 // arm plans the first punch of a relayed path.
 func (p *punch) arm(now time.Time) {
 	p.gap = 0
+	p.plan(now, punchRest)
+}
+
+// plan plans a punch soon, but so long after the last.
+func (p *punch) plan(now time.Time, rest time.Duration) {
 	p.due = now.Add(punchDelay)
 	if last := laterOf(p.fired, p.next); !last.IsZero() {
-		p.due = laterOf(p.due, last.Add(newsRest))
+		p.due = laterOf(p.due, last.Add(rest))
 	}
 	p.signal = p.due
 }
 
-// renew plans a punch soon, because of news, if one is planned at all.
-func (p *punch) renew(now time.Time) {
-	if !p.due.IsZero() {
-		p.arm(now)
+// news plans a punch soon because there is a new endpoint, if one is planned at
+// all: the first that come after a volley are worth another one, later ones
+// wait like all others. Both ends must fire at the same time, and NATs that
+// keep a trace of a probe in vain must forget it, so there is no volley at new
+// endpoints alone.
+func (p *punch) news(now time.Time) {
+	if p.due.IsZero() {
+		return
+	}
+	rest := punchRest
+	if p.again < maxAgain {
+		p.again++
+		rest = newsRest
+	}
+	due, signal := p.due, p.signal
+	p.plan(now, rest)
+	if !signal.After(due) && due.Before(p.due) {
+		p.due, p.signal = due, signal // it is planned already, and sooner
 	}
 }
 
-func (p *punch) disarm() { p.due, p.next = time.Time{}, time.Time{} }
+// moved plans a punch soon because all mappings are new.
+func (p *punch) moved(now time.Time) {
+	if !p.due.IsZero() {
+		p.gap = 0
+		p.plan(now, newsRest)
+	}
+}
+
+func (p *punch) disarm() { p.due, p.next, p.again = time.Time{}, time.Time{}, 0 }
 
 // load begins a volley at a time.
 func (p *punch) load(at time.Time, ends []netip.AddrPort) {
@@ -107,6 +136,7 @@ func (m *Machine) aim(now time.Time) []Action {
 			return nil
 		}
 		var do []Action
+		p.fired = now
 		for _, ep := range targets {
 			c := m.ends.find(ep)
 			m.asking(now, c)
@@ -148,7 +178,7 @@ func (m *Machine) punched(now time.Time, list []netip.AddrPort) {
 		return
 	}
 	for _, ep := range list[:min(len(list), maxListed)] {
-		if ep.IsValid() && m.ends.find(ep) == nil {
+		if ep.IsValid() && m.ends.find(ep) == nil && len(m.via(ep)) == 0 {
 			m.ends.hint(now, ep, m.route.Endpoint)
 		}
 	}

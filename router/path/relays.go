@@ -23,6 +23,10 @@ const (
 	fasterTime   = 30 * time.Second
 	fasterPause  = 60 * time.Second
 	fasterMargin = 10 * time.Millisecond
+	slowerMargin = 2 * time.Millisecond // by which fewer relays may be slower
+	// youngRoute is how long a route may be left for a better one at once: the
+	// first that is heard of is often not the best.
+	youngRoute = 10 * time.Second
 	// rerouteGap is the least time between handshakes that only follow a
 	// change behind the first relay.
 	rerouteGap = 60 * time.Second
@@ -39,10 +43,6 @@ type relays struct {
 	rerouted time.Time // when the way behind our relay changed last
 	stale    bool      // and no handshake followed
 }
-
-// via returns the relays that an endpoint leads through; none when it is not
-// known as a relay's.
-func (r *relays) via(ep netip.AddrPort) []crypto.Identity { return r.heard[ep] }
 
 func (r *relays) find(ep netip.AddrPort) (Relay, bool) {
 	i := slices.IndexFunc(r.list, func(x Relay) bool { return x.Endpoint == ep })
@@ -74,25 +74,32 @@ func (r *relays) set(list []Relay) (fresh []Relay) {
 // compare looks for a relay that is much better than the one in use.
 func (r *relays) compare(now time.Time, use netip.AddrPort, rests rests) {
 	cur, ok := r.find(use)
-	var best Relay
-	for _, x := range r.list {
-		if x.RTT > 0 && x.Endpoint != use && !rests.has(now, x.Endpoint) && (best.RTT == 0 || x.RTT < best.RTT) {
-			best = x
-		}
-	}
-	if !ok || best.RTT == 0 || !muchBetter(best.RTT, cur.RTT, fasterMargin) {
+	i := slices.IndexFunc(r.list, func(x Relay) bool {
+		return ok && !rests.has(now, x.Endpoint) && x.better(cur)
+	})
+	if i < 0 {
 		r.faster, r.since = netip.AddrPort{}, time.Time{}
 		return
 	}
-	if r.faster != best.Endpoint {
-		r.faster, r.since = best.Endpoint, now
+	if r.faster != r.list[i].Endpoint {
+		r.faster, r.since = r.list[i].Endpoint, now
 	}
 }
 
+// better reports whether a relay is worth a change from another: it is much
+// faster, or there are fewer relays on the way and it is not slower.
+func (x Relay) better(than Relay) bool {
+	if x.RTT == 0 || than.RTT == 0 || x.Endpoint == than.Endpoint {
+		return false
+	}
+	return muchBetter(x.RTT, than.RTT, fasterMargin) ||
+		len(x.Via) < len(than.Via) && x.RTT <= than.RTT+than.RTT/10+slowerMargin
+}
+
 // due is when a better relay is to be taken; zero: there is none.
-func (r *relays) due() time.Time {
-	if r.since.IsZero() {
-		return time.Time{}
+func (r *relays) due(young bool) time.Time {
+	if r.since.IsZero() || young {
+		return r.since
 	}
 	due := r.since.Add(fasterTime)
 	if next := r.swapped.Add(fasterPause); !r.swapped.IsZero() && next.After(due) {
@@ -109,7 +116,7 @@ func muchBetter(rtt, than, margin time.Duration) bool {
 func (m *Machine) replaceRelays(now time.Time, list []Relay) []Action {
 	fresh := m.relays.set(list)
 	m.ends = slices.DeleteFunc(m.ends, func(c *candidate) bool { // a tunnel that outlived the daemon
-		return !c.listed && len(m.relays.via(c.endpoint)) > 0
+		return !c.listed && len(m.via(c.endpoint)) > 0
 	})
 	if m.state != Established {
 		if len(fresh) > 0 {
@@ -124,7 +131,7 @@ func (m *Machine) replaceRelays(now time.Time, list []Relay) []Action {
 	if m.pulse.streak >= doubtStreak {
 		do = rebind(fresh)
 	}
-	via := m.relays.via(m.route.Endpoint)
+	via := m.via(m.route.Endpoint)
 	_, offered := m.relays.find(m.route.Endpoint)
 	switch {
 	case len(via) == 0:
@@ -174,34 +181,42 @@ func (m *Machine) rerouted(now time.Time, via []crypto.Identity) []Action {
 // leaveRelay does what is due about the relay in use: it is gone, or another
 // is better.
 func (m *Machine) leaveRelay(now time.Time) []Action {
-	if !m.decider || !m.route.Relayed() || m.move.on() {
+	if !m.decider || !m.route.Relayed() || m.move.on() && (m.relays.gone.IsZero() || m.move.echoed) {
 		return nil
 	}
 	if m.relays.stale && m.pulse.streak > 0 {
 		return m.handshakeNow(now)
 	}
-	if reached(now, m.relays.gone) || !m.relays.gone.IsZero() && m.pulse.streak > 0 {
+	if reached(now, m.relays.gone) || !m.relays.gone.IsZero() && (m.pulse.streak > 0 || m.move.on()) {
 		m.relays.gone = time.Time{}
 		if to, ok := m.alternative(now, now.Add(-freshAnswer)); ok {
 			return m.switchTo(now, to, "the relay is gone", false)
 		}
 	}
-	if reached(now, m.relays.due()) {
+	if !m.move.on() && reached(now, m.relays.due(m.young())) {
 		cur, _ := m.relays.find(m.route.Endpoint)
 		better, ok := m.relays.find(m.relays.faster)
 		m.relays.since = time.Time{}
 		if ok {
 			m.relays.swapped = now
-			why := fmt.Sprintf("another relay is %s faster", round(cur.RTT-better.RTT))
+			why := "there is a way with fewer relays"
+			if len(better.Via) >= len(cur.Via) {
+				why = fmt.Sprintf("another relay is %s faster", round(cur.RTT-better.RTT))
+			}
 			return m.switchTo(now, better.Route, why, true)
 		}
 	}
 	return nil
 }
 
-// withdrawn takes a relay out of the list until it is offered again.
+// young reports whether the route just came up, and was not chosen for being
+// better.
+func (m *Machine) young() bool {
+	return within(m.now, m.since, youngRoute) && !within(m.now, m.relays.swapped, fasterPause)
+}
+
+// withdrawn lets a relay rest.
 func (m *Machine) withdrawn(now time.Time, ep netip.AddrPort) []Action {
-	m.relays.list = slices.DeleteFunc(m.relays.list, func(x Relay) bool { return x.Endpoint == ep })
 	if m.state != Established || m.route.Endpoint != ep {
 		return nil
 	}

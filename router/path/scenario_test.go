@@ -228,7 +228,7 @@ func TestInterfaces(t *testing.T) {
 	}
 	p.cut("0.2", "1.2", true)
 	p.atMost("death of the best of three", p.measure(20*time.Second), 3*time.Second)
-	p.want("direct 1")
+	p.want("direct 0") // the others do not differ by enough
 }
 
 func TestFarRelay(t *testing.T) {

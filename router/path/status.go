@@ -72,9 +72,15 @@ func (m *Machine) Since() time.Time { return m.since }
 // this route.
 func (m *Machine) RTT() time.Duration { return m.pulse.rtt }
 
+// Suspect reports whether pings are being lost, or a change of the route is not
+// verified yet: a path over this peer is a bad choice at present.
+func (m *Machine) Suspect() bool {
+	return m.state != Established || m.pulse.streak > 0 && !m.deaf() || m.move.on()
+}
+
 // oneWay reports whether the peer is heard and does not hear us.
 func (m *Machine) oneWay() bool {
-	if m.state == Established && m.pulse.streak >= burst && m.pulse.judge(m.meter.rxAt) != dead {
+	if m.state == Established && m.pulse.streak >= burst && !m.deaf() && m.pulse.judge(m.meter.rxAt) != dead {
 		return true
 	}
 	return slices.ContainsFunc(m.ends, func(c *candidate) bool {

@@ -57,7 +57,7 @@ func (m *Machine) follow(now time.Time, ep netip.AddrPort) []Action {
 		if m.knows(ep) {
 			s.next = now.Add(strayTime)
 		} else {
-			m.ends.hint(now, ep, m.route.Endpoint).hurry(now)
+			m.ends.hint(now, ep, m.route.Endpoint).hurry(now) // it is no relay's: those are known
 		}
 		if c := m.ends.find(m.route.Endpoint); c != nil {
 			c.hurry(now) // does our own route answer?
@@ -69,7 +69,7 @@ func (m *Machine) follow(now time.Time, ep netip.AddrPort) []Action {
 // knows reports whether an endpoint is a relay's, or a candidate's that is
 // listed or answers.
 func (m *Machine) knows(ep netip.AddrPort) bool {
-	if len(m.relays.via(ep)) > 0 {
+	if len(m.via(ep)) > 0 {
 		return true
 	}
 	c := m.ends.find(ep)

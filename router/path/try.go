@@ -52,8 +52,15 @@ func rebind(list []Relay) []Action {
 
 // tryByReadd makes a try that forgets everything before.
 func (m *Machine) tryByReadd(now time.Time) []Action {
+	u := &m.up
+	if list, wait := m.options(now); len(list) == 0 && !wait.IsZero() {
+		u.due = wait
+		if m.decider {
+			u.readd = wait
+		}
+		return nil
+	}
 	if m.decider {
-		u := &m.up
 		u.readds++
 		u.readd = now.Add(min(giveUp<<min(u.readds-1, 4), maxGiveUp) + m.rand(giveUpJitter))
 	}
@@ -65,9 +72,9 @@ func (m *Machine) tryByReadd(now time.Time) []Action {
 // gets two tries.
 func (m *Machine) try(now time.Time) (Route, bool) {
 	u := &m.up
-	list := m.options(now)
+	list, wait := m.options(now)
 	if len(list) == 0 {
-		u.due = time.Time{}
+		u.due = wait
 		return Route{}, false
 	}
 	m.route = slices.MinFunc(list, func(a, b Route) int {
@@ -81,6 +88,7 @@ func (m *Machine) try(now time.Time) (Route, bool) {
 	}
 	u.tries++
 	u.last, u.yields = now, 0
+	u.tried[m.route.Endpoint] = now
 	gap := firstGap
 	if u.tries > 1 {
 		routes := len(m.ends) + len(m.relays.list)
@@ -100,8 +108,10 @@ func (m *Machine) try(now time.Time) (Route, bool) {
 }
 
 // options are the routes to choose from, best first: relays and the peer's own
-// endpoints by turns, of these those first that answer probes.
-func (m *Machine) options(now time.Time) []Route {
+// endpoints by turns, of these first what carried the tunnel before, then what
+// answers probes. If there is none, it says when there is one; zero: not before
+// there is another route.
+func (m *Machine) options(now time.Time) (list []Route, wait time.Time) {
 	var relays, direct, others []Route
 	var news bool // one answers, and was not tried since
 	if !now.Before(m.up.relays) {
@@ -109,23 +119,29 @@ func (m *Machine) options(now time.Time) []Route {
 			relays = append(relays, r.Route)
 		}
 	}
+	fast := m.ends.best(func(c *candidate) bool { return c.opens(now) })
 	for _, c := range m.ends {
+		at, tried := m.up.tried[c.endpoint]
 		r := Route{Endpoint: c.endpoint}
-		if c.opens(now) {
+		switch {
+		case c == fast || m.up.former == c.endpoint && !tried:
+			direct = slices.Insert(direct, 0, r)
+			news = news || m.up.counts[c.endpoint] == 0
+		case c.opens(now):
 			direct = append(direct, r)
 			news = news || m.up.counts[c.endpoint] == 0
-		} else if c.listed {
+		case !c.listed:
+		case c.answered.IsZero() && m.up.counts[c.endpoint] > 0 && now.Sub(at) < silentGap:
+			wait = first(wait, at.Add(silentGap))
+		default:
 			others = append(others, r)
 		}
 	}
-	slices.SortStableFunc(direct, func(a, b Route) int {
-		return int(m.ends.find(a.Endpoint).rtt - m.ends.find(b.Endpoint).rtt)
-	})
 	direct = append(direct, others...)
 	if len(relays) > 0 && !news && (len(direct) == 0 || !m.route.Relayed()) {
-		return relays
+		return relays, wait
 	}
-	return direct
+	return direct, wait
 }
 
 // relaysCame takes relays that were not there before.

@@ -86,7 +86,7 @@ func (m *Machine) pingDue(now time.Time) time.Time {
 	if p.last.IsZero() {
 		return now
 	}
-	suspect := p.streak > 0 || p.anxious
+	suspect := (p.streak > 0 || p.anxious) && !m.deaf()
 	switch {
 	case suspect && (p.streak < burst || m.decider && p.streak < oneWayBurst):
 		return p.last.Add(burstGap)
@@ -113,7 +113,7 @@ func (m *Machine) echo(now time.Time, e Echo) {
 	if m.pulse.echo(now, e.Number, e.RTT) {
 		m.meter.echoed(now)
 	}
-	m.giveIn, m.proved = time.Time{}, true
+	m.giveIn, m.proved, m.echoed = time.Time{}, true, true
 	m.force.echoed(e.Number)
 	m.move.echo(e.Number)
 }
@@ -166,7 +166,7 @@ func (m *Machine) nextWatch() time.Time {
 		next = first(next, m.giveIn)
 	}
 	if m.decider && m.route.Relayed() && !m.move.on() {
-		next = first(next, m.relays.gone, m.relays.due())
+		next = first(next, m.relays.gone, m.relays.due(m.young()))
 	}
 	return next
 }
@@ -189,6 +189,14 @@ func (m *Machine) doubt(now time.Time) []Action {
 	return append(do, rebind(m.relays.list)...)
 }
 
+// deaf reports whether the peer's kernel answers no pings: it never did, and yet
+// what comes from it is more than handshakes. Only bytes tell of its death then.
+func (m *Machine) deaf() bool { return !m.echoed && m.meter.total >= pingBytes }
+
+// deafTime without a byte is a death: WireGuard sends at least a keepalive
+// every 10 s when it receives.
+const deafTime = 15 * time.Second
+
 // judge acts when the path is dead.
 func (m *Machine) judge(now time.Time) []Action {
 	v := m.pulse.judge(m.meter.rxAt)
@@ -201,7 +209,9 @@ func (m *Machine) judge(now time.Time) []Action {
 		return nil
 	}
 	switch {
-	case m.up.initiator && !m.proved:
+	case m.deaf() && within(now, m.meter.rxAt, deafTime):
+		return nil
+	case m.up.initiator && !m.proved && !m.deaf():
 		return m.lose(now, "a handshake completed, but nothing is answered", true)
 	case !m.decider:
 		return m.wait(now, v)

@@ -31,18 +31,19 @@ const (
 
 // graph is what all hosts tell of their links, and what follows for us.
 type graph struct {
-	book    topology.Book
-	reports map[crypto.Identity]topology.Report // those of the book
-	built   *topology.Graph
-	builtAt time.Time
-	gap     time.Duration
-	stale   bool                                // reports, links or binds changed since
-	later   []crypto.Identity                   // whose machines do not know of the last graph
-	nexts   []crypto.Identity                   // for whom next is not known by the last graph
-	next    map[crypto.Identity]crypto.Identity // our relay's next hop to each peer
-	wanted  []relay.Want
-	bound   map[bind]netip.AddrPort // where we are bound now, and the relay's address
-	told    relay.Config
+	book     topology.Book
+	reports  map[crypto.Identity]topology.Report // those of the book
+	built    *topology.Graph
+	builtAt  time.Time
+	gap      time.Duration
+	stale    bool                                // reports, links or binds changed since
+	suspects bool                                // a path became suspect, or no longer is
+	later    []crypto.Identity                   // whose machines do not know of the last graph
+	nexts    []crypto.Identity                   // for whom next is not known by the last graph
+	next     map[crypto.Identity]crypto.Identity // our relay's next hop to each peer
+	wanted   []relay.Want
+	bound    map[bind]netip.AddrPort // where we are bound now, and the relay's address
+	told     relay.Config
 }
 
 func newGraph() graph {
@@ -101,6 +102,14 @@ func (t *Tunnels) stepGraph(now time.Time) {
 			}
 		}
 	}
+	if g.suspects { // as relays they are the last choice now
+		g.suspects = false
+		for _, w := range t.tunnels {
+			if r := w.machine.Route(); r.Relayed() || w.suspect {
+				t.tellRelays(now, w)
+			}
+		}
+	}
 	for range min(lookups, len(g.later)) {
 		id := g.later[len(g.later)-1]
 		g.later = g.later[:len(g.later)-1]
@@ -141,11 +150,20 @@ func (t *Tunnels) tellRelays(now time.Time, w *tunnel) {
 			}
 		}
 	}
+	slices.SortStableFunc(list, func(a, b path.Relay) int { return t.doubt(a) - t.doubt(b) })
 	if slices.EqualFunc(list, w.relays, sameRelay) {
 		return
 	}
 	w.relays = list
 	t.tell(now, w, path.Relays(slices.Clone(list)))
+}
+
+// doubt is 1 when our path to the first relay may be dead.
+func (t *Tunnels) doubt(r path.Relay) int {
+	if w := t.tunnels[r.Via[0]]; w == nil || w.suspect {
+		return 1
+	}
+	return 0
 }
 
 func sameRelay(a, b path.Relay) bool {

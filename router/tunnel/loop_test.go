@@ -110,13 +110,17 @@ func (f fakeDevice) Peers() ([]wireguard.PeerStatus, error) {
 	return list, nil
 }
 
-func (f fakeDevice) Send(to netip.AddrPort, b []byte, _ wireguard.SendOptions) error {
+func (f fakeDevice) Send(to netip.AddrPort, b []byte, o wireguard.SendOptions) error {
 	p, err := signal.Parse(b)
 	if err != nil {
 		return err
 	}
 	f.mu.Lock()
-	f.note("%s to %s", p.Kind, to)
+	from := ""
+	if o.From.IsValid() {
+		from = " from " + o.From.String()
+	}
+	f.note("%s to %s%s", p.Kind, to, from)
 	answer := f.answer
 	f.mu.Unlock()
 	if answer != nil {

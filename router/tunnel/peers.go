@@ -33,6 +33,7 @@ type tunnel struct {
 	punched time.Time // when a signal of the peer was last obeyed
 	invited time.Time // to bind at our relay
 	invites int
+	suspect bool // its path may be dead, as last seen
 }
 
 // see brings the tunnels in line with the view.
@@ -105,10 +106,13 @@ func (t *Tunnels) setKeys() {
 func (t *Tunnels) meet(p mesh.Peer, s wireguard.PeerStatus, now time.Time) *tunnel {
 	w := &tunnel{
 		peer: p, begun: now, device: s,
-		key:     t.cfg.Keys.PairKey(t.self, p.Identity),
-		machine: path.New(path.Config{Decider: t.self.Compare(p.Identity) < 0}),
-		pings:   make(map[uint64]time.Time),
+		key:   t.cfg.Keys.PairKey(t.self, p.Identity),
+		pings: make(map[uint64]time.Time),
 	}
+	w.machine = path.New(path.Config{
+		Decider:   t.self.Compare(p.Identity) < 0,
+		RelayPort: func(ep netip.AddrPort) (crypto.Identity, bool) { return t.relayAt(w.peer, ep) },
+	})
 	t.tunnels[p.Identity] = w
 	t.overlay[p.Identity.Overlay()] = w
 	return w
@@ -206,6 +210,10 @@ func (t *Tunnels) tell(now time.Time, w *tunnel, e path.Event) {
 	}
 	if s := w.machine.State(); s != w.state {
 		t.stateChanged(now, w, s)
+	}
+	if s := w.machine.Suspect(); s != w.suspect {
+		w.suspect = s
+		t.graph.suspects = true
 	}
 }
 
@@ -354,6 +362,7 @@ func PeerConfig(k crypto.Keys, self crypto.Identity, p mesh.Peer, w Way) wiregua
 		Keepalive:    keepalive,
 		MTU:          w.MTU,
 		PathMTU:      w.HopMTU,
+		PathEndpoint: w.Endpoint,
 	}
 }
 

@@ -30,11 +30,11 @@ type Peer struct {
 	Overlay   netip.Addr    // the only address allowed inside the tunnel
 	Keepalive time.Duration // in whole seconds; 0: none
 	MTU       int           // of the route to Overlay; 0: the device's
-	// PathMTU is the largest IP packet on the path to the endpoint that the
-	// device has for the peer at the time of the Set, in bytes; 0: not known.
-	// WireGuard packets that are larger leave in fragments of that size; it
-	// takes a FwMark.
-	PathMTU int
+	// PathMTU is the largest IP packet on the path to PathEndpoint, in bytes; 0:
+	// not known. WireGuard packets to there that are larger leave in fragments
+	// of that size; it takes a FwMark.
+	PathMTU      int
+	PathEndpoint netip.AddrPort // zero: where the device sends to now
 }
 
 // check finds what would be accepted by WireGuard and be wrong, or fail half

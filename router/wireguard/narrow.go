@@ -29,7 +29,10 @@ func (d *Device) setNarrow(c Config) error {
 	limits := make(map[netip.AddrPort]limit)
 	mtus := make(map[netip.Addr]int)
 	for _, p := range c.Peers {
-		ep := d.knownLocked(p.PublicKey).endpoint
+		ep := p.PathEndpoint
+		if !ep.IsValid() {
+			ep = d.knownLocked(p.PublicKey).endpoint
+		}
 		a := ep.Addr()
 		if p.PathMTU == 0 || c.FwMark == 0 || !ep.IsValid() {
 			continue
@@ -111,7 +114,10 @@ func (d *Device) setNarrowRoutes(c Config, mtus map[netip.Addr]int) (routed map[
 		}
 		routed[r.Dst.Addr()] = true
 		changed[family(r.Dst.Addr())] = true
-		d.didLocked("the route for fragments to %s was missing", r.Dst.Addr())
+		// One that is there leads where the way was before.
+		if !slices.ContainsFunc(have, func(h kernel.Route) bool { return h.Dst == r.Dst }) {
+			d.didLocked("the route for fragments to %s was missing", r.Dst.Addr())
+		}
 	}
 	for _, r := range have {
 		if !slices.ContainsFunc(want, func(w kernel.Route) bool { return w.Dst == r.Dst }) {

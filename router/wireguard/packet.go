@@ -109,10 +109,8 @@ func (s *rawSocket) run(receive func(from netip.AddrPort, to netip.Addr, b []byt
 		if rerr != nil {
 			continue // what an ICMP message says of a packet that we sent
 		}
-		packet, to, ok := buf[:n], netip.Addr{}, true
-		if s.ipv6 {
-			to = receivedAt(oob[:oobn])
-		} else {
+		packet, to, ok := buf[:n], receivedAt(oob[:oobn]), true
+		if !s.ipv6 {
 			packet, to, ok = afterIP(packet)
 		}
 		port, payload, whole := afterUDP(packet)

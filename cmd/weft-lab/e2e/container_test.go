@@ -9,6 +9,7 @@ import (
 // A container that dies takes its names along, everywhere, within a second; a
 // new one that takes over the address is reachable at once.
 func TestContainerDies(t *testing.T) {
+	t.Parallel()
 	c := joined(t, 2)
 	boxes := c.attachEach()
 	whole(c, boxes)

@@ -6,4 +6,8 @@
 // Flags: -weft-bin is the directory of weft and weftd, -datapath the data path
 // that daemons are told to use, -artefacts the directory for what failed tests
 // leave.
+//
+// Tests run side by side, for most of what they do is wait. One that is in a race
+// with the daemon, or looks at how fast packets go, has the machine to itself: it
+// does not call t.Parallel.
 package e2e

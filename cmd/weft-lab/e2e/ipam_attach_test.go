@@ -14,6 +14,7 @@ import (
 // Containers on three hosts get addresses that nobody named: all different, the
 // lowest that is free on each host, and those work like any other.
 func TestAddresses(t *testing.T) {
+	t.Parallel()
 	c := joined(t, 3)
 	for _, n := range c.nodes {
 		if s := n.mustSpace(); s.State != "idle" || len(s.Entries) > 0 || s.Active > 0 {
@@ -194,6 +195,7 @@ func exposeAny(t *testing.T, n *node, boxes []*box) {
 // nothing is divided yet, and get forty addresses; so many of a subnet that is
 // a single block, too.
 func TestAddressesAtOnce(t *testing.T) {
+	t.Parallel()
 	const each = 20
 	c := joined(t, 2)
 	refs := map[*node][]string{}
@@ -244,6 +246,7 @@ func TestAddressesAtOnce(t *testing.T) {
 // An address that somebody names is his or he learns whose it is, on whichever
 // host; what lies outside of the range is nobody's business.
 func TestNamedAddresses(t *testing.T) {
+	t.Parallel()
 	c := joined(t, 2)
 	c.nodes[0].must("prime")
 	owner, other := c.nodes[0], c.nodes[1]

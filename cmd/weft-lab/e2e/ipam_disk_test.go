@@ -19,6 +19,7 @@ func (n *node) belongings() string {
 // On a full disk an address is given whole or not at all, the error says why in
 // one line, and all is well once there is room.
 func TestDiskFull(t *testing.T) {
+	t.Parallel()
 	skipHere(t)
 	small := func(dir string) string {
 		return fmt.Sprintf("mkdir -p %[1]s && mount -t tmpfs -o size=3m,mode=700 small %[1]s", dir)

@@ -11,6 +11,7 @@ import (
 // A host that is alone has the whole range, and its settings decide what is
 // given of it.
 func TestDivisionAlone(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	n := c.nodes[0]
 	n.launch("--ipalloc-default-subnet", "10.32.128.0/24")
@@ -176,6 +177,7 @@ func TestDivisionConsensusOfThree(t *testing.T) {
 // Hosts that were given one list of names divide without asking, and without
 // having met; when they do meet, it is one space.
 func TestDivisionSeed(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 2)
 	names := []string{"00:00:00:00:00:01", "00:00:00:00:00:02"}
 	var boxes []*box

@@ -39,6 +39,7 @@ func takenOver(ips uint64, who identity, name string) string {
 // not before. What its containers have stays theirs; when it comes back after
 // all it gives nothing of what it lost.
 func TestRemovePeer(t *testing.T) {
+	t.Parallel()
 	c := joined(t, 3)
 	h1, h2, h3 := c.nodes[0], c.nodes[1], c.nodes[2]
 	boxes := append(c.giveEach(), h2.give("d2"))
@@ -192,6 +193,7 @@ func TestRemovePeersOutOfReach(t *testing.T) {
 
 // A host that is reset gives its space away first, and the others forget it.
 func TestResetHandsOver(t *testing.T) {
+	t.Parallel()
 	c := joined(t, 3)
 	h1, h2, h3 := c.nodes[0], c.nodes[1], c.nodes[2]
 	boxes := append(c.giveEach(), h3.give("d3"))

@@ -127,6 +127,7 @@ func manyAddr(i int) netip.Prefix {
 // once, all get what they asked for and leave nothing behind, through the API
 // and by the command.
 func TestManyAttachments(t *testing.T) {
+	t.Parallel()
 	c := joined(t, 2)
 	n := c.nodes[0]
 	boxes := c.attachEach()

@@ -9,6 +9,7 @@ import (
 // Three hosts in a ring, each naming only the next, become a full mesh whatever
 // the order in which they start.
 func TestAnyOrder(t *testing.T) {
+	t.Parallel()
 	for _, order := range [][]int{{1, 2, 3}, {1, 3, 2}, {2, 1, 3}, {2, 3, 1}, {3, 1, 2}, {3, 2, 1}} {
 		t.Run(strings.Trim(fmt.Sprint(order), "[]"), func(t *testing.T) {
 			c := newCluster(t, 3)
@@ -35,6 +36,7 @@ func TestAnyOrder(t *testing.T) {
 
 // Targets may be named in every form there is.
 func TestTargetForms(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 5)
 	h1 := c.nodes[0]
 	h1.launch()

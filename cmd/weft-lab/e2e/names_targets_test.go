@@ -26,6 +26,7 @@ func resolveBy(t *testing.T, server netip.Addr, nodes ...*node) {
 // Peers are found under a name of the DNS, in whatever form, and at another
 // port, by address and by name.
 func TestTargetNames(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 4)
 	usual, moved, caller, place := c.nodes[0], c.nodes[1], c.nodes[2], c.nodes[3]
 	s := newNameServer(t, place, place.Addr())
@@ -108,6 +109,7 @@ func TestTargetNameChanges(t *testing.T) {
 // the container's end of an attachment. They work among themselves and with
 // hosts that have it.
 func TestIPv6Off(t *testing.T) {
+	t.Parallel()
 	off := map[string]string{"net/ipv6/conf/all/disable_ipv6": "1", "net/ipv6/conf/default/disable_ipv6": "1"}
 	c := newCluster(t, 3, func(topology *lab.Topology) {
 		for i := range 2 {
@@ -177,6 +179,7 @@ func TestIPv6Off(t *testing.T) {
 // The network between the hosts may be IPv6, on both or on one of them alone:
 // containers notice nothing, whatever the size of what they send.
 func TestOverIPv6(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name   string
 		change func(*lab.Topology)

@@ -66,6 +66,7 @@ const ok, none, zone = "NOERROR", "NXDOMAIN", ".weft.internal."
 
 // What is said of names on one host holds on all within a second.
 func TestNamesAreQuick(t *testing.T) {
+	t.Parallel()
 	c := joined(t, 3)
 	boxes := c.attachEach()
 	whole(c, boxes)
@@ -122,6 +123,7 @@ func TestNamesAreQuick(t *testing.T) {
 
 // The answers are those of CLI.md, on every host, whoever asks in whatever way.
 func TestNameAnswers(t *testing.T) {
+	t.Parallel()
 	c := joined(t, 2)
 	boxes := c.attachEach()
 	whole(c, boxes)
@@ -219,6 +221,7 @@ func TestNameAnswers(t *testing.T) {
 // Other names come from the host's own resolvers, and what they do not know is
 // unknown.
 func TestNamesOfOthers(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 2)
 	place := c.nodes[1]
 	s := newNameServer(t, place, place.Addr())

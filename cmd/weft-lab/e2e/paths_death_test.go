@@ -35,8 +35,8 @@ type traffic struct {
 	load *load // nil where iperf3 is not installed
 }
 
-// startTraffic lets it run; iperf3 ends by itself after that time.
-func startTraffic(t testing.TB, a, b *box, mbit int, last time.Duration) *traffic {
+// startTraffic lets it run; iperf3 sends so many Mbit/s each way.
+func startTraffic(t testing.TB, a, b *box, mbit int) *traffic {
 	t.Helper()
 	tr := &traffic{c: a.n.c, a: a, b: b, pulse: startPulse(t, a, b), talk: startTalk(t, a, b)}
 	if _, err := exec.LookPath("iperf3"); err != nil {
@@ -45,7 +45,7 @@ func startTraffic(t testing.TB, a, b *box, mbit int, last time.Duration) *traffi
 		}
 		t.Log("NOT TESTED: connections of iperf3: ", err)
 	} else {
-		tr.load = startLoad(t, a, b, mbit, last)
+		tr.load = startLoad(t, a, b, mbit)
 	}
 	tr.steady(t)
 	return tr
@@ -181,7 +181,7 @@ func TestDirectPathDiesOtherWay(t *testing.T) {
 func directDies(t *testing.T, mbit int, cut func(*lab.Lab) error) {
 	t.Helper()
 	c, boxes := meshed(t, 3)
-	tr := startTraffic(t, boxes[0], boxes[1], mbit, 50*time.Second)
+	tr := startTraffic(t, boxes[0], boxes[1], mbit)
 	tr.switchTo(t, "direct path cut", "host3", 4*time.Second, func() error { return cut(c.Lab) })
 	tr.stays(t, 3*time.Second)
 	tr.switchTo(t, "direct path back", "direct", returnTime, func() error { return c.HealAll(t.Context()) })
@@ -205,7 +205,7 @@ func TestRelayDies(t *testing.T) {
 	other := map[string]string{"host3": "host4", "host4": "host3"}[used]
 	c.within("both ends use one relay", 10*time.Second, func() error { return usesPath(h1, h2, used) })
 	relay := c.byName(used)
-	tr := startTraffic(t, boxes[0], boxes[1], 20, 25*time.Second)
+	tr := startTraffic(t, boxes[0], boxes[1], 20)
 	tr.switchTo(t, "kill -9 of the relay", other, 4*time.Second, func() error { relay.kill(); return nil })
 	relay.relaunch()
 	c.waitRelayed()
@@ -221,7 +221,7 @@ func TestOnlyRelayRestarts(t *testing.T) {
 	t.Parallel()
 	c, boxes := meshed(t, 3, [2]int{1, 2})
 	h3 := c.nodes[2]
-	tr := startTraffic(t, boxes[0], boxes[1], 20, 20*time.Second)
+	tr := startTraffic(t, boxes[0], boxes[1], 20)
 	begun := time.Now()
 	h3.kill()
 	h3.relaunch()
@@ -252,7 +252,7 @@ func TestSecondRelayDies(t *testing.T) {
 	if other == "" {
 		t.Fatalf("host1 reaches host5 by %s", used)
 	}
-	tr := startTraffic(t, boxes[0], boxes[4], 20, 20*time.Second)
+	tr := startTraffic(t, boxes[0], boxes[4], 20)
 	tr.switchTo(t, "kill -9 of the second relay of a chain", other, 4*time.Second, func() error { c.byName(second).kill(); return nil })
 	tr.stays(t, 3*time.Second)
 	tr.finish(t)

@@ -347,7 +347,10 @@ func tooBig(from *node, a, b netip.Addr, port uint16) [][]byte {
 	if a.Is4() {
 		inner := ip4Packet(udp, a, b, append(u, make([]byte, 64)...), 6)
 		binary.BigEndian.PutUint16(inner[2:], 1480)
-		return [][]byte{ip4Packet(icmp4, from.Addr(), a, append([]byte{3, 4, 0, 0, 0, 0, 600 >> 8, 600 & 0xff}, inner...), 2)}
+		p := ip4Packet(icmp4, from.Addr(), a, append([]byte{3, 4, 0, 0, 0, 0, 600 >> 8, 600 & 0xff}, inner...), 2)
+		copy(p[22:], []byte{0, 0}) // ICMP over IPv4 is summed without a pseudo header
+		binary.BigEndian.PutUint16(p[22:], internetChecksum(p[20:]))
+		return [][]byte{p}
 	}
 	inner := ip6Packet(a, b, udp, append(u, make([]byte, 600)...))
 	body := append([]byte{2, 0, 0, 0, 0, 0, 1280 >> 8, 1280 & 0xff}, inner...)

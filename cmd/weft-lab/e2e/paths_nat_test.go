@@ -93,7 +93,9 @@ func TestNATs(t *testing.T) {
 // natOutcomes renders who reaches whom and how, and lists what is not as wanted.
 func (c *cluster) natOutcomes(want func(w, e lab.NAT) string) (table string, wrong []string) {
 	kinds := natKinds()
-	name := func(n lab.NAT) string { return strings.Replace(fmt.Sprintf("%s/%s", n.Mapping, n.Unsolicited), "port-preserving", "keeping", 1) }
+	name := func(n lab.NAT) string {
+		return strings.Replace(fmt.Sprintf("%s/%s", n.Mapping, n.Unsolicited), "port-preserving", "keeping", 1)
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%-16s", "")
 	for _, k := range kinds {

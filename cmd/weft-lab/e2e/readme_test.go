@@ -32,6 +32,7 @@ func shellLines(text string) (lines []string) {
 // The README's own commands work, typed as they stand there: only the token
 // and the name of the first host are filled in, as they say.
 func TestReadmeCommands(t *testing.T) {
+	t.Parallel()
 	skipHere(t)
 	if _, err := exec.LookPath("dockerd"); err != nil {
 		t.Fatal("this test needs docker.io:", err)

@@ -54,6 +54,7 @@ func (m mistake) make(t *testing.T, n *node, boxes map[string]*box, run func(...
 // Commands with wrong arguments are refused by a real daemon in one line, with
 // the right code, and change nothing.
 func TestMistakesChangeNothing(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	n := c.nodes[0]
 	n.launch()
@@ -279,6 +280,7 @@ func (n *node) listed(name string) {
 // Without a daemon every command that asks it says so, and how to start one.
 // What launch refuses leaves nothing behind.
 func TestMistakesWithoutDaemon(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	n := c.nodes[0]
 	n.sh("iptables -S >/dev/null; nft list ruleset >/dev/null")

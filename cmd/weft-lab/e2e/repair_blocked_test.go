@@ -94,6 +94,7 @@ func deafenSocket(fd int) (bool, error) {
 
 // With the kernel's notifications blocked the sweep finds the same.
 func TestRepairWithoutNotifications(t *testing.T) {
+	t.Parallel()
 	p := newPatient(t)
 	if n := p.deafen(); n < 2 {
 		t.Fatalf("the daemon has %d sockets for notifications, want one of routing and one of nftables", n)

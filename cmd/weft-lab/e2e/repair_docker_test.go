@@ -62,6 +62,7 @@ func (n *node) acceptsInDocker() error {
 // different hosts and on one find and reach each other; our one accept is in
 // DOCKER-USER, comes back whoever removes it, and goes with us.
 func TestDockerForwardPolicy(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("dockerd"); err != nil && run.datapath == "userspace" {
 		t.Fatal("this test needs docker.io:", err)
 	}

@@ -68,6 +68,7 @@ func reachAll(t *testing.T, boxes []*box) error {
 // stops no traffic of the switch, whether it was there before the daemon or
 // came later.
 func TestForwardPolicyDrop(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 2)
 	before, after := c.nodes[0], c.nodes[1]
 	before.sh(dropForwarded)
@@ -132,6 +133,7 @@ func TestForwardPolicyDrop(t *testing.T) {
 
 // A container that ends takes its names with it, everywhere.
 func TestContainerEnds(t *testing.T) {
+	t.Parallel()
 	c := joined(t, 2)
 	boxes := c.attachEach()
 	whole(c, boxes)

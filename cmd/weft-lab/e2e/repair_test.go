@@ -222,6 +222,7 @@ func (n *node) sweptByChance(lines []string, begun time.Time) bool {
 // Whatever others break of what weft made is repaired when the kernel says that
 // it changed, and said once; afterwards it is quiet.
 func TestRepair(t *testing.T) {
+	t.Parallel()
 	p := newPatient(t)
 	for _, h := range harms() {
 		t.Run(strings.ReplaceAll(h.name, " ", "-"), func(t *testing.T) {

@@ -12,6 +12,7 @@ func addrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
 // stop leaves containers attached, reset leaves nothing.
 func TestStopAndReset(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 2)
 	var before []snapshot
 	for _, n := range c.nodes {
@@ -26,6 +27,12 @@ func TestStopAndReset(t *testing.T) {
 	whole(c, append(boxes, neighbour))
 	h1 := c.nodes[0]
 	h1.must("expose", "10.32.0.100/12", "-h", "gateway.weft.internal")
+	with := h1.takeSnapshot()
+	for _, kind := range []string{"links", "addresses", "routes", "rules", "nft", "sysctls", "files", "sockets", "processes"} {
+		if cmp.Equal(before[0][kind], with[kind]) {
+			t.Errorf("a snapshot with weft has the same %s as one without: it would not show what is left", kind)
+		}
+	}
 
 	h1.must("stop")
 	c.wait("the daemon ends", time.Second, h1.noDaemon)

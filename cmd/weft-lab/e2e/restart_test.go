@@ -65,6 +65,7 @@ func whole(c *cluster, boxes []*box) {
 // A daemon that is killed and launched again finds its containers attached, its
 // names, and its peers, whom it needs no introduction to.
 func TestKillAndLaunch(t *testing.T) {
+	t.Parallel()
 	c := joined(t, 3)
 	boxes := c.attachEach()
 	whole(c, boxes)
@@ -125,6 +126,7 @@ func TestNothingLostAcrossKill(t *testing.T) {
 
 // All daemons are killed at once and started in any order: whole again.
 func TestKillAll(t *testing.T) {
+	t.Parallel()
 	c := joined(t, 3)
 	boxes := c.attachEach()
 	whole(c, boxes)
@@ -145,6 +147,7 @@ func TestKillAll(t *testing.T) {
 // Every machine loses its power; after they boot, in any order, the cluster is
 // there again. Containers are not: they were processes.
 func TestPowerCut(t *testing.T) {
+	t.Parallel()
 	c := joined(t, 3)
 	for _, n := range c.nodes {
 		if err := n.Halt(); err != nil {

@@ -16,7 +16,12 @@ type skip struct{ test, datapath, reason string }
 
 // skips is the whole list; everything else runs with both data paths.
 func skips() []skip {
-	const space = "who gives which address has nothing to do with the data path; TestAddresses and TestStateDirectoryDeleted run"
+	const (
+		space      = "who gives which address has nothing to do with the data path; TestStateDirectoryDeleted runs"
+		names      = "names are told and answered by the same code with both data paths; TestTraffic and TestOverIPv6 ask for some"
+		containers = "a container is a pair of interfaces and a bridge with both data paths; TestStateDirectoryDeleted and TestTraffic have some"
+		graph      = "which path is taken is decided by the same code with both data paths; TestChain, TestRandomGraphs and TestDirectPathDies run"
+	)
 	return []skip{
 		{"TestDockerContainers", "kernel", "the guest has no Docker engine; what depends on the data path is in the other tests"},
 		{"TestDockerForwardPolicy", "kernel", "the guest has no Docker engine; TestForwardPolicyDrop is the same without one"},
@@ -25,8 +30,18 @@ func skips() []skip {
 		{"TestOneWayCutOfTwo", "kernel", "a minute of waiting for what the membership does, which is the same with both data paths"},
 		{"TestRefusedHeals", "kernel", "a minute of back-off of introductions, which know nothing of the data path"},
 		{"TestRefusalMessages", "kernel", "introductions know nothing of the data path"},
-		{"TestTargetNames", "kernel", "how targets are resolved has nothing to do with the data path; TestTargetForms runs"},
-		{"TestTargetNameChanges", "kernel", "how targets are resolved has nothing to do with the data path; TestTargetForms runs"},
+		{"TestTargetNames", "kernel", "how targets are resolved has nothing to do with the data path"},
+		{"TestTargetNameChanges", "kernel", "how targets are resolved has nothing to do with the data path"},
+		{"TestTargetForms", "kernel", "how targets are resolved has nothing to do with the data path; TestOverIPv6 runs"},
+		{"TestAnyOrder", "kernel", "who introduces whom has nothing to do with the data path; TestTraffic has the same ring of three"},
+		{"TestNamesAreQuick", "kernel", names},
+		{"TestNameAnswers", "kernel", names},
+		{"TestNamesOfOthers", "kernel", names},
+		{"TestContainerDies", "kernel", containers},
+		{"TestContainerEnds", "kernel", containers},
+		{"TestManyAttachments", "kernel", containers + "; 200 take minutes under emulation"},
+		{"TestHostileRules", "kernel", "the rules and who repairs them are the same with both data paths; TestRepair and TestHostileFrames run"},
+		{"TestSnapshotNotices", "kernel", "the snapshot is the same program; TestStopAndReset shows that it notices what weft makes"},
 		{"TestMistakesChangeNothing", "kernel", "refused commands never come as far as the data path"},
 		{"TestMistakesWithoutDaemon", "kernel", "refused commands never come as far as the data path"},
 		{"TestMistakesWithoutRoot", "kernel", "refused commands never come as far as the data path"},
@@ -34,6 +49,7 @@ func skips() []skip {
 		{"TestOneIdentityTwice", "kernel", "the gossip that finds a clone is the same with both data paths, and slow under emulation"},
 		{"TestTenSecondsWithoutNetwork", "kernel", "the membership is the same with both data paths; TestTenSecondsWithoutHost runs"},
 		{"TestRepairWithoutNotifications", "kernel", "the sweep is tested with the other data path; what it repairs is in TestRepair"},
+		{"TestAddresses", "kernel", space},
 		{"TestAddressesAtOnce", "kernel", space},
 		{"TestNamedAddresses", "kernel", space},
 		{"TestCutHalvesAllocate", "kernel", space},
@@ -55,6 +71,22 @@ func skips() []skip {
 		{"TestTwoSpacesMeetThroughThird", "kernel", space},
 		{"TestDockerKeepsAddress", "kernel", "the guest has no Docker engine"},
 		{"TestHostileFlood", "kernel", "emulation is too slow for a flood to mean anything"},
+		{"TestStar", "kernel", graph},
+		{"TestRing", "kernel", graph},
+		{"TestLongChain", "kernel", graph},
+		{"TestTwoSites", "kernel", graph},
+		{"TestDirectPathDiesUnderLoad", "kernel", graph},
+		{"TestDirectPathDiesOneWay", "kernel", graph},
+		{"TestDirectPathDiesOtherWay", "kernel", graph},
+		{"TestRelayDies", "kernel", graph},
+		{"TestSecondRelayDies", "kernel", graph},
+		{"TestOnlyOutbound", "kernel", graph},
+		{"TestNoDiscovery", "kernel", graph},
+		{"TestReachedByOneOnly", "kernel", "a minute of waiting for what the membership does, which is the same with both data paths"},
+		{"TestLossyNetwork", "kernel", "a minute of waiting for what the path machines do, which are the same with both data paths"},
+		{"TestNATs", "kernel", "nineteen namespaces with eight NATs are too many for the guest; TestPunching and TestHostMoves run"},
+		{"TestRelayTampers", "kernel", "the relay is in the daemon with both data paths; the guest's kernel has no filters to tamper with"},
+		{"TestRelayStrangers", "kernel", "emulation is too slow for a flood to mean anything; the relay is in the daemon with both data paths"},
 	}
 }
 

@@ -137,6 +137,7 @@ func (n *node) sockets() []string {
 // The snapshot notices one change of each kind; otherwise it could not show
 // that there is none.
 func TestSnapshotNotices(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1)
 	n := c.nodes[0]
 	n.sh("iptables -S >/dev/null; nft list ruleset >/dev/null")
