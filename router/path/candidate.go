@@ -127,10 +127,8 @@ func (s *ends) replace(now time.Time, list []netip.AddrPort, use netip.AddrPort)
 		if kept.find(c.endpoint) != nil {
 			continue
 		}
-		if c.listed {
-			c.listed, c.hinted = false, now
-		}
-		if c.endpoint == use || c.proven(now) || within(now, c.hinted, provenTime) && c.asked.IsZero() {
+		c.listed = false
+		if c.endpoint == use || c.proven(now) || within(now, c.hinted, provenTime) {
 			kept = append(kept, c)
 		}
 	}

@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/weftnet/weft/crypto"
 )
 
 // Names in the wanted lines: one, two and three are endpoints, R and S relays.
@@ -19,7 +22,9 @@ func TestChoice(t *testing.T) {
 		want    []string
 	}{
 		{
-			"a dead direct path gives way to the best relay, and is returned to", true, Route{Endpoint: one}, nil,
+			"a dead direct path gives way to the best relay, and is returned to", true,
+			Route{Endpoint: one},
+			nil,
 			func(r *rig) {
 				r.passes[one] = false
 				r.run(4 * time.Second)
@@ -36,7 +41,8 @@ func TestChoice(t *testing.T) {
 			},
 		},
 		{
-			"one that dies soon after its return is held down for longer", true, Route{Endpoint: one},
+			"one that dies soon after its return is held down for longer", true,
+			Route{Endpoint: one},
 			func(r *rig) {
 				r.passes[one] = false
 				r.run(4 * time.Second)
@@ -59,7 +65,9 @@ func TestChoice(t *testing.T) {
 			},
 		},
 		{
-			"another address that answers is better than a relay", true, Route{Endpoint: one}, nil,
+			"another address that answers is better than a relay", true,
+			Route{Endpoint: one},
+			nil,
 			func(r *rig) {
 				r.passes[one], r.opens[two] = false, true
 				r.run(5 * time.Second)
@@ -71,7 +79,9 @@ func TestChoice(t *testing.T) {
 			},
 		},
 		{
-			"one way: bytes come, nothing is answered", true, Route{Endpoint: one}, nil,
+			"one way: bytes come, nothing is answered", true,
+			Route{Endpoint: one},
+			nil,
 			func(r *rig) {
 				r.deaf = true
 				r.run(2 * time.Second)
@@ -94,7 +104,8 @@ func TestChoice(t *testing.T) {
 			},
 		},
 		{
-			"probes pass and pings do not: it is the session", true, Route{Endpoint: one},
+			"probes pass and pings do not: it is the session", true,
+			Route{Endpoint: one},
 			func(r *rig) { r.opens[one] = true },
 			func(r *rig) {
 				r.broken = true
@@ -103,7 +114,8 @@ func TestChoice(t *testing.T) {
 			[]string{"800ms rebind R", "800ms rebind S", "1.9s initiate"},
 		},
 		{
-			"a path on which a new session does not help either is dead", true, Route{Endpoint: one},
+			"a path on which a new session does not help either is dead", true,
+			Route{Endpoint: one},
 			func(r *rig) { r.opens[one] = true },
 			func(r *rig) {
 				r.passes[one] = false
@@ -295,7 +307,9 @@ func TestChoice(t *testing.T) {
 			},
 		},
 		{
-			"the peer moves to a candidate", true, Route{Endpoint: one}, nil,
+			"the peer moves to a candidate", true,
+			Route{Endpoint: one},
+			nil,
 			func(r *rig) {
 				r.device.Endpoint = two
 				r.run(2 * time.Second)
@@ -303,7 +317,9 @@ func TestChoice(t *testing.T) {
 			[]string{"400ms changed: established one -> established two: the peer moved there"},
 		},
 		{
-			"the peer comes over a relay", true, Route{Endpoint: one}, nil,
+			"the peer comes over a relay", true,
+			Route{Endpoint: one},
+			nil,
 			func(r *rig) {
 				r.device.Endpoint = viaS.Endpoint
 				r.run(900 * time.Millisecond)
@@ -311,7 +327,8 @@ func TestChoice(t *testing.T) {
 			[]string{"400ms changed: established one -> established S: the peer came over a relay"},
 		},
 		{
-			"the peer moves to an unknown endpoint that answers", true, Route{Endpoint: one},
+			"the peer moves to an unknown endpoint that answers", true,
+			Route{Endpoint: one},
 			func(r *rig) { r.opens[one], r.opens[three], r.passes[three] = true, true, true },
 			func(r *rig) {
 				r.device.Endpoint = three
@@ -320,7 +337,8 @@ func TestChoice(t *testing.T) {
 			[]string{"400ms changed: established one -> established three: the peer moved there"},
 		},
 		{
-			"an endpoint that does not answer is not followed while our own does", true, Route{Endpoint: one},
+			"an endpoint that does not answer is not followed while our own does", true,
+			Route{Endpoint: one},
 			func(r *rig) { r.opens[one], r.passes[three] = true, true },
 			func(r *rig) {
 				for range 25 {
@@ -338,7 +356,8 @@ func TestChoice(t *testing.T) {
 			},
 		},
 		{
-			"an endpoint that does not answer is followed when our own does not either", true, Route{Endpoint: one},
+			"an endpoint that does not answer is followed when our own does not either", true,
+			Route{Endpoint: one},
 			func(r *rig) { r.passes[three] = true },
 			func(r *rig) {
 				r.device.Endpoint = three
@@ -349,7 +368,9 @@ func TestChoice(t *testing.T) {
 			},
 		},
 		{
-			"a device that lost the endpoint gets it again", false, Route{Endpoint: one}, nil,
+			"a device that lost the endpoint gets it again", false,
+			Route{Endpoint: one},
+			nil,
 			func(r *rig) {
 				r.device.Endpoint = netip.AddrPort{}
 				r.run(3 * time.Second)
@@ -368,6 +389,165 @@ func TestChoice(t *testing.T) {
 			c.do(r)
 			r.want(from, c.want...)
 		})
+	}
+}
+
+// A peer whose kernel answers no pings keeps its tunnel while bytes come, and
+// loses it when none do for long.
+func TestPeerThatAnswersNoPings(t *testing.T) {
+	for _, use := range []Route{{Endpoint: one}, viaR} {
+		for _, decider := range []bool{true, false} {
+			r := newRig(t, decider)
+			r.deaf = true
+			r.passes[use.Endpoint] = true
+			if use.Relayed() {
+				r.step(Relays{{Route: use}})
+			}
+			r.step(Introduced{Initiator: true, Candidates: []netip.AddrPort{one}})
+			r.run(150 * time.Second)
+			if s := r.machine.Status(); s.State != Established || s.Changes != 1 || s.OneWay || r.machine.Suspect() {
+				t.Errorf("decider %t, %s: %s, %d changes, one way %t", decider, use, s.State, s.Changes, s.OneWay)
+			}
+			clear(r.passes)
+			r.run(30 * time.Second)
+			if s := r.machine.State(); s == Established {
+				t.Errorf("decider %t, %s: %s, 30 s after its death: %s %v", decider, use, s, r.now, r.lines)
+			}
+		}
+	}
+}
+
+// What is somebody's relay port is never the peer's own endpoint.
+func TestRelayPorts(t *testing.T) {
+	relay := viaS.Endpoint
+	m := New(Config{Decider: true, Rand: none, RelayPort: func(ep netip.AddrPort) (crypto.Identity, bool) {
+		return viaS.Via[0], ep == relay
+	}})
+	now := epoch
+	for _, e := range []Event{
+		Start{Candidates: []netip.AddrPort{relay, one}, Handshake: now.Add(-time.Second), Endpoint: relay},
+		Candidates{relay, two},
+		Asked{relay},
+		Punched{[]netip.AddrPort{relay}},
+		Pong{Endpoint: relay},
+		Device{Handshake: now.Add(-time.Second), Endpoint: relay},
+		Moved{},
+	} {
+		now = now.Add(time.Second)
+		for _, a := range m.Step(now, e) {
+			if p, ok := a.(Probe); ok && p.Endpoint == relay {
+				t.Errorf("%T: %s", e, a)
+			}
+		}
+		if !m.Route().Equal(viaS) {
+			t.Fatalf("after %T: route %s, want %s", e, m.Route(), viaS)
+		}
+		for _, c := range m.Status().Candidates {
+			if c.Endpoint == relay {
+				t.Errorf("%T: a candidate", e)
+			}
+		}
+	}
+}
+
+// A way with fewer relays that is not slower is taken: at once while the route
+// is young, later after a while.
+func TestFewerRelays(t *testing.T) {
+	longer := Route{viaR.Endpoint, append(slices.Clone(viaR.Via), viaS.Via...)}
+	for _, c := range []struct {
+		name string
+		age  time.Duration
+		rtt  time.Duration // of the way with one relay, in ms, against 40
+		want string
+	}{
+		{"young", 2 * time.Second, 40, "0s"},
+		{"old", 20 * time.Second, 40, "30s"},
+		{"a little slower", 20 * time.Second, 46, "30s"},
+		{"slower", 20 * time.Second, 47, "never"},
+	} {
+		r := newRig(t, true)
+		r.passes[longer.Endpoint], r.passes[viaS.Endpoint] = true, true
+		r.device = Device{Handshake: epoch.Add(-time.Second), Endpoint: longer.Endpoint}
+		list := Relays{{Route: longer, RTT: 40 * time.Millisecond}}
+		r.step(list)
+		r.step(Start{Handshake: r.device.Handshake, Endpoint: longer.Endpoint})
+		r.run(c.age)
+		from := r.now
+		r.step(append(list, Relay{Route: viaS, RTT: c.rtt * time.Millisecond}))
+		r.run(time.Minute)
+		got := "never"
+		for _, x := range r.machine.Status().History[1:] {
+			got = (x.At.Sub(epoch) - from).String()
+		}
+		if got != c.want {
+			t.Errorf("%s: changed after %s, want %s", c.name, got, c.want)
+		}
+	}
+}
+
+// A peer that names other endpoints all the time has few of them probed.
+func TestProbeBudget(t *testing.T) {
+	m := New(Config{Decider: true, Rand: none})
+	m.Step(epoch, Start{})
+	probes := 0
+	count := func(do []Action) {
+		for _, a := range do {
+			if _, ok := a.(Probe); ok {
+				probes++
+			}
+		}
+	}
+	const seconds = 30
+	for i := range seconds * 20 {
+		now := epoch.Add(time.Duration(i) * 50 * time.Millisecond)
+		var list Candidates
+		for k := range 8 {
+			list = append(list, netip.AddrPortFrom(one.Addr(), uint16(1024+8*i+k)))
+		}
+		count(m.Step(now, list))
+		count(m.Step(now, Asked{netip.AddrPortFrom(two.Addr(), uint16(1024+i))}))
+	}
+	if most := budgetSize + int(seconds*time.Second/budgetGap); probes > most || probes < most/2 {
+		t.Errorf("%d probes in %d s, want at most %d", probes, seconds, most)
+	}
+}
+
+// Volleys rest 40 s, whatever becomes known meanwhile, but for one.
+func TestPunchRests(t *testing.T) {
+	r := standing(t, true, viaR)
+	r.run(2 * time.Minute)
+	r.lines, r.verbose = nil, true
+	for i := range 240 {
+		r.step(Candidates{one, two, netip.AddrPortFrom(three.Addr(), uint16(1024+i))})
+		r.run(time.Second)
+	}
+	var last time.Duration
+	var gaps []time.Duration
+	lone := 0
+	for _, l := range r.lines {
+		at, what, _ := strings.Cut(l, " ")
+		d, err := time.ParseDuration(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch {
+		case strings.Contains(what, "ttl"):
+			if d-last > time.Second {
+				gaps = append(gaps, d-last)
+			}
+			last = d
+		case strings.HasPrefix(what, "probe") && d-last > time.Second:
+			lone++
+		}
+	}
+	short := 0
+	for _, g := range gaps[1:] {
+		if g < punchRest {
+			short++
+		}
+	}
+	if len(gaps) < 3 || short > maxAgain || lone > 3*240/40 {
+		t.Errorf("volleys after %v, %d lone probes", gaps, lone)
 	}
 }
 

@@ -181,7 +181,7 @@ func (m *Machine) died(now time.Time, why string) []Action {
 func (m *Machine) mend(now time.Time, why string) []Action {
 	do := m.handshakeNow(now)
 	m.pulse.forget()
-	m.move = move{from: m.route, to: m.route, at: now, deadline: now.Add(proveTime), first: m.pulse.number + 1, why: why}
+	m.move = move{from: m.route, to: m.route, at: now, settled: now, deadline: now.Add(proveTime), first: m.pulse.number + 1, why: why}
 	return append(do, m.ping(now)...)
 }
 

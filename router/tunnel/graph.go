@@ -194,7 +194,8 @@ func (t *Tunnels) readBinds(now time.Time) {
 			continue
 		}
 		t.graph.stale = true
-		if b.role == signal.WireGuardPort {
+		// A relay that is reached elsewhere now is told of with the next graph.
+		if _, still := t.graph.bound[b]; b.role == signal.WireGuardPort && !still {
 			t.tellUsers(now, at, path.Withdrawn{Endpoint: at})
 			for _, w := range t.tunnels { // the machines have dropped it
 				w.relays = slices.DeleteFunc(w.relays, func(x path.Relay) bool { return x.Endpoint == at })

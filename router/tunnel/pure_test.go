@@ -78,8 +78,10 @@ func TestObserved(t *testing.T) {
 			topology.NATEndpointIndependent,
 		},
 		{
-			"one lies", []string{"203.0.113.1:6784", "198.51.100.66:53", "203.0.113.1:6784"},
-			[]string{"203.0.113.1:6784"}, topology.NATEndpointIndependent,
+			"one lies",
+			[]string{"203.0.113.1:6784", "198.51.100.66:53", "203.0.113.1:6784"},
+			[]string{"203.0.113.1:6784"},
+			topology.NATEndpointIndependent,
 		},
 		{
 			"one lies about the port",
@@ -93,7 +95,8 @@ func TestObserved(t *testing.T) {
 				"203.0.113.1:1", "203.0.113.2:1", "203.0.113.3:1", "203.0.113.4:1",
 				"203.0.113.1:1", "203.0.113.2:1", "203.0.113.3:1", "203.0.113.4:1",
 			},
-			[]string{"203.0.113.1:1", "203.0.113.2:1", "203.0.113.3:1"}, topology.NATEndpointIndependent,
+			[]string{"203.0.113.1:1", "203.0.113.2:1", "203.0.113.3:1"},
+			topology.NATEndpointIndependent,
 		},
 		{"long ago", []string{"old 203.0.113.1:6784"}, nil, topology.NATUnknown},
 	} {
