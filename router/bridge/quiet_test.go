@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,20 +31,38 @@ func quieten(t *testing.T, b *Bridge, from netip.AddrPort, d time.Duration) erro
 // slow are walls that take their time and remember what they were told.
 type slow struct {
 	standing
+	mu    sync.Mutex // guards what follows, and err
 	takes time.Duration
 	runs  [][]quiet
+}
+
+// become changes how they behave.
+func (s *slow) become(takes time.Duration, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.takes, s.err = takes, err
+}
+
+// told returns what they were told, in runs.
+func (s *slow) told() [][]quiet {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.runs)
 }
 
 func (s *slow) quiet(ctx context.Context, list []quiet) error {
 	slices.SortFunc(list, func(a, b quiet) int {
 		return cmp.Or(a.from.Addr().Compare(b.from.Addr()), cmp.Compare(a.from.Port(), b.from.Port()))
 	})
+	s.mu.Lock()
 	s.runs = append(s.runs, list)
+	takes, err := s.takes, s.err
+	s.mu.Unlock()
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(s.takes):
-		return s.err
+	case <-time.After(takes):
+		return err
 	}
 }
 
@@ -96,7 +115,7 @@ func TestQuietWaits(t *testing.T) {
 				{quietFrom(1000), 500 * time.Millisecond},
 			},
 		}
-		if got := fmt.Sprint(w.runs); got != fmt.Sprint(want) {
+		if got := fmt.Sprint(w.told()); got != fmt.Sprint(want) {
 			t.Errorf("written:\n%v\nwant:\n%v", got, want)
 		}
 		// Only what is over: nothing to write.
@@ -105,8 +124,8 @@ func TestQuietWaits(t *testing.T) {
 		ok(t, b.Quiet(quietFrom(2), time.Millisecond))
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if len(w.runs) != 3 {
-			t.Errorf("%d runs, want 3", len(w.runs))
+		if n := len(w.told()); n != 3 {
+			t.Errorf("%d runs, want 3", n)
 		}
 		stop()
 	})
@@ -130,15 +149,15 @@ func TestQuietHangs(t *testing.T) {
 		time.Sleep(quietLimit + time.Millisecond)
 		synctest.Wait()
 		ok(t, b.Quiet(quietFrom(1), time.Hour)) // there is room again
-		if len(w.runs) != 2 || len(w.runs[1]) != maxWaiting {
-			t.Errorf("%d runs", len(w.runs))
+		if runs := w.told(); len(runs) != 2 || len(runs[1]) != maxWaiting {
+			t.Errorf("%d runs", len(runs))
 		}
 		time.Sleep(2 * quietLimit)
 		synctest.Wait()
-		w.takes, w.err = 0, errors.New("broken")
+		w.become(0, errors.New("broken"))
 		ok(t, b.Quiet(quietFrom(1), time.Hour))
 		synctest.Wait()
-		w.err = nil
+		w.become(0, nil)
 		ok(t, b.Quiet(quietFrom(1), time.Hour))
 		synctest.Wait()
 		for part, want := range map[string]int{"level=WARN": 1, "it took too long": 1, "quiet again": 1} {
@@ -146,7 +165,7 @@ func TestQuietHangs(t *testing.T) {
 				t.Errorf("%d times %q, want %d:\n%s", n, part, want, log)
 			}
 		}
-		w.takes = time.Hour
+		w.become(time.Hour, nil)
 		ok(t, b.Quiet(quietFrom(1), time.Hour))
 		synctest.Wait()
 		began := time.Now()
