@@ -6,7 +6,9 @@
 // A [Machine] is pure: no sockets, no clock, no goroutine. Time comes as an
 // argument, chance through a function, and what is to be done goes out as
 // actions. It does not know how a WireGuard device is driven (router/wireguard
-// does), how relays forward (router/relay), nor who the peers are (mesh).
+// does), how relays forward (router/relay), nor who the peers are (mesh). The
+// probes that it wants are sent and answered by a [Prober], the sizes of a path
+// found by an [MTUSearch], both without a socket; a [Pinger] has the only one.
 package path
 
 import (

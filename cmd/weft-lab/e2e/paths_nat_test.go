@@ -21,11 +21,11 @@ func natKinds() []lab.NAT {
 	return out
 }
 
-// natTable is four hosts in the west and four in the east, each behind a NAT of
-// another kind, and host1, which has an address of its own. Between west and
-// east are three routers, so that a probe which is to open the own NAT only, and
-// lives for four hops, ends in between, as it would in the world.
-func natTable(name string) lab.Topology {
+// natTable is a host in the west and one in the east for each of the kinds, behind
+// a NAT of that kind, and host1, which has an address of its own. Between west
+// and east are three routers, so that a probe which is to open the own NAT only,
+// and lives for four hops, ends in between, as it would in the world.
+func natTable(name string, kinds ...lab.NAT) lab.Topology {
 	t := lab.Topology{Name: name}
 	networks := []string{"west", "middle1", "middle2", "east"}
 	for _, n := range networks {
@@ -37,7 +37,7 @@ func natTable(name string) lab.Topology {
 		t.AddHost(fmt.Sprintf("router%d", i+1), networks[i], networks[i+1])
 		t.Hosts[len(t.Hosts)-1].Forward = true
 	}
-	for i, kind := range natKinds() {
+	for i, kind := range kinds {
 		t.AddNAT(fmt.Sprintf("natw%d", i+1), "west", kind, fmt.Sprintf("west%d", i+1))
 		t.AddNAT(fmt.Sprintf("nate%d", i+1), "east", kind, fmt.Sprintf("east%d", i+1))
 	}
@@ -49,7 +49,7 @@ func natTable(name string) lab.Topology {
 // from the beginning.
 func TestNATs(t *testing.T) {
 	t.Parallel()
-	c := newGraph(t, natTable)
+	c := newGraph(t, func(name string) lab.Topology { return natTable(name, natKinds()...) })
 	c.joinGraph(inOrder(len(c.nodes)))
 	c.allReach(c.attachEach(), reachSoon)
 	// A mapping that is the same for every destination can be foretold; one that
@@ -140,6 +140,17 @@ func TestPunching(t *testing.T) {
 	if nat := c.Host("nat3").Addr().String(); !strings.HasPrefix(p.Address, nat+":") {
 		t.Errorf("host2 reaches host3 at %s, want an address of its NAT, %s", p.Address, nat)
 	}
+}
+
+// The same where both NATs answer strangers, so that whatever comes too early
+// spoils the attempt: it takes one that begins when both have forgotten it.
+func TestPunchingAnsweringNATs(t *testing.T) {
+	t.Parallel()
+	c := newGraph(t, func(name string) lab.Topology { return natTable(name, lab.NAT{Unsolicited: lab.Answer}) })
+	c.joinGraph(inOrder(3))
+	c.allReach(c.attachEach(), reachSoon)
+	west, east := c.byName("west1"), c.byName("east1")
+	c.within("they are connected directly", time.Minute, func() error { return usesPath(west, east, "direct") })
 }
 
 // Hosts that only let answers in are full members: each reaches everybody, also
