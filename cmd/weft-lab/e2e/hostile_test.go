@@ -187,7 +187,7 @@ func (s *siege) mustHit(t *testing.T, attacks []attack) {
 			// daemon needs no longer than 50 ms to repair it.
 			for ctx.Err() == nil && a.ear.count(texts[i]) == 0 {
 				last[i] = a.shoot(texts[i])
-				time.Sleep(2 * time.Millisecond)
+				time.Sleep(2 * time.Millisecond * run.slow())
 			}
 		})
 	}

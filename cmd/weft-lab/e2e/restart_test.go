@@ -110,6 +110,7 @@ func TestNothingLostAcrossKill(t *testing.T) {
 				errs = append(errs, err)
 			}
 			cancel()
+			rest(ctx, 5*time.Millisecond) // the daemons need the processor, too
 		}
 		lost <- errs
 	}()

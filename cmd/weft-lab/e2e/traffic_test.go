@@ -112,12 +112,20 @@ func megabyteTCP(t *testing.T, a, b *box) {
 	}
 }
 
+// megabyteUDP tries again what was not whole: datagrams may be lost, for one
+// while the hosts change to a better path, but not every time.
 func megabyteUDP(t *testing.T, a, b *box) {
-	ctx, cancel := tries(t, 30*time.Second)
-	defer cancel()
-	if err := lab.TransferUDP(ctx, a.Place, b.Place, b.addr, lab.Payload(1<<20, marker), 1200, 500*time.Microsecond); err != nil {
-		t.Error(err)
+	var err error
+	for range 3 {
+		ctx, cancel := tries(t, 5*time.Second)
+		err = lab.TransferUDP(ctx, a.Place, b.Place, b.addr, lab.Payload(1<<20, marker), 1200, 500*time.Microsecond)
+		cancel()
+		if err == nil {
+			return
+		}
+		t.Log(err)
 	}
+	t.Error(err)
 }
 
 // multicast sends from every container to a group that all have joined.

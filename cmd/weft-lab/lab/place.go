@@ -130,8 +130,9 @@ func (p *Place) Command(ctx context.Context, args ...string) *exec.Cmd {
 	}
 	cmd.Dir = "/"
 	cmd.Env = append([]string(nil), p.env...)
-	// A daemon that a command leaves behind may keep its output open.
-	cmd.WaitDelay = time.Second
+	// What a command leaves behind may keep its output open. On a machine that
+	// has much to do the last of the output needs some time, too.
+	cmd.WaitDelay = 5 * time.Second
 	return cmd
 }
 
