@@ -16,6 +16,10 @@ LINT        := $(GOBIN)/golangci-lint
 LINT_VERSION := v2.15.0
 PROGRAMS    := ./cmd/weft ./cmd/weftd ./cmd/weft-lab
 UNIT        = $(shell $(GO) list ./... | grep -v /cmd/weft-lab)
+# What the race detector has nothing to look for in: packages of simulations, and
+# the long tests there that know no -short.
+SIMULATED   := /mesh/ipam /mesh/topology /router/path
+LONG        := TestStoreFlipped|TestCutsAndHeals|TestLiar|TestLoss
 ARTEFACTS   ?= $(CURDIR)/artefacts
 FUZZTIME    ?= 2s
 export CGO_ENABLED ?= 0
@@ -34,17 +38,17 @@ tools: ## install the Debian packages that tests and demo need (starts no servic
 
 .PHONY: unit
 unit: go-version ## unit and property tests with the race detector, as root also those in fresh namespaces
-	@$(MAKE) --no-print-directory -j 2 -O unit-race unit-ipam
+	@$(MAKE) --no-print-directory -j 2 -O unit-race unit-simulated
 
-.PHONY: unit-race unit-ipam
-unit-race:
-	CGO_ENABLED=1 $(GO) test -race -vet=off -timeout 10m $(filter-out %/mesh/ipam,$(UNIT))
+.PHONY: unit-race unit-simulated
+unit-race: # vet is part of lint
+	CGO_ENABLED=1 $(GO) test -race -vet=off -timeout 10m $(filter-out $(addprefix %,$(SIMULATED)),$(UNIT))
 
-# Its simulation is one goroutine and five times as slow with the race detector,
-# which gets a tenth of it; all of it runs without.
-unit-ipam:
-	CGO_ENABLED=1 $(GO) test -race -vet=off -timeout 10m ./mesh/ipam -sim.ops 20000
-	$(GO) test -vet=off -timeout 10m ./mesh/ipam
+# A simulated world is one goroutine, and up to ten times as slow with the race
+# detector: that gets short simulations, all of them run without it.
+unit-simulated:
+	CGO_ENABLED=1 $(GO) test -race -vet=off -timeout 10m -short -skip '^($(LONG))$$' $(addprefix .,$(SIMULATED))
+	$(GO) test -vet=off -timeout 10m $(addprefix .,$(SIMULATED))
 
 .PHONY: race
 race: e2e-race ## end-to-end tests with race-built daemons

@@ -72,7 +72,7 @@ func why(s *tunnel.Snapshot, p tunnel.Peer, targets []mesh.Target, now time.Time
 	for _, x := range p.Relays {
 		w.Relays = append(w.Relays, api.WhyRelay{
 			Via: s.Via(x.Route), RTT: x.RTT, MTU: x.MTU,
-			InUse: p.Path.Route.Relayed() && x.Via[0] == p.Path.Route.Via[0],
+			InUse: p.Path.Route.Relayed() && x.Endpoint == p.Path.Route.Endpoint,
 		})
 	}
 	for _, c := range p.Path.History {

@@ -198,7 +198,8 @@ func (t *Tunnels) readBinds(now time.Time) {
 		if _, still := t.graph.bound[b]; b.role == signal.WireGuardPort && !still {
 			t.tellUsers(now, at, path.Withdrawn{Endpoint: at})
 			for _, w := range t.tunnels { // the machines have dropped it
-				w.relays = slices.DeleteFunc(w.relays, func(x path.Relay) bool { return x.Endpoint == at })
+				// Snapshots share the list.
+				w.relays = slices.DeleteFunc(slices.Clone(w.relays), func(x path.Relay) bool { return x.Endpoint == at })
 			}
 		}
 	}

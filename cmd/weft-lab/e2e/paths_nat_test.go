@@ -67,7 +67,7 @@ func TestNATs(t *testing.T) {
 				path := func() error { return usesPath(c.nodes[1], c.nodes[2], want) }
 				took := c.within("the path is "+want, 90*time.Second, path)
 				t.Logf("FIGURE NAT %s/%s and %s/%s: %s after %s", west.Mapping, west.Unsolicited, east.Mapping, east.Unsolicited, want, took.Round(100*time.Millisecond))
-				hold(t, "it stays so", time.Now().Add(15*time.Second), path)
+				hold(t, "it stays so", time.Now().Add(8*time.Second), path)
 				if err := c.noFalseDeath(); err != nil {
 					t.Error(err)
 				}

@@ -217,7 +217,7 @@ func TestRelayTampers(t *testing.T) {
 	}
 	ctx, cancel := tries(t, 2*time.Minute)
 	defer cancel()
-	if err := lab.TransferTCP(ctx, a.Place, b.Place, b.addr, lab.Payload(1<<20, marker)); err != nil {
+	if err := lab.TransferTCP(ctx, a.Place, b.Place, b.addr, lab.Payload(1<<19, marker)); err != nil {
 		t.Errorf("TCP gets through neither: %v", err)
 	}
 	came, wrong, twice := numbered(t, a, b, 4000)

@@ -205,6 +205,7 @@ func (tk *talk) gap(from, to time.Time) time.Duration {
 type load struct {
 	client *lab.Process
 	log    string
+	begun  time.Time
 }
 
 // startLoad begins to send that many Mbit/s each way, until finish.
@@ -222,7 +223,7 @@ func startLoad(t testing.TB, a, b *box, mbit int) *load {
 		}
 		return nil
 	})
-	l := &load{log: filepath.Join(dir, "client")}
+	l := &load{log: filepath.Join(dir, "client"), begun: time.Now()}
 	var err error
 	l.client, err = a.Start(t.Context(), l.log, "iperf3", "--json", "--client", b.addr.String(), "--bidir",
 		"--bitrate", fmt.Sprintf("%dM", mbit), "--time", "600", "--connect-timeout", "5000")
@@ -236,6 +237,7 @@ func startLoad(t testing.TB, a, b *box, mbit int) *load {
 // has carried something in both directions until the end.
 func (l *load) finish(t testing.TB) {
 	t.Helper()
+	rest(t.Context(), time.Until(l.begun.Add(8*time.Second))) // it reports once a second
 	select {
 	case <-l.client.Done():
 		t.Errorf("iperf3 --bidir has ended by itself: %v", l.client.Wait())
