@@ -38,7 +38,7 @@ tools: ## install the Debian packages that tests and demo need (starts no servic
 
 .PHONY: unit
 unit: go-version ## unit and property tests with the race detector, as root also those in fresh namespaces
-	@$(MAKE) --no-print-directory -j 2 -O unit-race unit-simulated
+	@$(MAKE) --no-print-directory -j 2 unit-race unit-simulated
 
 .PHONY: unit-race unit-simulated
 unit-race: # vet is part of lint
@@ -56,7 +56,13 @@ race: e2e-race ## end-to-end tests with race-built daemons
 .PHONY: e2e
 e2e: build ## end-to-end tests on lab hosts, userspace data path (root)
 	$(GO) test -c -o bin/e2e.test ./cmd/weft-lab/e2e
+	@$(MAKE) --no-print-directory -j 2 e2e-lab e2e-hosts
+
+.PHONY: e2e-lab e2e-hosts
+e2e-lab:
 	$(GO) test -count=1 -timeout 10m ./cmd/weft-lab/lab
+
+e2e-hosts:
 	cd cmd/weft-lab/e2e && ARTEFACTS=$(ARTEFACTS) ../../../bin/e2e.test -test.timeout 20m -test.parallel 12 -test.v=$(if $(V),true,false) -weft-bin $(CURDIR)/bin $(E2E)
 
 .PHONY: e2e-race
@@ -93,10 +99,11 @@ bench: build ## the address allocator; then the data paths compared with bare ve
 	cd cmd/weft-lab/e2e && ../../../bin/e2e.test -test.run '^$$' -test.bench . -test.benchtime 1x -test.timeout 20m -weft-bin $(CURDIR)/bin
 
 .PHONY: soak
-soak: build ## the long forms: more seeds, a million operations on addresses, ten minutes of kill -9
+soak: build ## the long forms: more seeds, a million operations on addresses, kill -9, 200 graphs, half an hour of loss
 	CGO_ENABLED=1 $(GO) test -race -timeout 60m -rapid.checks 2000 $(UNIT)
 	$(GO) test -timeout 60m -run '^TestSim' ./mesh/ipam -sim.ops 1000000
 	WEFT_SOAK=10m $(MAKE) --no-print-directory e2e E2E='-test.run TestKillUnderStream'
+	WEFT_SOAK=30m $(MAKE) --no-print-directory e2e E2E='-test.timeout 120m -test.run TestRandomGraphs|TestLossyNetwork'
 	@scripts/fuzz 60s
 
 .PHONY: demo
