@@ -103,7 +103,7 @@ soak: build ## the long forms: more seeds, a million operations on addresses, ki
 	CGO_ENABLED=1 $(GO) test -race -timeout 60m -rapid.checks 2000 $(UNIT)
 	$(GO) test -timeout 60m -run '^TestSim' ./mesh/ipam -sim.ops 1000000
 	WEFT_SOAK=10m $(MAKE) --no-print-directory e2e E2E='-test.run TestKillUnderStream'
-	WEFT_SOAK=30m $(MAKE) --no-print-directory e2e E2E='-test.timeout 120m -test.run TestRandomGraphs|TestLossyNetwork'
+	WEFT_SOAK=30m $(MAKE) --no-print-directory e2e E2E='-test.timeout 120m -test.run "TestRandomGraphs|TestLossyNetwork"'
 	@scripts/fuzz 60s
 
 .PHONY: demo
