@@ -16,10 +16,6 @@ LINT        := $(GOBIN)/golangci-lint
 LINT_VERSION := v2.15.0
 PROGRAMS    := ./cmd/weft ./cmd/weftd ./cmd/weft-lab
 UNIT        = $(shell $(GO) list ./... | grep -v /cmd/weft-lab)
-# What the race detector has nothing to look for in: packages of simulations, and
-# the long tests there that know no -short.
-SIMULATED   := /mesh/ipam /mesh/topology /router/path
-LONG        := TestStoreFlipped|TestCutsAndHeals|TestLiar|TestLoss
 ARTEFACTS   ?= $(CURDIR)/artefacts
 FUZZTIME    ?= 2s
 export CGO_ENABLED ?= 0
@@ -30,7 +26,7 @@ build: go-version ## build every program into bin/
 
 .PHONY: test
 test: ## install what is missing and run everything that CI runs; says how long each part took
-	@scripts/timed tools lint-fast build beside:kernel unit fuzz alone:e2e
+	@scripts/timed tools lint-fast build unit e2e kernel fuzz
 
 .PHONY: tools
 tools: ## install the Debian packages that tests and demo need (starts no service, installs no kernel)
@@ -38,17 +34,7 @@ tools: ## install the Debian packages that tests and demo need (starts no servic
 
 .PHONY: unit
 unit: go-version ## unit and property tests with the race detector, as root also those in fresh namespaces
-	@$(MAKE) --no-print-directory -j 2 unit-race unit-simulated
-
-.PHONY: unit-race unit-simulated
-unit-race: # vet is part of lint
-	CGO_ENABLED=1 $(GO) test -race -vet=off -timeout 10m $(filter-out $(addprefix %,$(SIMULATED)),$(UNIT))
-
-# A simulated world is one goroutine, and up to ten times as slow with the race
-# detector: that gets short simulations, all of them run without it.
-unit-simulated:
-	CGO_ENABLED=1 $(GO) test -race -vet=off -timeout 10m -short -skip '^($(LONG))$$' $(addprefix .,$(SIMULATED))
-	$(GO) test -vet=off -timeout 10m $(addprefix .,$(SIMULATED))
+	CGO_ENABLED=1 $(GO) test -race -timeout 10m $(UNIT)
 
 .PHONY: race
 race: e2e-race ## end-to-end tests with race-built daemons
@@ -56,14 +42,8 @@ race: e2e-race ## end-to-end tests with race-built daemons
 .PHONY: e2e
 e2e: build ## end-to-end tests on lab hosts, userspace data path (root)
 	$(GO) test -c -o bin/e2e.test ./cmd/weft-lab/e2e
-	@$(MAKE) --no-print-directory -j 2 e2e-lab e2e-hosts
-
-.PHONY: e2e-lab e2e-hosts
-e2e-lab:
 	$(GO) test -count=1 -timeout 10m ./cmd/weft-lab/lab
-
-e2e-hosts:
-	cd cmd/weft-lab/e2e && ARTEFACTS=$(ARTEFACTS) ../../../bin/e2e.test -test.timeout 20m -test.parallel 12 -test.v=$(if $(V),true,false) -weft-bin $(CURDIR)/bin $(E2E)
+	cd cmd/weft-lab/e2e && ARTEFACTS=$(ARTEFACTS) ../../../bin/e2e.test -test.timeout 20m -test.parallel 8 -test.v=$(if $(V),true,false) -weft-bin $(CURDIR)/bin $(E2E)
 
 .PHONY: e2e-race
 e2e-race: go-version
