@@ -7,9 +7,9 @@ import (
 	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/mesh"
 	"github.com/weftnet/weft/router/bridge"
+	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
 	"github.com/weftnet/weft/router/tunnel"
-	"github.com/weftnet/weft/router/vxlan"
 	"github.com/weftnet/weft/router/wireguard"
 )
 
@@ -51,7 +51,7 @@ type exposure struct {
 // plan is everything that this host's kernel should hold.
 type plan struct {
 	wireguard wireguard.Config
-	vxlan     vxlan.Config
+	port      fdb.Config
 	bridge    bridge.Config
 }
 
@@ -62,7 +62,7 @@ type plan struct {
 //
 // TCP segments are bounded by the widest path, if that is narrower than the
 // switch, so that nobody gets less than it can take.
-func makePlan(h Host, v mesh.View, e exposure, way func(crypto.Identity) tunnel.Way) plan {
+func makePlan(h Host, v mesh.View, known []fdb.Known, e exposure, way func(crypto.Identity) tunnel.Way) plan {
 	self := h.Key.Identity()
 	p := plan{
 		wireguard: wireguard.Config{
@@ -72,7 +72,7 @@ func makePlan(h Host, v mesh.View, e exposure, way func(crypto.Identity) tunnel.
 			Address:    self.Overlay(),
 			FwMark:     FwMark,
 		},
-		vxlan: vxlan.Config{
+		port: fdb.Config{
 			Name: VXLANName, Bridge: BridgeName,
 			VNI: h.Keys.VNI, Port: VXLANPort,
 			Local: self.Overlay(), MTU: h.MTU,
@@ -85,7 +85,7 @@ func makePlan(h Host, v mesh.View, e exposure, way func(crypto.Identity) tunnel.
 			Exposed: e.addresses, Masquerade: e.masquerade,
 		},
 	}
-	whole := 0
+	whole, reached := 0, make(map[netip.Addr]bool, len(v.Peers))
 	for _, peer := range v.Peers {
 		w := way(peer.Identity)
 		if w.Up {
@@ -93,10 +93,16 @@ func makePlan(h Host, v mesh.View, e exposure, way func(crypto.Identity) tunnel.
 		}
 		p.wireguard.Peers = append(p.wireguard.Peers, tunnel.PeerConfig(h.Keys, self, peer, w))
 		if peer.Alive || w.Up {
-			p.vxlan.Remotes = append(p.vxlan.Remotes, peer.Identity.Overlay())
+			p.port.Remotes = append(p.port.Remotes, fdb.Remote{Overlay: peer.Identity.Overlay(), Whole: w.Whole})
+			reached[peer.Identity.Overlay()] = true
 		}
 	}
-	slices.SortFunc(p.vxlan.Remotes, netip.Addr.Compare)
+	slices.SortFunc(p.port.Remotes, func(a, b fdb.Remote) int { return a.Overlay.Compare(b.Overlay) })
+	for _, k := range known {
+		if reached[k.At] {
+			p.port.Known = append(p.port.Known, k)
+		}
+	}
 	if whole > 0 && whole < h.MTU {
 		const headers = 20 + 20 // of IPv4 and TCP
 		p.bridge.MSS = whole - headers

@@ -2,6 +2,7 @@ package router
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -9,6 +10,7 @@ import (
 	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/mesh"
 	"github.com/weftnet/weft/mesh/advert"
+	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
 	"github.com/weftnet/weft/router/tunnel"
 )
@@ -43,9 +45,14 @@ func TestPlan(t *testing.T) {
 	dead.Alive, standing.Alive = false, false
 	view := mesh.View{Peers: []mesh.Peer{live, dead, standing}}
 	way := func(id crypto.Identity) tunnel.Way {
-		return tunnel.Way{Up: id == standing.Identity, MTU: 1440}
+		w := tunnel.Way{Up: id == standing.Identity, MTU: 1440}
+		if w.Up {
+			w.Whole = 1300
+		}
+		return w
 	}
-	p := makePlan(h, view, exposure{}, way)
+	there := fdb.Known{MAC: fdb.MAC{2, 1}, At: live.Identity.Overlay()}
+	p := makePlan(h, view, []fdb.Known{there, {MAC: fdb.MAC{2, 2}, At: dead.Identity.Overlay()}}, exposure{}, way)
 
 	if got := len(p.wireguard.Peers); got != 3 {
 		t.Errorf("%d tunnels; every known peer gets one", got)
@@ -62,15 +69,18 @@ func TestPlan(t *testing.T) {
 			t.Errorf("peer %d has an endpoint: that is the path machine's business", i)
 		}
 	}
-	want := []netip.Addr{live.Identity.Overlay(), standing.Identity.Overlay()}
-	if want[1].Less(want[0]) {
+	want := []fdb.Remote{{Overlay: live.Identity.Overlay()}, {Overlay: standing.Identity.Overlay(), Whole: 1300}}
+	if want[1].Overlay.Less(want[0].Overlay) {
 		want[0], want[1] = want[1], want[0]
 	}
-	if d := cmp.Diff(want, p.vxlan.Remotes, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
+	if d := cmp.Diff(want, p.port.Remotes, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
 		t.Errorf("remotes (-want +got):\n%s", d)
 	}
-	if p.wireguard.MTU != 1444 || p.vxlan.MTU != 1370 || p.bridge.MTU != 1370 {
-		t.Errorf("MTU: device %d, vxlan %d, bridge %d", p.wireguard.MTU, p.vxlan.MTU, p.bridge.MTU)
+	if len(p.port.Known) != 1 || !p.port.Known[0].Equal(there) {
+		t.Errorf("known %v; want what is attached where frames are sent to", p.port.Known)
+	}
+	if p.wireguard.MTU != 1444 || p.port.MTU != 1370 || p.bridge.MTU != 1370 {
+		t.Errorf("MTU: device %d, vxlan %d, bridge %d", p.wireguard.MTU, p.port.MTU, p.bridge.MTU)
 	}
 	if p.wireguard.ListenPort != 6784 {
 		t.Errorf("WireGuard's port is %d", p.wireguard.ListenPort)
@@ -147,5 +157,30 @@ func TestSwitchMTU(t *testing.T) {
 		if got := switchMTU(tc.links); got != tc.want {
 			t.Errorf("%s: %d, want %d", tc.name, got, tc.want)
 		}
+	}
+}
+
+func TestKnown(t *testing.T) {
+	h, other, third := host(1), peerOf(t, 2, "other"), peerOf(t, 3, "third")
+	entry := func(owner crypto.Identity, b byte, addr string) mesh.Entry {
+		key, value, err := fdb.Attachment{MAC: fdb.MAC{2, b}, Addrs: []netip.Addr{netip.MustParseAddr(addr)}}.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return mesh.Entry{Owner: owner, Key: key, Value: value}
+	}
+	broken := mesh.Entry{Owner: other.Identity, Key: fdb.EntryPrefix + "nonsense"}
+	name := mesh.Entry{Owner: other.Identity, Key: "n/web"}
+	list, bad := known(h.Key.Identity(), []mesh.Entry{
+		name, broken, entry(other.Identity, 1, "10.32.0.1"), entry(h.Key.Identity(), 2, "10.32.0.2"),
+		entry(other.Identity, 3, "10.32.0.3"), entry(third.Identity, 3, "10.32.0.4"), // one of them lies
+		entry(third.Identity, 4, "10.32.0.2"), // and this one wants our container's address
+	})
+	want := []fdb.Known{
+		{MAC: fdb.MAC{2, 1}, At: other.Identity.Overlay(), Addrs: []netip.Addr{netip.MustParseAddr("10.32.0.1")}},
+		{MAC: fdb.MAC{2, 4}, At: third.Identity.Overlay()},
+	}
+	if !slices.EqualFunc(list, want, fdb.Known.Equal) || bad != 1 {
+		t.Errorf("known %v, %d bad; want %v", list, bad, want)
 	}
 }

@@ -3,7 +3,7 @@
 // [api.Backend] by delegating.
 //
 // It owns the order in which things happen and nothing else: devices belong to
-// wireguard, vxlan and bridge, containers to workload, membership to mesh,
+// wireguard, vxlan, tap and bridge, containers to workload, membership to mesh,
 // names to dns.
 package router
 
@@ -21,10 +21,10 @@ import (
 	"github.com/weftnet/weft/mesh"
 	"github.com/weftnet/weft/router/api"
 	"github.com/weftnet/weft/router/bridge"
+	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
 	"github.com/weftnet/weft/router/relay"
 	"github.com/weftnet/weft/router/tunnel"
-	"github.com/weftnet/weft/router/vxlan"
 	"github.com/weftnet/weft/router/wireguard"
 )
 
@@ -64,7 +64,7 @@ type Relay interface{ Stats() relay.Stats }
 
 // Port is the switch port through which frames come and go.
 type Port interface {
-	Set(c vxlan.Config) error
+	Set(c fdb.Config) error
 	Check() (repaired []string, err error)
 }
 
@@ -113,7 +113,7 @@ type Config struct {
 	// Tunnels is to be run by the caller as soon as the router is Built.
 	Tunnels Tunnels
 	Relay   Relay
-	VXLAN   Port
+	Port    Port
 	Bridge  Bridge
 	Names   *NameServer // optional: no name server
 	Space   Addresses   // optional: no address allocator
@@ -159,7 +159,9 @@ type Router struct {
 	stands   bool // applied is what the last apply reached, whole
 	retry    *time.Timer
 	exposure exposure
-	badNames int // entries of the last view that are no names
+	known    []fdb.Known // attachments of the other hosts, from the view
+	badNames int         // entries of the last view that are no names
+	badKnown int         // and those that are no attachments
 }
 
 type exposeRequest struct {
@@ -296,7 +298,7 @@ func (r *Router) check(ctx context.Context, how string, e kernel.Event) {
 	if e&^kernel.FirewallChanged == 0 {
 		return
 	}
-	repaired, err = r.cfg.VXLAN.Check()
+	repaired, err = r.cfg.Port.Check()
 	r.report(ctx, "switch port", how, repaired, err)
 	repaired, err = r.cfg.Device.Check()
 	r.report(ctx, "wireguard", how, repaired, err)
@@ -324,7 +326,7 @@ func (r *Router) begin(ctx context.Context) error {
 	if r.containers != nil {
 		r.exposure.addresses, r.exposure.masquerade = r.containers.Exposed()
 	}
-	p := makePlan(r.cfg.Host, r.view, r.exposure, r.cfg.Tunnels.Way)
+	p := makePlan(r.cfg.Host, r.view, r.known, r.exposure, r.cfg.Tunnels.Way)
 	if err := r.cfg.Bridge.Set(ctx, p.bridge); err != nil {
 		return fmt.Errorf("set up bridge %s: %w", BridgeName, err)
 	}
@@ -339,6 +341,11 @@ func (r *Router) begin(ctx context.Context) error {
 // feed shows a new view to the parts that need nothing of the kernel.
 func (r *Router) feed() {
 	r.feedZone()
+	var bad int
+	if r.known, bad = known(r.self(), r.view.Entries); bad > r.badKnown {
+		r.log.Warn("entries of other hosts are no attachments", "count", bad)
+	}
+	r.badKnown = bad
 	if r.cfg.Space != nil {
 		r.cfg.Space.See(r.view)
 	}
@@ -358,7 +365,7 @@ func (r *Router) reapply(ctx context.Context) error {
 // tunnel is there before frames are sent to it, and the other way round. What
 // the plan does not change is left to check, which says what it repairs.
 func (r *Router) apply(ctx context.Context) error {
-	p := makePlan(r.cfg.Host, r.view, r.exposure, r.cfg.Tunnels.Way)
+	p := makePlan(r.cfg.Host, r.view, r.known, r.exposure, r.cfg.Tunnels.Way)
 	all := !r.stands
 	r.stands = false
 	if all || !reflect.DeepEqual(p.bridge, r.applied.bridge) {
@@ -366,10 +373,10 @@ func (r *Router) apply(ctx context.Context) error {
 			return fmt.Errorf("set up bridge %s: %w", BridgeName, err)
 		}
 	}
-	fewer := p.vxlan
-	fewer.Remotes = both(r.applied.vxlan.Remotes, p.vxlan.Remotes)
-	if len(fewer.Remotes) < len(r.applied.vxlan.Remotes) {
-		if err := r.cfg.VXLAN.Set(fewer); err != nil {
+	fewer := p.port
+	fewer.Remotes = both(r.applied.port.Remotes, p.port.Remotes)
+	if len(fewer.Remotes) < len(r.applied.port.Remotes) {
+		if err := r.cfg.Port.Set(fewer); err != nil {
 			return fmt.Errorf("set up switch port %s: %w", VXLANName, err)
 		}
 	}
@@ -378,11 +385,11 @@ func (r *Router) apply(ctx context.Context) error {
 			return fmt.Errorf("set up %s: %w", WireGuardName, err)
 		}
 	}
-	if all || !reflect.DeepEqual(p.vxlan, r.applied.vxlan) {
-		if err := r.cfg.VXLAN.Set(p.vxlan); err != nil {
+	if all || !reflect.DeepEqual(p.port, r.applied.port) {
+		if err := r.cfg.Port.Set(p.port); err != nil {
 			return fmt.Errorf("set up switch port %s: %w", VXLANName, err)
 		}
-		if len(both(r.applied.vxlan.Remotes, p.vxlan.Remotes)) < len(p.vxlan.Remotes) {
+		if len(both(r.applied.port.Remotes, p.port.Remotes)) < len(p.port.Remotes) {
 			nudge(r.remotes)
 		}
 	}
@@ -390,15 +397,15 @@ func (r *Router) apply(ctx context.Context) error {
 	return nil
 }
 
-// both returns what two sorted lists share.
-func both(a, b []netip.Addr) []netip.Addr {
-	in := make(map[netip.Addr]bool, len(b))
-	for _, x := range b {
-		in[x] = true
-	}
-	var out []netip.Addr
+// both returns the entries of b that a has, too.
+func both(a, b []fdb.Remote) []fdb.Remote {
+	in := make(map[netip.Addr]bool, len(a))
 	for _, x := range a {
-		if in[x] {
+		in[x.Overlay] = true
+	}
+	var out []fdb.Remote
+	for _, x := range b {
+		if in[x.Overlay] {
 			out = append(out, x)
 		}
 	}

@@ -13,10 +13,10 @@ import (
 	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/mesh"
 	"github.com/weftnet/weft/router/bridge"
+	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
 	"github.com/weftnet/weft/router/relay"
 	"github.com/weftnet/weft/router/tunnel"
-	"github.com/weftnet/weft/router/vxlan"
 	"github.com/weftnet/weft/router/wireguard"
 )
 
@@ -142,7 +142,7 @@ func (w *world) stand(id crypto.Identity, up bool) {
 
 type fakePort struct{ *world }
 
-func (f fakePort) Set(c vxlan.Config) error {
+func (f fakePort) Set(c fdb.Config) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch n := len(c.Remotes); {
@@ -181,7 +181,7 @@ func start(t *testing.T) (*Router, *world, chan mesh.View) {
 // startOn does the same on a world that a predecessor left.
 func startOn(t *testing.T, w *world, views chan mesh.View) *Router {
 	t.Helper()
-	r := New(Config{Host: host(1), Mesh: fakeMesh{w, views}, Device: fakeDevice{w}, Tunnels: fakeTunnels{w}, Relay: fakeRelay{}, VXLAN: fakePort{w}, Bridge: fakeBridge{w}})
+	r := New(Config{Host: host(1), Mesh: fakeMesh{w, views}, Device: fakeDevice{w}, Tunnels: fakeTunnels{w}, Relay: fakeRelay{}, Port: fakePort{w}, Bridge: fakeBridge{w}})
 	ctx, stop := context.WithCancel(t.Context())
 	end := make(chan error, 1)
 	go func() { end <- r.Run(ctx) }()

@@ -61,7 +61,7 @@ func startSeeing(t *testing.T) (*Router, *world, chan mesh.View) {
 	w := newWorld()
 	views := make(chan mesh.View, 1)
 	r := New(Config{
-		Host: host(1), Mesh: fakeMesh{w, views}, Device: fakeDevice{w}, Tunnels: fakeTunnels{w}, Relay: fakeRelay{}, VXLAN: fakePort{w}, Bridge: seeingBridge{fakeBridge{w}},
+		Host: host(1), Mesh: fakeMesh{w, views}, Device: fakeDevice{w}, Tunnels: fakeTunnels{w}, Relay: fakeRelay{}, Port: fakePort{w}, Bridge: seeingBridge{fakeBridge{w}},
 	})
 	r.SetContainers(seeingContainers{world: w})
 	ctx, stop := context.WithCancel(t.Context())

@@ -33,7 +33,7 @@ const (
 // not exist yet are listed as well; those that are not listed are rejected.
 var floors = [][]string{
 	{"crypto"},
-	{"router/signal", "router/udp"},
+	{"router/signal", "router/udp", "router/tap/offload", "router/tap/fit"},
 	{"mesh/advert", "mesh/replica", "mesh/ipam", "dns", "router/fdb", "router/kernel", "router/api", "router/path", "router/relay"},
 	{"mesh/hello", "mesh/topology", "router/wireguard", "router/vxlan", "router/tap", "router/bridge", "router/attach"},
 	{"mesh", "router/workload", "router/docker", "router/docker/plugin", "router/docker/proxy", "router/cni", "router/ui", "router/doctor"},
@@ -41,6 +41,7 @@ var floors = [][]string{
 	{"router"},
 	{"cmd/settings"},
 	{"cmd/weft-lab/lab"},
+	{"cmd/weft-lab/bench"},
 	{"cmd/weftd", "cmd/weft", "cmd/weft-cni", "cmd/weft-lab", "cmd/weft-lab/e2e"},
 }
 

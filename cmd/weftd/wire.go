@@ -14,6 +14,7 @@ import (
 	"github.com/weftnet/weft/router/attach"
 	"github.com/weftnet/weft/router/bridge"
 	"github.com/weftnet/weft/router/docker"
+	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
 	"github.com/weftnet/weft/router/vxlan"
 	"github.com/weftnet/weft/router/wireguard"
@@ -62,7 +63,7 @@ func (d *daemon) wire() error {
 			Key: d.state.Key, Keys: d.keys, Port: s.Port, MTU: mtu, DNS: dnsAddr,
 		},
 		Kernel: d.kernel, Mesh: d.mesh, Device: d.device, Tunnels: d.tunnels, Relay: d.relay,
-		VXLAN:  vxlan.New(d.kernel, d.log.With("part", "vxlan")),
+		Port:   vxlan.New(d.kernel, d.log.With("part", "vxlan")),
 		Bridge: d.bridge,
 		Names:  d.names, Token: d.token,
 		Status: router.Static{
@@ -73,7 +74,7 @@ func (d *daemon) wire() error {
 		Logs: d.logFile, Stop: d.stop, Log: d.log.With("part", "router"),
 	}
 	containers := workload.Config{
-		StateDir: s.StateDir, Names: dns.NewBook(d.mesh), Log: d.log.With("part", "workload"),
+		StateDir: s.StateDir, Names: dns.NewBook(d.mesh), Attachments: fdb.NewRegister(d.mesh), Log: d.log.With("part", "workload"),
 	}
 	if d.space != nil { // a nil pointer in an interface is not nil
 		config.Space, containers.Space = d.space, d.space

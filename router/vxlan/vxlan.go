@@ -12,9 +12,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"sync"
 
+	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
 )
 
@@ -32,22 +32,6 @@ const (
 	// addresses.
 	limit = 1 << 16
 )
-
-// Config is the desired state of the device.
-type Config struct {
-	Name    string // device, "weft-vx"
-	Bridge  string // that it is a port of
-	VNI     uint32
-	Port    uint16     // UDP, at both ends
-	Local   netip.Addr // our overlay address
-	MTU     int        // of the switch
-	Remotes []netip.Addr
-}
-
-func (c Config) equal(d Config) bool {
-	return c.Name == d.Name && c.Bridge == d.Bridge && c.VNI == d.VNI && c.Port == d.Port &&
-		c.Local == d.Local && c.MTU == d.MTU && slices.Equal(c.Remotes, d.Remotes)
-}
 
 // Kernel is what this package needs of a network namespace.
 type Kernel interface {
@@ -72,8 +56,8 @@ type Port struct {
 	kernel Kernel
 	log    *slog.Logger
 
-	mu  sync.Mutex // guards what follows
-	cfg *Config    // what Set was last asked for; nil: nothing yet
+	mu  sync.Mutex  // guards what follows
+	cfg *fdb.Config // what Set was last asked for; nil: nothing yet
 }
 
 // New returns a port that has touched nothing yet. A nil log is silence.
@@ -88,14 +72,14 @@ func New(k Kernel, log *slog.Logger) *Port {
 // already. What a predecessor left is adopted, or recreated when it cannot be
 // changed. A remote that is not in c loses what was learnt about it, too. On
 // error the rest is still done, and Check tries again.
-func (p *Port) Set(c Config) error {
+func (p *Port) Set(c fdb.Config) error {
 	if c.Name == "" || c.Bridge == "" || !c.Local.Is6() || c.Port == 0 || c.VNI == 0 || c.VNI >= 1<<24 {
 		return fmt.Errorf("vxlan %q: incomplete configuration: bridge %q, local %s, port %d, vni %d", c.Name, c.Bridge, c.Local, c.Port, c.VNI)
 	}
-	c.Remotes = slices.Clone(c.Remotes)
+	c = c.Clone()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.cfg == nil || !p.cfg.equal(c) {
+	if p.cfg == nil || !p.cfg.Equal(c) {
 		p.log.Info("switch port set", "device", c.Name, "mtu", c.MTU, "remotes", len(c.Remotes))
 	}
 	p.cfg = &c
@@ -137,7 +121,7 @@ func (p *Port) Remove() error {
 }
 
 // reconcile goes from what is to what c says, and names the differences.
-func (p *Port) reconcile(c Config) (repaired []string, err error) {
+func (p *Port) reconcile(c fdb.Config) (repaired []string, err error) {
 	did := func(format string, args ...any) { repaired = append(repaired, fmt.Sprintf(format, args...)) }
 	made := false
 	l, err := p.kernel.Link(c.Name)
@@ -201,7 +185,7 @@ func (p *Port) reconcile(c Config) (repaired []string, err error) {
 	return repaired, errors.Join(errs...)
 }
 
-func (p *Port) create(c Config) (kernel.Link, error) {
+func (p *Port) create(c fdb.Config) (kernel.Link, error) {
 	err := p.kernel.AddVXLAN(c.Name, kernel.VXLAN{
 		VNI: c.VNI, Port: c.Port, PortLow: portLow, PortHigh: portHigh,
 		Local: c.Local, MTU: c.MTU, Learning: true, Limit: limit,
@@ -217,7 +201,7 @@ func (p *Port) create(c Config) (kernel.Link, error) {
 }
 
 // fits says whether an existing device is the one that create would make.
-func fits(l kernel.Link, c Config) bool {
+func fits(l kernel.Link, c fdb.Config) bool {
 	return l.VNI == c.VNI && l.Port == c.Port && l.Local == c.Local &&
 		l.PortLow == portLow && l.PortHigh == portHigh && l.Learning && l.ZeroChecksums && l.Limit == limit
 }
@@ -225,14 +209,14 @@ func fits(l kernel.Link, c Config) bool {
 // reconcileFDB keeps one entry for the zero MAC per remote, and no entry that
 // leads elsewhere. Adding comes first: a frame sent meanwhile goes to one
 // remote too many rather than too few.
-func (p *Port) reconcileFDB(c Config) (repaired []string, err error) {
+func (p *Port) reconcileFDB(c fdb.Config) (repaired []string, err error) {
 	entries, err := p.kernel.FDB(c.Name)
 	if err != nil {
 		return nil, fmt.Errorf("switch port: %w", err)
 	}
 	want := make(map[netip.Addr]bool, len(c.Remotes))
 	for _, r := range c.Remotes {
-		want[r] = true
+		want[r.Overlay] = true
 	}
 	have := make(map[netip.Addr]bool, len(entries))
 	for _, e := range entries {

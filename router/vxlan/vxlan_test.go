@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
 	"github.com/weftnet/weft/router/kerneltest"
 	"github.com/weftnet/weft/router/vxlan"
@@ -31,10 +32,10 @@ func remote(n byte) netip.Addr {
 	return netip.AddrFrom16(a)
 }
 
-func config(remotes ...byte) vxlan.Config {
-	c := vxlan.Config{Name: "weft-vx", Bridge: "weft", VNI: 7, Port: 6785, Local: remote(1), MTU: 1370}
+func config(remotes ...byte) fdb.Config {
+	c := fdb.Config{Name: "weft-vx", Bridge: "weft", VNI: 7, Port: 6785, Local: remote(1), MTU: 1370}
 	for _, n := range remotes {
-		c.Remotes = append(c.Remotes, remote(n))
+		c.Remotes = append(c.Remotes, fdb.Remote{Overlay: remote(n)})
 	}
 	return c
 }
@@ -206,13 +207,13 @@ func TestInTheWay(t *testing.T) {
 }
 
 func TestBadConfig(t *testing.T) {
-	for name, change := range map[string]func(*vxlan.Config){
-		"name":    func(c *vxlan.Config) { c.Name = "" },
-		"bridge":  func(c *vxlan.Config) { c.Bridge = "" },
-		"vni":     func(c *vxlan.Config) { c.VNI = 1 << 24 },
-		"no vni":  func(c *vxlan.Config) { c.VNI = 0 },
-		"port":    func(c *vxlan.Config) { c.Port = 0 },
-		"overlay": func(c *vxlan.Config) { c.Local = netip.MustParseAddr("10.0.0.1") },
+	for name, change := range map[string]func(*fdb.Config){
+		"name":    func(c *fdb.Config) { c.Name = "" },
+		"bridge":  func(c *fdb.Config) { c.Bridge = "" },
+		"vni":     func(c *fdb.Config) { c.VNI = 1 << 24 },
+		"no vni":  func(c *fdb.Config) { c.VNI = 0 },
+		"port":    func(c *fdb.Config) { c.Port = 0 },
+		"overlay": func(c *fdb.Config) { c.Local = netip.MustParseAddr("10.0.0.1") },
 	} {
 		f := kerneltest.New("host")
 		c := config(2)

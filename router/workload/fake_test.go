@@ -17,7 +17,9 @@ import (
 	"testing"
 
 	"github.com/weftnet/weft/dns"
+	"github.com/weftnet/weft/router/api"
 	"github.com/weftnet/weft/router/attach"
+	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
 	"github.com/weftnet/weft/router/kerneltest"
 )
@@ -179,6 +181,7 @@ type world struct {
 	paths  map[string]*namespace
 	names  map[string][]dns.Record
 	expose map[netip.Prefix]bool // with masquerading
+	told   map[string][]netip.Addr
 }
 
 func newWorld(t *testing.T) *world {
@@ -278,6 +281,49 @@ func (w *world) SetExposed(_ context.Context, addresses, masquerade []netip.Pref
 	})
 }
 
+// hosts is what the other hosts are told of the attachments here.
+type hosts struct{ w *world }
+
+func (h hosts) Set(list []fdb.Attachment) error {
+	h.w.mu.Lock()
+	defer h.w.mu.Unlock()
+	h.w.told = make(map[string][]netip.Addr)
+	for _, a := range list {
+		h.w.told[a.MAC.String()] = slices.SortedFunc(slices.Values(a.Addrs), netip.Addr.Compare)
+	}
+	return nil
+}
+
+// checkTold wants the other hosts to know what `weft ps` shows. Containers
+// that share a namespace are one attachment.
+func (w *world) checkTold(list []api.Attachment) {
+	w.t.Helper()
+	want := make(map[string][]netip.Addr)
+	for _, a := range list {
+		if len(a.Addresses) == 0 {
+			continue
+		}
+		for _, p := range a.Addresses {
+			if !slices.Contains(want[a.MAC], p.Addr()) {
+				want[a.MAC] = append(want[a.MAC], p.Addr())
+			}
+		}
+		slices.SortFunc(want[a.MAC], netip.Addr.Compare)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for mac, addrs := range want {
+		if got := w.told[mac]; !slices.Equal(slices.Compact(got), addrs) {
+			w.t.Errorf("the other hosts are told of %v at %s, want %v", got, mac, addrs)
+		}
+	}
+	for mac, addrs := range w.told {
+		if want[mac] == nil && len(addrs) > 0 {
+			w.t.Errorf("the other hosts are told of %v at %s, where nobody has them", addrs, mac)
+		}
+	}
+}
+
 // MAC implements Host.
 func (w *world) MAC() kernel.MAC { return kernel.MAC{2, 0, 0, 0, 0, 1} }
 
@@ -290,7 +336,8 @@ func (w *world) start() *Workload {
 	w.mu.Unlock()
 	c := Config{
 		StateDir: w.dir, BootID: w.boot, Domain: testDomain, Docker: w.docker, Names: w, Host: w, Proc: w.proc,
-		Attacher: attach.New(w.host, w.Open, attach.Config{MTU: func() int { return 1370 }, DNS: dnsAddress()}),
+		Attachments: hosts{w},
+		Attacher:    attach.New(w.host, w.Open, attach.Config{MTU: func() int { return 1370 }, DNS: dnsAddress()}),
 	}
 	if w.space != nil {
 		c.Space = w.space
@@ -328,6 +375,7 @@ func (w *world) see(d *Workload) string {
 		fmt.Fprintf(&b, "ps %s\n", j)
 	}
 	w.checkKernel(d)
+	w.checkTold(list)
 	b.WriteString(w.checkSpace(d))
 	w.mu.Lock()
 	defer w.mu.Unlock()

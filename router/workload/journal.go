@@ -148,8 +148,9 @@ func (s *state) clone() state {
 // journal is the state and its file.
 type journal struct {
 	// Constant after open.
-	path  string
-	write func(path string, data []byte) error
+	path    string
+	write   func(path string, data []byte) error
+	changed func() // called after each update, by whoever made it; nil: nobody
 
 	saving sync.Mutex // held while the file is written; before mu
 	saved  uint64     // guarded by saving: the version in the file
@@ -245,7 +246,11 @@ func (j *journal) update(f func(s *state) error) error {
 	if err != nil {
 		return err
 	}
-	return j.save(version)
+	err = j.save(version)
+	if j.changed != nil {
+		j.changed()
+	}
+	return err
 }
 
 // change is update without the disk. It returns what to save.

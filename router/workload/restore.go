@@ -44,6 +44,7 @@ func (w *Workload) Restore(ctx context.Context) error {
 		w.applyExposed(ctx),
 		w.setNames(exposeKey, exposeKey, expose),
 		w.setNames(externKey, externKey, extern))
+	w.publish()
 	return errors.Join(errs...)
 }
 

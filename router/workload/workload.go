@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/weftnet/weft/dns"
 	"github.com/weftnet/weft/router/attach"
@@ -86,9 +87,11 @@ type Config struct {
 	Attacher Attacher
 	Names    Names
 	Host     Host
-	Space    Space  // nil: addresses are explicit
-	Proc     string // empty: /proc
-	Log      *slog.Logger
+	Space    Space // nil: addresses are explicit
+	// Attachments is told what stands; nil: nobody is.
+	Attachments Attachments
+	Proc        string // empty: /proc
+	Log         *slog.Logger
 }
 
 // Workload implements the container half of api.Backend. All its methods are
@@ -107,6 +110,9 @@ type Workload struct {
 	log      *slog.Logger
 	restored chan struct{} // closed by Restore when it knows who holds what
 
+	attachments Attachments // nil: nobody is told
+	publishing  sync.Mutex  // held while they are told: the last word is the last state
+
 	// Each locks itself.
 	journal *journal
 	locks   locks
@@ -117,15 +123,16 @@ type Workload struct {
 // New reads the journal. Nothing else is touched before [Workload.Restore].
 func New(c Config) (*Workload, error) {
 	w := &Workload{
-		boot:     c.BootID,
-		docker:   c.Docker,
-		attacher: c.Attacher,
-		names:    c.Names,
-		host:     c.Host,
-		space:    c.Space,
-		restored: make(chan struct{}),
-		proc:     c.Proc,
-		log:      c.Log,
+		boot:        c.BootID,
+		docker:      c.Docker,
+		attacher:    c.Attacher,
+		names:       c.Names,
+		host:        c.Host,
+		space:       c.Space,
+		restored:    make(chan struct{}),
+		attachments: c.Attachments,
+		proc:        c.Proc,
+		log:         c.Log,
 	}
 	if w.proc == "" {
 		w.proc = "/proc"
@@ -145,6 +152,7 @@ func New(c Config) (*Workload, error) {
 		return nil, err
 	}
 	w.journal.forgetUnless(w.boot)
+	w.journal.changed = w.publish
 	return w, nil
 }
 
