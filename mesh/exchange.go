@@ -19,9 +19,8 @@ const (
 	maxSends  = 64  // peers to whom we send at once
 	maxHeard  = 4096
 
-	castDelay         = 10 * time.Millisecond
-	directCasts       = 64
-	maxReliableGreets = 64
+	castDelay   = 10 * time.Millisecond
+	directCasts = 64
 )
 
 // outbox holds reliable messages to one peer. One goroutine sends them.
@@ -30,6 +29,9 @@ type outbox struct {
 	bytes   int // in queue
 	sending bool
 	sent    int // bytes that are being sent
+
+	failed  int       // messages in a row that were not sent
+	greetAt time.Time // when to try another one; zero: never
 }
 
 // receive handles a message of another host's mesh.
@@ -110,28 +112,6 @@ func (m *Mesh) heard(id replica.ID) {
 	m.relaying[id] = true
 }
 
-// greet tells a new member what we have of it and of ourselves, so that
-// neither waits for the next push/pull. In a large cluster a packet has to do.
-func (m *Mesh) greet(id crypto.Identity) {
-	msg := replica.Message{Kind: replica.KindDigest, Answer: true}
-	for _, owner := range sorted(m.self, id) {
-		for _, ch := range []uint8{replica.Adverts, entries} {
-			msg.Digest = append(msg.Digest, m.store.Summary(replica.ID{Owner: owner, Channel: ch}))
-		}
-	}
-	if m.counts.members.Load() > maxReliableGreets && m.ml != nil {
-		msg.From = m.self
-		m.sendDirect([]crypto.Identity{id}, [][]byte{msg.Marshal()})
-		return
-	}
-	m.send(id, msg)
-}
-
-func sorted(a, b crypto.Identity) []crypto.Identity {
-	a, b = crypto.Sorted(a, b)
-	return []crypto.Identity{a, b}
-}
-
 func (m *Mesh) ask(from crypto.Identity, pulls []replica.Pull) {
 	if len(pulls) > 0 {
 		m.send(from, replica.Requests(pulls)...)
@@ -184,14 +164,17 @@ func (m *Mesh) startSend(p *peer) {
 	})
 }
 
-func (m *Mesh) sendEnded(e sent) {
+func (m *Mesh) sendEnded(now time.Time, e sent) {
 	m.sending--
 	p := e.peer // it may have been forgotten meanwhile
 	p.out.sending = false
 	m.outBytes -= p.out.sent
 	p.out.sent = 0
-	if e.err != nil {
+	if e.err == nil {
+		p.out.failed = 0
+	} else {
 		m.clearOutbox(p)
+		m.unreached(now, p)
 		m.log.Debug("message not sent", "peer", p.advert.Name, "err", e.err)
 	}
 	m.startSend(p)

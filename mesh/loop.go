@@ -56,8 +56,10 @@ type loop struct {
 	relaying     map[replica.ID]bool // heard of by broadcast: to be passed on when it is here
 	casting      map[replica.ID]bool // logs to be told of at castAt
 	castAt       time.Time
-	pulses       int       // exchanges against loneliness that are running
-	pulseAt      time.Time // of the next ones
+	news         news
+	pulses       int             // exchanges against loneliness that are running
+	pulseTo      crypto.Identity // who answered one last
+	pulseAt      time.Time       // of the next ones
 	pulseUntil   time.Time
 	storeChanged bool // the digest is to be made anew
 
@@ -93,8 +95,11 @@ func newLoop(s *replica.Store) loop {
 type event any
 
 type (
-	tick    struct{}
-	pulsed  struct{}
+	tick   struct{}
+	pulsed struct {
+		to  crypto.Identity
+		err error
+	}
 	message []byte // from another host's mesh
 	sent    struct {
 		peer *peer
@@ -148,9 +153,9 @@ func (m *Mesh) step(now time.Time, e event) {
 	case met:
 		m.introductionEnded(now, e)
 	case pulsed:
-		m.pulses--
+		m.pulseEnded(e)
 	case sent:
-		m.sendEnded(e)
+		m.sendEnded(now, e)
 	case saved:
 		m.saveEnded(now, e)
 	}
@@ -162,6 +167,7 @@ func (m *Mesh) step(now time.Time, e event) {
 	m.stepJoins(now)
 	m.stepGhosts(now)
 	m.stepPulse(now)
+	m.stepNews(now)
 	m.stepCasts(now)
 	m.stepSave(now)
 	m.stepPublish(now)

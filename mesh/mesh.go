@@ -61,6 +61,10 @@ type Config struct {
 	// out. Nil: none.
 	Endpoints func() []netip.AddrPort
 
+	// Usable says whether another host may be at an endpoint that it claims, of
+	// those that [advert.Usable] lets pass. It must not block. Nil: it may.
+	Usable func(netip.AddrPort) bool
+
 	Hello    Hello
 	Listener net.Listener // of introductions; nil: nobody is answered
 
@@ -124,6 +128,9 @@ func New(cfg Config) (*Mesh, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Usable == nil {
+		cfg.Usable = advert.Usable
 	}
 	if cfg.Name.IsZero() {
 		cfg.Name = cfg.Key.Identity().Name()

@@ -255,7 +255,7 @@ func TestPayloadBounds(t *testing.T) {
 		p.member = false
 		m.forget(p)
 		m.sending++
-		m.sendEnded(sent{peer: p})
+		m.sendEnded(time.Now(), sent{peer: p})
 	}
 	if m.outBytes != 0 || len(m.peers) != 0 {
 		t.Errorf("%d bytes of nobody", m.outBytes)

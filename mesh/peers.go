@@ -39,21 +39,19 @@ type peer struct {
 	out  outbox
 }
 
-// candidates returns endpoints of the WireGuard port, best first, without our
-// own: a host that was reset meets its former self in what others know.
-func (p *peer) candidates(own []netip.AddrPort) []netip.AddrPort {
+// candidates returns endpoints of a peer's WireGuard port, best first, without
+// our own: a host that was reset meets its former self in what others know.
+func (m *Mesh) candidates(p *peer) []netip.AddrPort {
 	var out []netip.AddrPort
 	add := func(ep netip.AddrPort) {
-		if ep.IsValid() && !slices.Contains(out, ep) && !slices.Contains(own, ep) {
+		if advert.Usable(ep) && m.cfg.Usable(ep) && !slices.Contains(out, ep) && !slices.Contains(m.advert.Endpoints, ep) {
 			out = append(out, ep)
 		}
 	}
 	add(p.good)
 	add(p.met)
 	for _, ep := range p.advert.Endpoints {
-		if advert.Usable(ep) {
-			add(ep)
-		}
+		add(ep)
 	}
 	return out
 }
@@ -220,6 +218,7 @@ func (m *Mesh) introduced(now time.Time, r hello.Result) {
 	for _, a := range r.Adverts {
 		if news, err := m.learn(now, a); err == nil && news {
 			m.cast(replica.ID{Owner: a.Identity, Channel: replica.Adverts})
+			m.brought(now, a.Identity)
 		}
 	}
 	p := m.peers[r.Peer]
@@ -283,7 +282,7 @@ func (m *Mesh) setMember(now time.Time, id crypto.Identity, member bool) {
 	p.member, p.join.hot = member, false
 	p.join.reset(now)
 	if member {
-		m.greet(id)
+		m.greet(now, id)
 	}
 	m.viewChanged()
 }

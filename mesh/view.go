@@ -38,7 +38,10 @@ type Peer struct {
 	// when the peer is not to be dialled (no discovery, or the limit of
 	// connections); it may still come to us.
 	Candidates []netip.AddrPort
-	Target     string // as typed, when it is known as one
+	// Passive says that the peer is not to be dialled, nor asked whether it
+	// answers; there are no Candidates then.
+	Passive bool
+	Target  string // as typed, when it is known as one
 	// Report is what it last said of its links, for [topology.Parse]; nil:
 	// nothing is known. It is there also when the peer is not alive: it may be
 	// a member to others, who are on the way to it. It must not be modified.
@@ -132,8 +135,9 @@ func (m *Mesh) view() View {
 	v := View{Self: m.advert, Peers: make([]Peer, 0, len(m.peers))}
 	for id, p := range m.peers {
 		vp := Peer{Signed: p.advert, Alive: p.member, Introduced: p.introduced, Target: p.target}
+		vp.Passive = !p.dial
 		if p.dial {
-			vp.Candidates = p.candidates(m.advert.Endpoints)
+			vp.Candidates = m.candidates(p)
 			vp.Initiator = m.self.Compare(id) < 0
 			if p.decided {
 				vp.Initiator = p.initiator

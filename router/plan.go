@@ -40,6 +40,9 @@ type Host struct {
 	Port uint16 // introduction; WireGuard is Port+1
 	MTU  int    // of the switch
 	DNS  netip.Addr
+	// Userspace says that frames are forwarded in this process: that port bounds
+	// TCP segments by itself, for each peer.
+	Userspace bool
 }
 
 // exposure is the host's own place on the switch.
@@ -60,7 +63,7 @@ type plan struct {
 // Every known peer gets a tunnel; frames go to those that are members or whose
 // tunnel stands, because a host whose daemon is dead may still forward.
 //
-// TCP segments are bounded by the widest path, if that is narrower than the
+// Where the kernel forwards, TCP segments are bounded by the widest path, if that is narrower than the
 // switch, so that nobody gets less than it can take.
 func makePlan(h Host, v mesh.View, known []fdb.Known, e exposure, way func(crypto.Identity) tunnel.Way) plan {
 	self := h.Key.Identity()
@@ -71,6 +74,7 @@ func makePlan(h Host, v mesh.View, known []fdb.Known, e exposure, way func(crypt
 			MTU:        h.MTU + 74, // PROTOCOL section 6
 			Address:    self.Overlay(),
 			FwMark:     FwMark,
+			ToldMark:   bridge.FrameMark, WholeMark: bridge.WholeMark, FrameMask: bridge.FrameMask,
 		},
 		port: fdb.Config{
 			Name: VXLANName, Bridge: BridgeName,
@@ -89,11 +93,11 @@ func makePlan(h Host, v mesh.View, known []fdb.Known, e exposure, way func(crypt
 	for _, peer := range v.Peers {
 		w := way(peer.Identity)
 		if w.Up {
-			whole = max(whole, w.Whole)
+			whole = max(whole, w.Told)
 		}
 		p.wireguard.Peers = append(p.wireguard.Peers, tunnel.PeerConfig(h.Keys, self, peer, w))
 		if peer.Alive || w.Up {
-			p.port.Remotes = append(p.port.Remotes, fdb.Remote{Overlay: peer.Identity.Overlay(), Whole: w.Whole})
+			p.port.Remotes = append(p.port.Remotes, fdb.Remote{Overlay: peer.Identity.Overlay(), Whole: w.Told})
 			reached[peer.Identity.Overlay()] = true
 		}
 	}
@@ -103,9 +107,15 @@ func makePlan(h Host, v mesh.View, known []fdb.Known, e exposure, way func(crypt
 			p.port.Known = append(p.port.Known, k)
 		}
 	}
-	if whole > 0 && whole < h.MTU {
+	if !h.Userspace && whole > 0 && whole < h.MTU {
 		const headers = 20 + 20 // of IPv4 and TCP
 		p.bridge.MSS = whole - headers
+	}
+	p.bridge.Told = p.wireguard.LeastTold()
+	if !h.Userspace { // wireguard-go's is counted where it is sent
+		for _, cut := range p.wireguard.Cuts() {
+			p.bridge.Cuts = append(p.bridge.Cuts, bridge.Cut(cut))
+		}
 	}
 	return p
 }

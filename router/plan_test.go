@@ -10,6 +10,7 @@ import (
 	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/mesh"
 	"github.com/weftnet/weft/mesh/advert"
+	"github.com/weftnet/weft/router/bridge"
 	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
 	"github.com/weftnet/weft/router/tunnel"
@@ -45,9 +46,11 @@ func TestPlan(t *testing.T) {
 	dead.Alive, standing.Alive = false, false
 	view := mesh.View{Peers: []mesh.Peer{live, dead, standing}}
 	way := func(id crypto.Identity) tunnel.Way {
-		w := tunnel.Way{Up: id == standing.Identity, MTU: 1440}
+		w := tunnel.Way{Up: id == standing.Identity, MTU: 1440, Whole: 1370, Told: 1370}
 		if w.Up {
-			w.Whole = 1300
+			// A search goes on: who is told now remembers for long.
+			w.Whole, w.Told = 1100, 1300
+			w.HopMTU, w.PathMTU, w.Endpoint = 1450, 1450, netip.MustParseAddrPort("192.0.2.9:6784")
 		}
 		return w
 	}
@@ -69,7 +72,7 @@ func TestPlan(t *testing.T) {
 			t.Errorf("peer %d has an endpoint: that is the path machine's business", i)
 		}
 	}
-	want := []fdb.Remote{{Overlay: live.Identity.Overlay()}, {Overlay: standing.Identity.Overlay(), Whole: 1300}}
+	want := []fdb.Remote{{Overlay: live.Identity.Overlay(), Whole: 1370}, {Overlay: standing.Identity.Overlay(), Whole: 1300}}
 	if want[1].Overlay.Less(want[0].Overlay) {
 		want[0], want[1] = want[1], want[0]
 	}
@@ -78,6 +81,16 @@ func TestPlan(t *testing.T) {
 	}
 	if len(p.port.Known) != 1 || !p.port.Known[0].Equal(there) {
 		t.Errorf("known %v; want what is attached where frames are sent to", p.port.Known)
+	}
+	if p.bridge.Told != 1370 || p.bridge.MSS != 1260 {
+		t.Errorf("told %d, MSS %d; 1300 bytes pass whole", p.bridge.Told, p.bridge.MSS)
+	}
+	if d := cmp.Diff([]bridge.Cut{{Endpoint: netip.MustParseAddrPort("192.0.2.9:6784"), MTU: 1450}}, p.bridge.Cuts, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); d != "" {
+		t.Errorf("what is cut, for the kernel's WireGuard (-want +got):\n%s", d)
+	}
+	h.Userspace = true
+	if u := makePlan(h, view, nil, exposure{}, way); u.bridge.Told != 1370 || u.bridge.Cuts != nil {
+		t.Errorf("wireguard-go: told %d, cuts %v", u.bridge.Told, u.bridge.Cuts)
 	}
 	if p.wireguard.MTU != 1444 || p.port.MTU != 1370 || p.bridge.MTU != 1370 {
 		t.Errorf("MTU: device %d, vxlan %d, bridge %d", p.wireguard.MTU, p.port.MTU, p.bridge.MTU)
@@ -133,6 +146,29 @@ func TestOutward(t *testing.T) {
 	}
 	if d := cmp.Diff([]string{"lo", "eth0", "br-lan"}, names); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+// No other host is in a subnet of the switch, or has our address in a container
+// network; but it may be a virtual machine there.
+func TestInside(t *testing.T) {
+	at := func(name string, addrs ...string) (l addressed) {
+		l.Name = name
+		for _, a := range addrs {
+			l.Addrs = append(l.Addrs, netip.MustParsePrefix(a))
+		}
+		return l
+	}
+	got := inside([]addressed{
+		at(BridgeName, "10.32.0.1/12", "169.254.67.83/32", "fe80::1/64", "fd00:1::7/64"),
+		at("docker0", "172.17.0.1/16"), at("virbr0", "192.168.122.1/24"),
+	})
+	var want []netip.Prefix
+	for _, p := range []string{"10.32.0.0/12", "fd00:1::/64", "172.17.0.1/32", "192.168.122.1/32"} {
+		want = append(want, netip.MustParsePrefix(p))
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 

@@ -72,6 +72,8 @@ type Port interface {
 type Bridge interface {
 	Set(ctx context.Context, c bridge.Config) error
 	CheckAfter(ctx context.Context, e kernel.Event) (repaired []string, err error)
+	// Fragmented counts for the kernel's WireGuard, by endpoint.
+	Fragmented(ctx context.Context) (map[netip.AddrPort]uint64, error)
 }
 
 // Containers is the container half of [api.Backend].
@@ -113,6 +115,7 @@ type Config struct {
 	// Tunnels is to be run by the caller as soon as the router is Built.
 	Tunnels Tunnels
 	Relay   Relay
+	Switch  func() *api.SwitchStatus // optional: the kernel forwards
 	Port    Port
 	Bridge  Bridge
 	Names   *NameServer // optional: no name server

@@ -169,6 +169,10 @@ func (f fakeBridge) Set(_ context.Context, c bridge.Config) error {
 	return nil
 }
 
+func (f fakeBridge) Fragmented(context.Context) (map[netip.AddrPort]uint64, error) {
+	return nil, nil
+}
+
 func (f fakeBridge) CheckAfter(context.Context, kernel.Event) ([]string, error) { return nil, nil }
 
 // start runs a router on a fake world until the test ends.

@@ -18,11 +18,11 @@ import (
 )
 
 // Status implements [api.Backend].
-func (r *Router) Status(context.Context) (api.Status, error) { return r.status(), nil }
+func (r *Router) Status(ctx context.Context) (api.Status, error) { return r.status(ctx), nil }
 
 // status puts together what the parts say of themselves.
-func (r *Router) status() api.Status {
-	s := r.cfg.Tunnels.Snapshot()
+func (r *Router) status(ctx context.Context) api.Status {
+	s := r.snapshot(ctx)
 	c, self := r.cfg, r.self()
 	m := c.Mesh.Status()
 	out := api.Status{
@@ -34,6 +34,7 @@ func (r *Router) status() api.Status {
 		Connections: connections(s, m.Targets, c.Status.Datapath, time.Now()),
 		Terminated:  s.Lost,
 		Relay:       relayStatus(c.Relay.Stats()),
+		Switch:      c.switchStatus(),
 		DNS:         c.Names.status(),
 		Warnings:    slices.Concat(c.Status.Warnings, m.Warnings, otherSwitches(s, c.Host.MTU)),
 	}
@@ -45,6 +46,28 @@ func (r *Router) status() api.Status {
 	out.Waiting = r.waiting()
 	out.Ready = out.Waiting == ""
 	return out
+}
+
+// snapshot is the tunnels, with what the firewall counted for them.
+func (r *Router) snapshot(ctx context.Context) *tunnel.Snapshot {
+	s := r.cfg.Tunnels.Snapshot()
+	if r.cfg.Host.Userspace {
+		return s
+	}
+	cut, err := r.cfg.Bridge.Fragmented(ctx)
+	if err != nil {
+		r.log.Debug("status", "err", err)
+	}
+	if len(cut) == 0 {
+		return s
+	}
+	counted := *s
+	counted.Peers = slices.Clone(s.Peers)
+	for i := range counted.Peers {
+		p := &counted.Peers[i]
+		p.Device.Fragmented = cut[p.Endpoint()]
+	}
+	return &counted
 }
 
 // waiting says what readiness waits for.
@@ -73,6 +96,14 @@ func otherSwitches(s *tunnel.Snapshot, mtu int) (warnings []string) {
 		}
 	}
 	return warnings
+}
+
+// switchStatus is nil where the kernel forwards.
+func (c *Config) switchStatus() *api.SwitchStatus {
+	if c.Switch == nil {
+		return nil
+	}
+	return c.Switch()
 }
 
 func relayStatus(s relay.Stats) *api.RelayStatus {

@@ -70,6 +70,40 @@ func underlay(k *kernel.Kernel) []addressed {
 	return list
 }
 
+// Inside returns where no other host can be: in the subnets of the switch, as
+// far as this host is in them, and at our own addresses in other container
+// networks. (Virtual machines in those may well be other hosts.) What cannot be
+// read is left out.
+func Inside(k *kernel.Kernel) []netip.Prefix {
+	links, err := k.Links()
+	if err != nil {
+		return nil
+	}
+	var list []addressed
+	for _, l := range links {
+		if l.Name == BridgeName || foreignBridges.MatchString(l.Name) {
+			if addrs, err := k.Addrs(l.Name); err == nil {
+				list = append(list, addressed{l, addrs})
+			}
+		}
+	}
+	return inside(list)
+}
+
+func inside(links []addressed) (out []netip.Prefix) {
+	for _, l := range links {
+		for _, p := range l.Addrs {
+			if l.Name != BridgeName {
+				p = netip.PrefixFrom(p.Addr(), p.Addr().BitLen())
+			}
+			if !p.Addr().IsLinkLocalUnicast() {
+				out = append(out, p.Masked())
+			}
+		}
+	}
+	return out
+}
+
 // outward leaves out what is down, ours, a container's, or of another container
 // network.
 func outward(links []kernel.Link) []kernel.Link {

@@ -15,8 +15,8 @@ import (
 )
 
 // Why implements [api.Backend].
-func (r *Router) Why(_ context.Context, peer string) (api.Why, error) {
-	s := r.cfg.Tunnels.Snapshot()
+func (r *Router) Why(ctx context.Context, peer string) (api.Why, error) {
+	s := r.snapshot(ctx)
 	p, err := find(s, r.self(), r.cfg.Status, peer)
 	if err != nil {
 		return api.Why{}, err

@@ -94,6 +94,10 @@ func options() []option {
 			name: "datapath", programs: run, def: "auto", help: "let `auto|kernel|userspace` move the packets",
 			set: func(s *Settings, v string) error { return oneOf(&s.Datapath, v, "auto", "kernel", "userspace") },
 		},
+		{
+			name: "offload", programs: run, def: "auto", help: "let `auto|off` decide whether the userspace switch port moves TCP in pieces of up to 64 kB",
+			set: func(s *Settings, v string) error { return oneOf(&s.Offload, v, "auto", "off") },
+		},
 		{name: "mtu", programs: run, def: "0", help: "let the switch carry packets of `BYTES`; 0 chooses from the underlay", set: setMTU},
 		{
 			name: "no-dns", programs: run, isBool: true, help: "do not serve names",

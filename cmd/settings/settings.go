@@ -50,6 +50,7 @@ type Settings struct {
 	ConnLimit   int // zero: no limit
 
 	Datapath string // auto | kernel | userspace
+	Offload  string // auto | off
 	MTU      int    // of the switch; zero: from the underlay
 
 	NoDNS      bool

@@ -72,7 +72,7 @@ func defaults(t *testing.T) Settings {
 		t.Fatal(err)
 	}
 	return Settings{
-		Cluster: "weft", Port: 6783, Nickname: host, ConnLimit: 200, Datapath: "auto",
+		Cluster: "weft", Port: 6783, Nickname: host, ConnLimit: 200, Datapath: "auto", Offload: "auto",
 		DNSDomain: "weft.internal.", DNSListen: netip.MustParseAddrPort("169.254.67.83:53"), DNSTTL: 1,
 		Range: netip.MustParsePrefix("10.32.0.0/12"), DefaultSubnet: netip.MustParsePrefix("10.32.0.0/12"), ReclaimAfter: 24 * time.Hour,
 		ResolvConf: "/etc/resolv.conf", StateDir: "/var/lib/weft", Socket: "/run/weft/weft.sock",
@@ -91,7 +91,7 @@ func TestLoad(t *testing.T) {
 		{"nothing", input{program: Daemon}, func(*Settings) {}},
 		{"everything by flag", input{program: Launch, args: []string{
 			"--cluster=c", "--weak-password", "--password=short", "--host=192.0.2.1,2001:db8::1", "--port=7000", "--name=::1", "--nickname=nick",
-			"--no-discovery", "--conn-limit=0", "--datapath=kernel", "--mtu=1400", "--no-dns", "--dns-domain=Example.Internal",
+			"--no-discovery", "--conn-limit=0", "--datapath=kernel", "--offload=off", "--mtu=1400", "--no-dns", "--dns-domain=Example.Internal",
 			"--dns-listen-address=127.0.0.53", "--dns-ttl=0", "--resolv-conf=/etc/r", "--state-dir=/s/", "--socket=/x/weft.sock",
 			"--ipalloc-range=10.128.0.0/10", "--ipalloc-default-subnet=10.129.0.0/16", "--ipalloc-init=seed=::2,::1", "--ipalloc-reclaim-after=90m",
 			"--status-addr=", "--log-level=debug", "--log-format=json", "host2", "192.0.2.3:7000", "host2",
@@ -100,7 +100,7 @@ func TestLoad(t *testing.T) {
 				Cluster: "c", Secret: Secret{Password: "short"}, WeakPassword: true,
 				Hosts: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}, Port: 7000,
 				Name: crypto.Name{5: 1}, Nickname: "nick", Targets: []string{"host2", "192.0.2.3:7000"}, NoDiscovery: true,
-				Datapath: "kernel", MTU: 1400, NoDNS: true, DNSDomain: "example.internal.", DNSListen: netip.MustParseAddrPort("127.0.0.53:53"),
+				Datapath: "kernel", Offload: "off", MTU: 1400, NoDNS: true, DNSDomain: "example.internal.", DNSListen: netip.MustParseAddrPort("127.0.0.53:53"),
 				Range: netip.MustParsePrefix("10.128.0.0/10"), DefaultSubnet: netip.MustParsePrefix("10.129.0.0/16"), ReclaimAfter: 90 * time.Minute,
 				Division:   ipam.Mode{Kind: ipam.ModeSeed, Seeds: []crypto.Name{{5: 1}, {5: 2}}},
 				ResolvConf: "/etc/r", StateDir: "/s", Socket: "/x/weft.sock", Config: "/etc/weft/weft.yaml", LogLevel: "debug", LogFormat: "json",
@@ -191,6 +191,7 @@ func TestLoadRefuses(t *testing.T) {
 		{flag("--port=6784"), "--port=6784: the port and the next one must not be 6785 or 6786, which VXLAN and gossip have"},
 		{flag("--conn-limit=-1"), "--conn-limit=-1: want a number from 0 to 65535"},
 		{flag("--datapath=fast"), "--datapath=fast: want auto, kernel or userspace"},
+		{flag("--offload=on"), "--offload=on: want auto or off"},
 		{flag("--mtu=100"), "--mtu=100: want 0 or a number from 576 to 9216"},
 		{flag("--mtu=10000"), "--mtu=10000: want a number from 0 to 9216"},
 		{flag("--dns-domain=."), "--dns-domain=.: want a domain name such as weft.internal."},

@@ -86,7 +86,7 @@ func newRoot() *cobra.Command {
 	}
 	root.AddCommand(
 		upCommand(), listCommand(), downCommand(name), execCommand(open), captureCommand(open),
-		cutCommand(open), healCommand(open), drawCommand(open), demoCommand(), guestCommand(),
+		cutCommand(open), healCommand(open), drawCommand(open), demoCommand(), guestCommand(), benchCommand(),
 	)
 	return root
 }

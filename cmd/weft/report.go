@@ -41,7 +41,8 @@ type routerReport struct {
 	Cluster  string
 	Datapath string
 	MTU      int
-	Relay    *api.RelayStatus `json:",omitempty"` // nil: this host relays for nobody
+	Relay    *api.RelayStatus  `json:",omitempty"` // nil: this host relays for nobody
+	Switch   *api.SwitchStatus `json:",omitempty"` // nil: the kernel forwards
 }
 
 type peerReport struct {
@@ -100,7 +101,7 @@ func reportOf(s api.Status) report {
 			Name: s.Name, NickName: s.Nickname, Port: s.Port,
 			Peers: []peerReport{}, Connections: []connectionReport{},
 			Targets: orEmpty(s.Targets), TrustedSubnets: orEmpty(s.TrustedSubnets),
-			Identity: s.Identity, Overlay: s.Overlay, Cluster: s.Cluster, Datapath: s.Datapath, MTU: s.MTU, Relay: s.Relay,
+			Identity: s.Identity, Overlay: s.Overlay, Cluster: s.Cluster, Datapath: s.Datapath, MTU: s.MTU, Relay: s.Relay, Switch: s.Switch,
 		},
 	}
 	for _, p := range s.Peers {

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -23,6 +25,7 @@ import (
 	"github.com/weftnet/weft/router/kernel"
 	"github.com/weftnet/weft/router/path"
 	"github.com/weftnet/weft/router/relay"
+	"github.com/weftnet/weft/router/tap"
 	"github.com/weftnet/weft/router/tunnel"
 	"github.com/weftnet/weft/router/wireguard"
 	"github.com/weftnet/weft/router/workload"
@@ -46,6 +49,7 @@ type daemon struct {
 	kernel  *kernel.Kernel
 	boot    uint64 // random at each start
 	device  *wireguard.Device
+	tap     *tap.Port // unused while the kernel forwards
 	relay   *relay.Relay
 	pinger  *path.Pinger
 	bridge  *bridge.Bridge
@@ -57,6 +61,8 @@ type daemon struct {
 	router  *router.Router
 	work    *workload.Workload
 	docker  *docker.Client
+
+	inside atomic.Pointer[[]netip.Prefix] // where no other host can be, see usable
 }
 
 // serve runs the daemon until ctx ends or somebody stops it. What stands on
@@ -105,6 +111,11 @@ func (d *daemon) close() {
 	if d.device != nil {
 		if err := d.device.Close(); err != nil {
 			d.log.Warn("cannot close the WireGuard device", "err", err)
+		}
+	}
+	if d.tap != nil {
+		if err := d.tap.Close(); err != nil {
+			d.log.Warn("cannot close the switch port", "err", err)
 		}
 	}
 	if d.kernel != nil {

@@ -38,6 +38,8 @@ type metrics struct {
 	peers       []peerMetric
 	relay       []relayMetric
 	drops       *prometheus.Desc
+	port        []switchMetric
+	unsent      *prometheus.Desc
 }
 
 // addressGauge is one number about the address space.
@@ -96,6 +98,8 @@ func newMetrics(status statusReader, server *dns.Server) *metrics {
 		peers:     peerMetrics(),
 		relay:     relayMetrics(),
 		drops:     relayDrops(),
+		port:      switchMetrics(),
+		unsent:    switchDrops(),
 	}
 }
 
@@ -116,6 +120,10 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 		ch <- r.desc
 	}
 	ch <- m.drops
+	for _, x := range m.port {
+		ch <- x.desc
+	}
+	ch <- m.unsent
 }
 
 // Collect implements [prometheus.Collector].
@@ -140,6 +148,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(m.terminated, prometheus.CounterValue, float64(s.Terminated))
 	m.collectPeers(s.Connections, ch)
 	m.collectRelay(s.Relay, ch)
+	m.collectSwitch(s.Switch, ch)
 	if s.DNS != nil {
 		ch <- prometheus.MustNewConstMetric(m.entries, prometheus.GaugeValue, float64(len(s.DNS.Entries)))
 	}

@@ -6,7 +6,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weftnet/weft/router/api"
-	"github.com/weftnet/weft/router/wireguard"
 )
 
 // peerMetric is one number about the way to a peer. A number that is not known
@@ -37,10 +36,7 @@ func peerMetrics() []peerMetric {
 			}),
 		counter("weft_peer_receive_bytes_total", "Bytes that came through the tunnel.", func(c api.Connection) uint64 { return c.RxBytes }),
 		counter("weft_peer_transmit_bytes_total", "Bytes that went through the tunnel.", func(c api.Connection) uint64 { return c.TxBytes }),
-		metric("weft_peer_fragmented_packets_total", "Packets that left in fragments, being larger than the path carries.", prometheus.CounterValue,
-			func(c api.Connection, _ time.Time) (float64, bool) {
-				return float64(c.Fragmented), c.Datapath == wireguard.Userspace.String()
-			}),
+		counter("weft_peer_fragmented_packets_total", "Packets that left in fragments, being larger than the path carries.", func(c api.Connection) uint64 { return c.Fragmented }),
 		counter("weft_path_changes_total", "Changes of the path to the peer, or of whether there is one.", func(c api.Connection) uint64 { return c.Changes }),
 	}
 }

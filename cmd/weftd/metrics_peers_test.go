@@ -60,6 +60,8 @@ weft_path_changes_total{peer="02:00:00:00:00:04"} 0
 # HELP weft_peer_fragmented_packets_total Packets that left in fragments, being larger than the path carries.
 # TYPE weft_peer_fragmented_packets_total counter
 weft_peer_fragmented_packets_total{peer="02:00:00:00:00:02"} 9
+weft_peer_fragmented_packets_total{peer="02:00:00:00:00:03"} 0
+weft_peer_fragmented_packets_total{peer="02:00:00:00:00:04"} 0
 # HELP weft_peer_handshake_age_seconds Time since the last WireGuard handshake.
 # TYPE weft_peer_handshake_age_seconds gauge
 weft_peer_handshake_age_seconds{peer="02:00:00:00:00:02"} 90

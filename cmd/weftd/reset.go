@@ -15,6 +15,7 @@ import (
 	"github.com/weftnet/weft/router/attach"
 	"github.com/weftnet/weft/router/bridge"
 	"github.com/weftnet/weft/router/kernel"
+	"github.com/weftnet/weft/router/tap"
 	"github.com/weftnet/weft/router/vxlan"
 	"github.com/weftnet/weft/router/wireguard"
 )
@@ -52,6 +53,7 @@ func reset(ctx context.Context, s settings.Settings, force bool) error {
 	errs := []error{
 		attach.Reset(k),
 		vxlan.New(k, log).Remove(),
+		tap.New(tap.Options{Kernel: k}).Remove(),
 		wireguard.Remove(k, router.WireGuardName),
 		bridge.New(bridge.Deps{Kernel: k, Journal: journal, Log: log}).Remove(ctx),
 	}

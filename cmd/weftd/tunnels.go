@@ -11,6 +11,7 @@ import (
 	"github.com/weftnet/weft/router"
 	"github.com/weftnet/weft/router/path"
 	"github.com/weftnet/weft/router/relay"
+	"github.com/weftnet/weft/router/tap"
 	"github.com/weftnet/weft/router/tunnel"
 	"github.com/weftnet/weft/router/wireguard"
 )
@@ -23,8 +24,10 @@ func (d *daemon) wireDevices() (err error) {
 	if d.boot, err = randomID(); err != nil {
 		return err
 	}
+	d.tap = tap.New(tap.Options{Kernel: d.kernel, Offload: offloadMode(s.Offload), Log: d.log.With("part", "tap")})
 	d.device, err = wireguard.Open(wireguard.Options{
-		Name: router.WireGuardName, Mode: datapathMode(s.Datapath), Links: d.kernel, Log: d.log.With("part", "wireguard"),
+		WrapTUN: d.tap.Wrap,
+		Name:    router.WireGuardName, Mode: datapathMode(s.Datapath), Links: d.kernel, Log: d.log.With("part", "wireguard"),
 		Receive: func(from netip.AddrPort, to netip.Addr, b []byte) { d.tunnels.Receive(from, to, b) },
 		Quiet: func(from netip.AddrPort, t time.Duration) error {
 			return d.bridge.Quiet(from, t)
@@ -51,8 +54,12 @@ func (d *daemon) wireDevices() (err error) {
 // usable says whether another host may be at an endpoint: not on the switch,
 // or its packets would go through themselves.
 func (d *daemon) usable(ep netip.AddrPort) bool {
-	r := d.settings.Range
-	return advert.Usable(ep) && !(r.IsValid() && r.Contains(ep.Addr().Unmap()))
+	a, r := ep.Addr().Unmap(), d.settings.Range
+	if !advert.Usable(ep) || r.IsValid() && r.Contains(a) {
+		return false
+	}
+	inside := d.inside.Load()
+	return inside == nil || !slices.ContainsFunc(*inside, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // wireTunnels joins the devices with the mesh.
@@ -60,13 +67,15 @@ func (d *daemon) wireTunnels(mtu int) {
 	d.tunnels = tunnel.New(tunnel.Config{
 		Key: d.state.Key, Keys: d.keys, Boot: d.boot, MTU: mtu,
 		Mesh: d.mesh, Device: d.device, Relay: d.relay, Pinger: d.pinger,
-		Endpoints: d.interfaces, Ceiling: func() int { return router.UnderlayMTU(d.kernel) },
+		Endpoints: d.interfaces, Usable: d.usable, Ceiling: func() int { return router.UnderlayMTU(d.kernel) },
 		Log: d.log.With("part", "router"),
 	})
 }
 
 // interfaces returns where we can be reached as far as this host knows.
 func (d *daemon) interfaces() []netip.AddrPort {
+	inside := router.Inside(d.kernel)
+	d.inside.Store(&inside)
 	return router.Endpoints(d.kernel, d.settings.Hosts, d.settings.WireGuardPort())
 }
 

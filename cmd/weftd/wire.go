@@ -16,7 +16,6 @@ import (
 	"github.com/weftnet/weft/router/docker"
 	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
-	"github.com/weftnet/weft/router/vxlan"
 	"github.com/weftnet/weft/router/wireguard"
 	"github.com/weftnet/weft/router/workload"
 )
@@ -61,9 +60,9 @@ func (d *daemon) wire() error {
 	config := router.Config{
 		Host: router.Host{
 			Key: d.state.Key, Keys: d.keys, Port: s.Port, MTU: mtu, DNS: dnsAddr,
+			Userspace: d.device.Mode() == wireguard.Userspace,
 		},
 		Kernel: d.kernel, Mesh: d.mesh, Device: d.device, Tunnels: d.tunnels, Relay: d.relay,
-		Port:   vxlan.New(d.kernel, d.log.With("part", "vxlan")),
 		Bridge: d.bridge,
 		Names:  d.names, Token: d.token,
 		Status: router.Static{
@@ -73,6 +72,7 @@ func (d *daemon) wire() error {
 		},
 		Logs: d.logFile, Stop: d.stop, Log: d.log.With("part", "router"),
 	}
+	d.wireSwitch(&config)
 	containers := workload.Config{
 		StateDir: s.StateDir, Names: dns.NewBook(d.mesh), Attachments: fdb.NewRegister(d.mesh), Log: d.log.With("part", "workload"),
 	}
@@ -149,7 +149,7 @@ func (d *daemon) wireMesh(to *members) (err error) {
 		StateDir: s.StateDir, Port: s.Port, Endpoints: d.endpoints, Hello: greeter, Listener: d.hello,
 		Targets: s.Targets, Resume: s.Resume, Discovery: !s.NoDiscovery,
 		ConnLimit: s.ConnLimit, Log: d.log.With("part", "mesh"),
-		Deliver: d.deliver,
+		Deliver: d.deliver, Usable: d.usable,
 	})
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/router/signal"
 )
 
 const (
@@ -18,9 +19,6 @@ const (
 	// unmeasured is the round trip of an edge that neither end has measured:
 	// worse than most, so that silence wins nothing.
 	unmeasured = 100 * time.Millisecond
-
-	headersIPv4 = 20 + 8 // bytes of an IP and a UDP header
-	headersIPv6 = 40 + 8
 )
 
 // Graph is what follows from the reports for one host. It is immutable and
@@ -166,9 +164,9 @@ func lesser(a, b int) int {
 // not known, IPv6 leaves less and so is what can be relied on.
 func (e edge) headers() int {
 	if e.ipv4 {
-		return headersIPv4
+		return signal.HeadersIPv4
 	}
-	return headersIPv6
+	return signal.HeadersIPv6
 }
 
 // edge returns the edge between two hosts.

@@ -26,7 +26,8 @@ type Status struct {
 	Connections    []Connection
 	Terminated     uint64       // connections that stood and ended, since the daemon began
 	Peers          []Peer       // self first, then by nickname and name
-	Relay          *RelayStatus // nil: this host relays for nobody
+	Relay          *RelayStatus  // nil: this host relays for nobody
+	Switch         *SwitchStatus // of the userspace data path; nil: the kernel forwards
 	IPAM           *IPAM        // nil: the allocator is off (--ipalloc-range="")
 	DNS            *DNS         // nil with --no-dns
 	Warnings       []string     // for people; `weft launch` prints them
@@ -65,8 +66,7 @@ type Connection struct {
 	TxBytes   uint64
 	Changes   uint64 // of path or state since the daemon began
 	// Fragmented counts packets that were larger than the path that is used now
-	// carries, and left in fragments. With the kernel's data path it is not
-	// known, and 0.
+	// carries, and left in fragments. Peers behind one relay share the number.
 	Fragmented uint64
 }
 
@@ -78,6 +78,27 @@ type RelayStatus struct {
 	Dropped  map[string]uint64 // packets, by reason: one word, underscores within
 	Sessions int               // WireGuard sessions whose way is recorded
 	Bound    int               // hosts that can be reached through us
+}
+
+// SwitchStatus is what the userspace switch port did since the daemon began, and
+// what it knows now.
+type SwitchStatus struct {
+	Offload        string // which frames cross the device in pieces of up to 64 kB: off | tcp | tcp+udp
+	SentFrames     uint64 // to other hosts, each copy
+	SentBytes      uint64
+	ReceivedFrames uint64 // from other hosts
+	ReceivedBytes  uint64
+	SuperSent      uint64            // pieces of more than one frame that came from the bridge
+	SuperReceived  uint64            // and that were given to it
+	Flooded        uint64            // frames that went to more than one host
+	Answered       uint64            // ARP requests and neighbour solicitations answered on this host
+	TooBig         uint64            // senders told that a packet is larger than its path
+	Dropped        map[string]uint64 // frames, by reason
+	Known          int               // attachments that other hosts told of
+	Learnt         int               // MAC addresses learnt from frames
+	Moves          uint64            // of learnt addresses from one host to another
+	Refused        uint64            // not learnt: a limit was reached
+	Astray         uint64            // frames of a known address that came from another host
 }
 
 // Peer is a host of the cluster as this one sees it.

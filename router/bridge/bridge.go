@@ -1,7 +1,7 @@
 // Package bridge is the switch of this host and the walls around it: the
 // bridge interface, the address of the name server on it with the routes that
-// lead its answers back, the host's own addresses when it is exposed, two
-// nftables tables, and the one accept that Docker's FORWARD policy forces.
+// lead its answers back, the host's own addresses when it is exposed,
+// three nftables tables, and the one accept that Docker's FORWARD policy forces.
 //
 // It does not own the ports of the bridge, the tunnels behind them, or any
 // rule of anybody else.
@@ -42,7 +42,12 @@ type Config struct {
 	// containers of different hosts, in bytes; over IPv6 they are 20 less. 0:
 	// they may fill the MTU.
 	MSS int
-	DNS netip.Addr // of the name server, on this bridge only; zero: none
+	// Told is the least size of packets inside the tunnels about which somebody is
+	// told that they are too big for a path, in bytes: the routes for FrameMark and
+	// WholeMark are there. 0: there are none.
+	Told int
+	Cuts []Cut      // what is cut on these ways is counted; sorted, each endpoint once
+	DNS  netip.Addr // of the name server, on this bridge only; zero: none
 
 	Overlay    netip.Addr // ours; its /48 is everybody's
 	WireGuard  string     // device names; they need not exist yet
@@ -126,6 +131,7 @@ type Bridge struct {
 type walls interface {
 	set(ctx context.Context, r ruleset) (repaired []string, err error)
 	quiet(ctx context.Context, list []quiet) error
+	counts(ctx context.Context) (map[netip.AddrPort]uint64, error)
 	remove(ctx context.Context) error
 }
 
@@ -163,6 +169,7 @@ func (b *Bridge) Set(ctx context.Context, c Config) error {
 	}
 	c.Exposed = slices.Clone(c.Exposed)
 	c.Masquerade = slices.Clone(c.Masquerade)
+	c.Cuts = slices.Clone(c.Cuts)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.cfg, b.stale = &c, true

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
 	"github.com/weftnet/weft/router/kerneltest"
 	"github.com/weftnet/weft/router/vxlan"
@@ -90,9 +91,9 @@ func newLab(t *testing.T, omitA, omitB []string) *lab {
 		ok(t, h.AddAddr("weft-wg", netip.PrefixFrom(h.cfg.Overlay, 128), true))
 		ok(t, h.ReplaceRoute(kernel.Route{Dst: netip.PrefixFrom(l.other(h).cfg.Overlay, 128), Link: "weft-wg"}))
 		v := vxlan.New(h.Kernel, nil)
-		ok(t, v.Set(vxlan.Config{
+		ok(t, v.Set(fdb.Config{
 			Name: "weft-vx", Bridge: "weft", VNI: vni, Port: 6785, Local: h.cfg.Overlay, MTU: 1370,
-			Remotes: []netip.Addr{l.other(h).cfg.Overlay},
+			Remotes: []fdb.Remote{{Overlay: l.other(h).cfg.Overlay}},
 		}))
 	}
 	l.settle()

@@ -263,7 +263,10 @@ type standing struct {
 
 func (s *standing) set(context.Context, ruleset) ([]string, error) { return nil, s.err }
 func (s *standing) quiet(context.Context, []quiet) error           { return s.err }
-func (s *standing) remove(context.Context) error                   { s.removed = true; return s.err }
+func (s *standing) counts(context.Context) (map[netip.AddrPort]uint64, error) {
+	return nil, s.err
+}
+func (s *standing) remove(context.Context) error { s.removed = true; return s.err }
 
 type unneeded struct{}
 
@@ -339,7 +342,12 @@ func TestWallsFirst(t *testing.T) {
 func TestRuleset(t *testing.T) {
 	t.Parallel()
 	narrow := testConfig(1)
-	narrow.MSS = 1326
+	narrow.MSS, narrow.Told = 1326, 1216
+	narrow.Cuts = []Cut{
+		{netip.MustParseAddrPort("192.0.2.2:6784"), 1280},
+		{netip.MustParseAddrPort("192.0.2.3:6783"), 1000},
+		{netip.MustParseAddrPort("[2001:db8::2]:6784"), 1400},
+	}
 	for name, c := range map[string]Config{"hidden": testConfig(1), "exposed": exposedConfig(), "narrow": narrow} {
 		var b strings.Builder
 		rules := makeRuleset(c, []string{"br0"}, nil)
@@ -347,7 +355,7 @@ func TestRuleset(t *testing.T) {
 			b.WriteString("set " + string(x.family) + " weft " + x.name + " { type " + x.kind + "; flags timeout; }\n")
 		}
 		for _, ch := range rules.chains {
-			b.WriteString("chain " + string(ch.family) + " weft " + ch.name)
+			b.WriteString("chain " + string(ch.family) + " " + ch.id().name + " " + ch.name)
 			if ch.hook != "" {
 				b.WriteString(" { type " + string(ch.kind) + " hook " + string(ch.hook) + " priority " + ch.priority + "; }")
 			}

@@ -17,14 +17,18 @@ const (
 	markMask  = 0xff000000
 )
 
-// Names of our tables, one per family.
-const tableName = "weft"
+// Names of our tables: the walls, one per family, and what changes with paths.
+const (
+	tableName = "weft"
+	pathsName = "weft-paths"
+)
 
-// ruleset is the whole of both tables, as data: it can be compared and printed
+// ruleset is the whole of all tables, as data: it can be compared and printed
 // without nft.
 type ruleset struct {
 	sets   []set
 	chains []chain
+	cuts   []Cut // that the chains of paths count for
 }
 
 // set is a set of nft whose elements come and go: they are no part of what is
@@ -40,7 +44,15 @@ type chain struct {
 	kind     knftables.BaseChainType
 	hook     knftables.BaseChainHook // "": only jumped to
 	priority string
+	paths    bool // of the table that changes with paths
 	rules    []rule
+}
+
+func (c chain) id() tableID {
+	if c.paths {
+		return tableID{c.family, pathsName}
+	}
+	return tableID{c.family, tableName}
 }
 
 // rule is one line of nft. Its comment says what it is good for; rules of one
@@ -58,13 +70,14 @@ func makeRuleset(c Config, uplinks, omit []string) ruleset {
 		inputChains(c),
 		forwardChains(c, uplinks),
 		switchChains(c),
+		pathChains(c),
 	)
 	for i := range chains {
 		chains[i].rules = slices.DeleteFunc(chains[i].rules, func(r rule) bool {
 			return slices.Contains(omit, r.comment)
 		})
 	}
-	return ruleset{underlaySets(), chains}
+	return ruleset{underlaySets(), chains, c.Cuts}
 }
 
 // tunnelChains keep the overlay inside the tunnels, before connection tracking.
@@ -98,7 +111,15 @@ func tunnelChains(c Config) []chain {
 	// mark stays with the privileged on any host, and our port has set it.
 	out.add("vxlan-local-sender", `udp dport %d meta mark and %#08x != %#08x drop`, c.VXLANPort, uint32(markMask), markValue)
 	out.add("vxlan-untracked", `oifname %q udp dport %d notrack`, c.WireGuard, c.VXLANPort)
-	return []chain{in, out}
+	// Whoever changes a mark on the way out, as we do ourselves, may give a packet
+	// another route.
+	last := chain{
+		family: knftables.InetFamily, name: "weft-raw-last",
+		kind: knftables.FilterType, hook: knftables.PostroutingHook, priority: "raw",
+	}
+	last.add("overlay-leak-late", `oifname != { %q, "lo" } ip6 daddr %s drop`, c.WireGuard, overlay)
+	last.add("overlay-leak-late", `oifname != { %q, "lo" } ip6 saddr %s drop`, c.WireGuard, overlay)
+	return []chain{in, out, last}
 }
 
 // inputChains say what the host itself accepts, from tunnels and from the
@@ -118,7 +139,7 @@ func inputChains(c Config) []chain {
 	tunnel.add("tunnel-input", `udp dport { %d, %d } accept`, c.VXLANPort, c.GossipPort)
 	tunnel.add("tunnel-input", `tcp dport %d accept`, c.GossipPort)
 	tunnel.add("tunnel-input", `tcp sport %d ct state established accept`, c.GossipPort)
-	tunnel.add("tunnel-input", `icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, echo-request, echo-reply } accept`)
+	tunnel.add("tunnel-input", `icmpv6 type { destination-unreachable, time-exceeded, parameter-problem, echo-request, echo-reply } accept`)
 	tunnel.add("tunnel-input", `drop`)
 	ours := chain{family: knftables.InetFamily, name: "weft-switch"}
 	out := chain{
@@ -250,38 +271,41 @@ func subnets(list []netip.Prefix) []netip.Prefix {
 	return nets
 }
 
-// of is what belongs to the table of one family.
-func (r ruleset) of(family knftables.Family) ruleset {
-	var one ruleset
+// of is what belongs to one table.
+func (r ruleset) of(p tableID) ruleset {
+	one := ruleset{cuts: r.cuts}
 	for _, s := range r.sets {
-		if s.family == family {
+		if p == (tableID{s.family, tableName}) {
 			one.sets = append(one.sets, s)
 		}
 	}
 	for _, c := range r.chains {
-		if c.family == family {
+		if p == c.id() {
 			one.chains = append(one.chains, c)
 		}
 	}
 	return one
 }
 
-// write adds the commands that make the table of a family to a transaction,
-// replacing what there is: the kernel switches from the old to the new at one
-// moment.
-func (r ruleset) write(tx *knftables.Transaction, family knftables.Family) {
-	t := &knftables.Table{Family: family, Name: tableName}
+// write adds the commands that make a table to a transaction, replacing what
+// there is: the kernel switches from the old to the new at one moment. The one
+// for paths is there only when it has something to say.
+func (r ruleset) write(tx *knftables.Transaction, p tableID) {
+	t := &knftables.Table{Family: p.family, Name: p.name}
 	tx.Add(t)
 	tx.Delete(t)
+	if p.name == pathsName && len(r.chains) == 0 {
+		return
+	}
 	tx.Add(t)
 	for _, s := range r.sets {
 		tx.Add(&knftables.Set{
-			Family: s.family, Table: tableName, Name: s.name, Type: s.kind,
+			Family: s.family, Table: p.name, Name: s.name, Type: s.kind,
 			Flags: []knftables.SetFlag{knftables.TimeoutFlag},
 		})
 	}
 	for _, c := range r.chains {
-		k := &knftables.Chain{Family: c.family, Table: tableName, Name: c.name}
+		k := &knftables.Chain{Family: c.family, Table: p.name, Name: c.name}
 		if c.hook != "" {
 			k.Type = new(c.kind)
 			k.Hook = new(c.hook)
@@ -292,7 +316,7 @@ func (r ruleset) write(tx *knftables.Transaction, family knftables.Family) {
 	for _, c := range r.chains {
 		for _, l := range c.rules {
 			tx.Add(&knftables.Rule{
-				Family: c.family, Table: tableName, Chain: c.name,
+				Family: c.family, Table: p.name, Chain: c.name,
 				Rule: l.text, Comment: new(l.comment),
 			})
 		}

@@ -5,14 +5,27 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 
 	"sigs.k8s.io/knftables"
 )
 
-var families = []knftables.Family{knftables.InetFamily, knftables.BridgeFamily}
+// tableID says which table.
+type tableID struct {
+	family knftables.Family
+	name   string
+}
+
+// places are our tables.
+var places = [...]tableID{
+	{knftables.InetFamily, tableName},
+	{knftables.BridgeFamily, tableName},
+	{knftables.InetFamily, pathsName},
+}
 
 // tables are our nftables tables, written and read by nft.
 type tables struct {
@@ -20,11 +33,14 @@ type tables struct {
 
 	// Guarded by Bridge.mu.
 
-	nft  knftables.Interface // nil: not tried yet
-	were [2]struct {         // by families
+	nft  knftables.Interface   // nil: not tried yet
+	were [len(places)]struct { // by places
 		written string // the last transaction; "": none
 		seen    string // what nft lists after it
 	}
+
+	cutsMu sync.Mutex // guards cuts and the counters behind them; taken after Bridge.mu
+	cuts   map[netip.AddrPort]counted
 }
 
 // set writes the tables that are not those written last, or which nft does not
@@ -35,8 +51,8 @@ func (t *tables) set(ctx context.Context, r ruleset) (repaired []string, err err
 		if err := t.open(); err != nil {
 			return err
 		}
-		for i := range families {
-			words, err := t.setTable(ctx, i, r.of(families[i]))
+		for i, p := range places {
+			words, err := t.setTable(ctx, i, r.of(p))
 			if err != nil {
 				return err
 			}
@@ -54,14 +70,14 @@ func (t *tables) set(ctx context.Context, r ruleset) (repaired []string, err err
 	return repaired, nil
 }
 
-// setTable does it for one family.
+// setTable does it for one of them.
 func (t *tables) setTable(ctx context.Context, i int, r ruleset) (repaired []string, err error) {
-	is := &t.were[i]
+	is, p := &t.were[i], places[i]
 	tx := t.nft.NewTransaction()
-	r.write(tx, families[i])
+	r.write(tx, p)
 	want := tx.String()
 	if want == is.written {
-		seen, err := t.list(ctx, families[i])
+		seen, err := list(ctx, p)
 		if err != nil {
 			return nil, err
 		}
@@ -73,10 +89,10 @@ func (t *tables) setTable(ctx context.Context, i int, r ruleset) (repaired []str
 		repaired = []string{"nftables rules of weft were not those wanted"}
 	}
 	is.written = ""
-	if err := t.nft.Run(ctx, tx); err != nil {
+	if err := t.write(ctx, tx, p, r.cuts); err != nil {
 		return nil, fmt.Errorf("write nftables rules: %w", err)
 	}
-	seen, err := t.list(ctx, families[i])
+	seen, err := list(ctx, p)
 	if err != nil {
 		return nil, err
 	}
@@ -93,11 +109,29 @@ func (t *tables) setTable(ctx context.Context, i int, r ruleset) (repaired []str
 	return repaired, nil
 }
 
+// write writes a table. What its counters say is read before.
+func (t *tables) write(ctx context.Context, tx *knftables.Transaction, p tableID, cuts []Cut) error {
+	if p.name == pathsName {
+		t.cutsMu.Lock()
+		defer t.cutsMu.Unlock()
+		if err := t.countLocked(ctx); err != nil {
+			return err
+		}
+	}
+	if err := t.nft.Run(ctx, tx); err != nil {
+		return err
+	}
+	if p.name == pathsName {
+		t.renewLocked(cuts)
+	}
+	return nil
+}
+
 // compare says what a list lacks, or has too much, of the rules of each chain,
 // by their comments and in their order; nothing when it is whole.
 func (r ruleset) compare(list string) (broken string, err error) {
-	type place struct{ family, chain string }
-	got := map[place][]string{}
+	type at struct{ family, chain string }
+	got := map[at][]string{}
 	for tables := json.NewDecoder(strings.NewReader(list)); tables.More(); {
 		var table struct {
 			Nftables []struct {
@@ -109,25 +143,25 @@ func (r ruleset) compare(list string) (broken string, err error) {
 		}
 		for _, o := range table.Nftables {
 			if o.Rule != nil {
-				at := place{o.Rule.Family, o.Rule.Chain}
-				got[at] = append(got[at], o.Rule.Comment)
+				chain := at{o.Rule.Family, o.Rule.Chain}
+				got[chain] = append(got[chain], o.Rule.Comment)
 			}
 		}
 	}
 	for _, c := range r.chains {
-		at := place{string(c.family), c.name}
+		chain := at{string(c.family), c.name}
 		var want []string
 		for _, l := range c.rules {
 			want = append(want, l.comment)
 		}
-		if !slices.Equal(got[at], want) {
-			return fmt.Sprintf("chain %s has rules %q", c.name, got[at]), nil
+		if !slices.Equal(got[chain], want) {
+			return fmt.Sprintf("chain %s has rules %q", c.name, got[chain]), nil
 		}
 	}
 	return "", nil
 }
 
-// remove deletes both tables. Without nft there cannot be any of ours.
+// remove deletes all tables. Without nft there cannot be any of ours.
 func (t *tables) remove(ctx context.Context) error {
 	return t.kernel.Do(func() error {
 		if err := t.open(); err != nil {
@@ -138,8 +172,8 @@ func (t *tables) remove(ctx context.Context) error {
 		}
 		clear(t.were[:])
 		tx := t.nft.NewTransaction()
-		for _, family := range families {
-			table := &knftables.Table{Family: family, Name: tableName}
+		for _, p := range places {
+			table := &knftables.Table{Family: p.family, Name: p.name}
 			tx.Add(table) // deleting what is not there is an error
 			tx.Delete(table)
 		}
@@ -167,14 +201,10 @@ func (t *tables) open() error {
 
 // list returns a table in a form that is equal when it is. knftables lists
 // names only, so nft is asked itself.
-func (t *tables) list(ctx context.Context, family knftables.Family) (string, error) {
-	out, err := exec.CommandContext(ctx, "nft", "--json", "list", "table", string(family), tableName).Output()
-	var failed *exec.ExitError
-	switch {
-	case errors.As(err, &failed) && failed.ExitCode() > 0 && ctx.Err() == nil:
-		out = []byte("{}") // there is none
-	case err != nil:
-		return "", fmt.Errorf("list nftables rules: %w", err)
+func list(ctx context.Context, p tableID) (string, error) {
+	out, err := runList(ctx, p)
+	if err != nil {
+		return "", err
 	}
 	plain, err := withoutHandles(out)
 	if err != nil {
@@ -185,8 +215,21 @@ func (t *tables) list(ctx context.Context, family knftables.Family) (string, err
 	return string(plain), nil
 }
 
-// withoutHandles drops what differs between equal tables: handles, and the
-// elements of named sets.
+// runList is what nft says of a table: an empty object when there is none.
+func runList(ctx context.Context, p tableID) ([]byte, error) {
+	out, err := exec.CommandContext(ctx, "nft", "--json", "list", "table", string(p.family), p.name).Output()
+	var failed *exec.ExitError
+	switch {
+	case errors.As(err, &failed) && failed.ExitCode() > 0 && ctx.Err() == nil:
+		return []byte("{}"), nil
+	case err != nil:
+		return nil, fmt.Errorf("list nftables rules: %w", err)
+	}
+	return out, nil
+}
+
+// withoutHandles drops what differs between equal tables: handles, the elements
+// of named sets, and what was counted.
 func withoutHandles(list []byte) ([]byte, error) {
 	var v any
 	if err := json.Unmarshal(list, &v); err != nil {
@@ -204,6 +247,10 @@ func withoutHandles(list []byte) ([]byte, error) {
 			delete(v, "metainfo")
 			if s, ok := v["set"].(map[string]any); ok {
 				delete(s, "elem") // they come and go
+			}
+			if c, ok := v["counter"].(map[string]any); ok {
+				delete(c, "packets")
+				delete(c, "bytes")
 			}
 			for _, x := range v {
 				strip(x)

@@ -5,6 +5,7 @@ import (
 
 	"sigs.k8s.io/knftables"
 
+	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/router/signal"
 )
 
@@ -41,6 +42,11 @@ func underlayChains(c Config) []chain {
 	}
 	icmp.add("forged-mtu", `icmp type destination-unreachable icmp code frag-needed jump weft-mtu4`)
 	icmp.add("forged-mtu", `icmpv6 type packet-too-big jump weft-mtu6`)
+	// Nobody on the way inside a tunnel could say so truly. The packet that such a
+	// message is about is behind its 8 bytes, the destination at 24 bytes of that.
+	const bits = 48
+	overlay := crypto.OverlayPrefix.Addr().As16()
+	icmp.add("forged-overlay-mtu", `icmpv6 type packet-too-big @th,256,%d %#x drop`, bits, overlay[:bits/8])
 	ports := fmt.Sprint(c.Port)
 	if c.RelayPort != 0 {
 		ports = fmt.Sprintf("%s, %d", ports, c.RelayPort)

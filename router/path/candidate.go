@@ -28,6 +28,7 @@ type candidate struct {
 	hinted   time.Time // when the peer came from there without that
 	asked    time.Time
 	answered time.Time
+	tried    time.Time     // when the follower tried it, see lead
 	carried  time.Time     // when it was in use last
 	faster   time.Time     // since when it is much faster than the one in use
 	due      time.Time     // of the next probe; zero: none

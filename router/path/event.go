@@ -46,9 +46,6 @@ type Device struct {
 	Rx, Tx uint64
 }
 
-// Handshake is [Device] without the rest, for a caller that knows no more.
-type Handshake struct{ At time.Time }
-
 // Pong says that a probe from our WireGuard port to the endpoint was answered.
 type Pong struct {
 	Endpoint netip.AddrPort // that was asked
@@ -59,7 +56,7 @@ type Pong struct {
 }
 
 // Asked says that the peer probed us from this endpoint. That is a hint and no
-// more: only our own Pong admits a candidate.
+// more: only our own Pong admits a candidate. Zero: only that it did.
 type Asked struct{ Endpoint netip.AddrPort }
 
 // Echo says that a [Ping] was answered through the tunnel.
@@ -91,6 +88,10 @@ type Moved struct{}
 // it has no traffic. Zero: [DefaultIdle].
 type Idle struct{ Interval time.Duration }
 
+// Alive says whether the peer's daemon is a member of the cluster. Its kernel
+// may keep the tunnel when it is not.
+type Alive bool
+
 // Tick says that time has passed.
 type Tick struct{}
 
@@ -99,7 +100,6 @@ func (Introduced) event() {}
 func (Candidates) event() {}
 func (Relays) event()     {}
 func (Device) event()     {}
-func (Handshake) event()  {}
 func (Pong) event()       {}
 func (Asked) event()      {}
 func (Echo) event()       {}
@@ -109,4 +109,5 @@ func (Withdrawn) event()  {}
 func (Punched) event()    {}
 func (Moved) event()      {}
 func (Idle) event()       {}
+func (Alive) event()      {}
 func (Tick) event()       {}

@@ -100,7 +100,7 @@ func (m *Machine) switchTo(now time.Time, to Route, why string, back bool) []Act
 	from := m.route
 	var quiet time.Duration
 	var do []Action
-	if m.decider && from.Endpoint.IsValid() && from.Endpoint != to.Endpoint && within(now, m.meter.rxAt, stillComes) {
+	if m.leads(now) && from.Endpoint.IsValid() && from.Endpoint != to.Endpoint && within(now, m.meter.rxAt, stillComes) {
 		quiet = m.quiet()
 		do = append(do, Quiet{from, quiet})
 	}
@@ -191,7 +191,7 @@ func (m *Machine) elsewhere(now, since time.Time, why string) []Action {
 	if to, ok := m.alternative(now, since); ok {
 		return m.switchTo(now, to, why, false)
 	}
-	return m.lose(now, why, m.decider)
+	return m.lose(now, why, m.leads(now))
 }
 
 // alternative is the best route that is not the one in use: a candidate that

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/weftnet/weft/router/signal"
 )
 
 // TestMTUFound: 50 ms, no loss, silence about what does not fit. The times are
@@ -300,7 +302,7 @@ func TestMTUByProber(t *testing.T) {
 				}
 			}
 			for _, s := range a.sent {
-				if len(s.b)+probeOverhead(tt.to.Addr()) <= tt.carries {
+				if len(s.b)+signal.Headers(tt.to.Addr()) <= tt.carries {
 					b.Handle(now, probeAddrA, netip.Addr{}, s.b)
 				}
 			}

@@ -103,7 +103,8 @@ type Machine struct {
 	stray  stray
 	punch  punch
 	idle   time.Duration // between pings without traffic
-	giveIn time.Time     // when the follower acts by itself; zero: no cause
+	lead   lead
+	giveIn time.Time // when the follower acts by itself; zero: no cause
 }
 
 // New returns a machine that waits for [Start] or [Introduced].
@@ -138,11 +139,11 @@ func (m *Machine) take(now time.Time, e Event) []Action {
 		return m.replaceRelays(now, e)
 	case Device:
 		return m.read(now, e)
-	case Handshake:
-		return m.observe(now, e.At)
 	case Pong:
+		m.daemonSeen(now)
 		return m.answered(now, e)
 	case Asked:
+		m.daemonSeen(now)
 		m.asked(now, e.Endpoint)
 	case Echo:
 		m.echo(now, e)
@@ -153,9 +154,12 @@ func (m *Machine) take(now time.Time, e Event) []Action {
 	case Withdrawn:
 		return m.withdrawn(now, e.Endpoint)
 	case Punched:
+		m.daemonSeen(now)
 		m.punched(now, e.Candidates)
 	case Moved:
 		return m.moved(now)
+	case Alive:
+		m.takeAlive(now, bool(e))
 	case Idle:
 		m.idle = e.Interval
 		if m.idle <= 0 {

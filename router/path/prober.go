@@ -18,16 +18,12 @@ const (
 	probeLifetime    = 3 * time.Second // how long an answer is waited for
 	maxProbes        = 4096            // that wait for one; more push the oldest out
 	maxProbesSeen    = 4096            // of others, remembered so that a replay gets nothing
-	probeReplyWindow = time.Second     // over which the next two count
+	probeReplyWindow = time.Second     // over which the next three count
 	maxProbeReplies  = 2000
-	maxRepliesToAddr = 16
-)
-
-// The sizes of the headers before a probe in bytes: IP without options or
-// extension headers, and UDP.
-const (
-	probeOverhead4 = 20 + 8
-	probeOverhead6 = 40 + 8
+	// Many peers may be behind one NAT, each of which searches for a path MTU;
+	// but one address does not get all that there is.
+	maxRepliesToAddr = 1000
+	maxRepliesToPeer = 16 // that authenticated itself
 )
 
 // ErrProbePeer is returned by [Prober.Probe] for a peer that was not given to
@@ -100,6 +96,7 @@ type Prober struct {
 	window  time.Time // when the counting of replies began
 	replies int       // in this window
 	toAddr  map[netip.Addr]int
+	toPeer  map[signal.ID]int
 	stats   ProbeStats
 }
 
@@ -118,7 +115,7 @@ type probeWaiting struct {
 func NewProber(self crypto.Identity, send Sender, result func(ProbeResult)) *Prober {
 	return &Prober{
 		self: signal.IDOf(self), send: send, result: result,
-		waiting: make(map[uint64]*list.Element), order: list.New(), toAddr: make(map[netip.Addr]int),
+		waiting: make(map[uint64]*list.Element), order: list.New(), toAddr: make(map[netip.Addr]int), toPeer: make(map[signal.ID]int),
 	}
 }
 
@@ -153,7 +150,7 @@ func (p *Prober) Stats() ProbeStats {
 // which a caller that sends with df recognises as a packet too large.
 func (p *Prober) Probe(now time.Time, peer crypto.Identity, to netip.AddrPort, size, ttl int, df bool) error {
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
-	payload := max(size-probeOverhead(to.Addr()), signal.Probe.Least())
+	payload := max(size-signal.Headers(to.Addr()), signal.Probe.Least())
 	switch {
 	case !to.IsValid() || to.Port() == 0:
 		return fmt.Errorf("probe %s: no endpoint: %q", peer.Fingerprint(), to)
@@ -161,7 +158,7 @@ func (p *Prober) Probe(now time.Time, peer crypto.Identity, to netip.AddrPort, s
 		return fmt.Errorf("probe %s: no packet has %d bytes", peer.Fingerprint(), size)
 	}
 	w := probeWaiting{
-		number: rand.Uint64(), peer: peer, to: to, size: payload + probeOverhead(to.Addr()), sent: now,
+		number: rand.Uint64(), peer: peer, to: to, size: payload + signal.Headers(to.Addr()), sent: now,
 	}
 	key, err := p.expect(now, w)
 	if err != nil {
@@ -259,7 +256,7 @@ func (p *Prober) asked(now time.Time, peer ProbePeer, from netip.AddrPort, to ne
 		return
 	}
 	p.stats.Requests++
-	reply := p.mayReplyLocked(now, from.Addr())
+	reply := p.mayReplyLocked(now, packet.From, from.Addr())
 	p.mu.Unlock()
 
 	if !reply {
@@ -270,22 +267,24 @@ func (p *Prober) asked(now time.Time, peer ProbePeer, from netip.AddrPort, to ne
 	}.Append(nil, peer.Key)
 	_ = p.send(from, b, SendOptions{From: to}) // the peer asks again
 	p.result(ProbeResult{
-		Peer: peer.Identity, Endpoint: from, From: from, Size: packet.Size + probeOverhead(from.Addr()), Request: true,
+		Peer: peer.Identity, Endpoint: from, From: from, Size: packet.Size + signal.Headers(from.Addr()), Request: true,
 	})
 }
 
 // mayReplyLocked counts a reply, unless there were too many within a second.
-func (p *Prober) mayReplyLocked(now time.Time, to netip.Addr) bool {
+func (p *Prober) mayReplyLocked(now time.Time, peer signal.ID, to netip.Addr) bool {
 	if d := now.Sub(p.window); d >= probeReplyWindow || d < 0 {
 		p.window, p.replies = now, 0
 		clear(p.toAddr)
+		clear(p.toPeer)
 	}
-	if p.replies >= maxProbeReplies || p.toAddr[to] >= maxRepliesToAddr {
+	if p.replies >= maxProbeReplies || p.toAddr[to] >= maxRepliesToAddr || p.toPeer[peer] >= maxRepliesToPeer {
 		p.stats.Limited++
 		return false
 	}
 	p.replies++
 	p.toAddr[to]++
+	p.toPeer[peer]++
 	p.stats.Replies++
 	return true
 }
@@ -308,13 +307,6 @@ func (p *Prober) answered(now time.Time, peer ProbePeer, from netip.AddrPort, pa
 		Peer: peer.Identity, Endpoint: w.to, From: from,
 		RTT: max(now.Sub(w.sent), 0), Observed: packet.Observed, Size: w.size,
 	})
-}
-
-func probeOverhead(a netip.Addr) int {
-	if a.Is4() {
-		return probeOverhead4
-	}
-	return probeOverhead6
 }
 
 // probeNumbers remembers the last [maxProbesSeen] numbers of others.

@@ -307,66 +307,71 @@ func TestProbeWaitingIsBounded(t *testing.T) {
 	}
 }
 
-// TestProbeReplyLimits: 16 a second to an address, 2,000 in all, and what was
-// limited does not become a hint either.
+// TestProbeReplyLimits: 16 a second to a peer wherever it is, each of an office
+// of 50 behind one address, 1,000 to an address, 2,000 in all; what was limited
+// does not become a hint either.
 func TestProbeReplyLimits(t *testing.T) {
-	a, b := probeIdentity(1), probeIdentity(2)
-	h := newProbeHost(b, a)
+	const peers = 200
+	b := probeIdentity(0)
+	var list []crypto.Identity
+	for i := range peers {
+		list = append(list, probeIdentity(byte(i+1)))
+	}
+	h := newProbeHost(b, list...)
 	number := uint64(0)
-	ask := func(now time.Time, from netip.AddrPort) {
+	ask := func(now time.Time, peer int, from netip.AddrPort) {
 		number++
-		p := signal.Packet{Kind: signal.Probe, From: signal.IDOf(a), To: signal.IDOf(b), Number: number}
+		p := signal.Packet{Kind: signal.Probe, From: signal.IDOf(list[peer]), To: signal.IDOf(b), Number: number}
 		h.Handle(now, from, netip.Addr{}, p.Append(nil, probeKey))
 	}
-	for i := range 100 {
-		ask(probeTime, netip.AddrPortFrom(probeAddrA.Addr(), uint16(1+i)))
+	now := probeTime
+	second := func(what string, want int, do func()) {
+		t.Helper()
+		h.sent, h.results = nil, nil
+		before := h.Stats()
+		do()
+		s := h.Stats()
+		if limited := s.Requests - before.Requests - uint64(want); len(h.sent) != want || len(h.results) != want ||
+			s.Replies-before.Replies != uint64(want) || s.Limited-before.Limited != limited {
+			t.Errorf("%s: %d replies and %d hints, want %d; counted %+v", what, len(h.sent), len(h.results), want, s)
+		}
+		now = now.Add(time.Second)
 	}
-	if len(h.sent) != maxRepliesToAddr || len(h.results) != maxRepliesToAddr {
-		t.Errorf("%d replies and %d hints from one address, want %d", len(h.sent), len(h.results), maxRepliesToAddr)
-	}
-	for i := range 5000 {
-		ask(probeTime.Add(999*time.Millisecond), netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, byte(i >> 8), byte(i)}), 1))
-	}
-	if len(h.sent) != maxProbeReplies || len(h.toAddr) > maxProbeReplies {
-		t.Errorf("%d replies to %d addresses, want %d", len(h.sent), len(h.toAddr), maxProbeReplies)
-	}
-	if s := h.Stats(); s.Requests != 5100 || s.Limited != 5100-maxProbeReplies {
-		t.Errorf("counted %+v", s)
+	office := probeAddrA.Addr()
+	second("one peer, many ports", maxRepliesToPeer, func() {
+		for i := range 100 {
+			ask(now, 0, netip.AddrPortFrom(office, uint16(1+i)))
+		}
+	})
+	second("one peer, many addresses", maxRepliesToPeer, func() {
+		for i := range 100 {
+			ask(now, 0, netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, byte(i)}), 1))
+		}
+	})
+	second("an office of 50 that searches for path MTUs", 50*10, func() {
+		for i := range 50 * 10 {
+			ask(now, i%50, netip.AddrPortFrom(office, uint16(1+i%50)))
+		}
+	})
+	second("one address", maxRepliesToAddr, func() {
+		for i := range 10 * peers {
+			ask(now, i%peers, netip.AddrPortFrom(office, 1))
+		}
+	})
+	second("in all", maxProbeReplies, func() {
+		for i := range 15 * peers {
+			ask(now.Add(999*time.Millisecond), i%peers, netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, byte(i >> 8), byte(i)}), 1))
+		}
+	})
+	if len(h.toAddr) > maxProbeReplies || len(h.toPeer) > peers {
+		t.Errorf("%d addresses and %d peers counted", len(h.toAddr), len(h.toPeer))
 	}
 	if len(h.seen.known) != maxProbesSeen || len(h.seen.ring) != maxProbesSeen {
 		t.Errorf("%d and %d numbers remembered, want %d", len(h.seen.known), len(h.seen.ring), maxProbesSeen)
 	}
-	h.sent = nil
-	ask(probeTime.Add(time.Second), probeAddrA)
-	if len(h.sent) != 1 {
-		t.Error("no reply in the next second")
-	}
+	second("afterwards", 1, func() { ask(now.Add(time.Second), 0, probeAddrA) })
 }
 
-// TestProbeSet: who is gone is a stranger, also for what is under way.
-func TestProbeSet(t *testing.T) {
-	a, b := probePair()
-	if err := a.Probe(probeTime, b.id, probeAddrB, 0, 0, false); err != nil {
-		t.Fatal(err)
-	}
-	request := a.take(t)
-	b.Handle(probeTime, probeAddrA, netip.Addr{}, request.b)
-	reply := b.take(t)
-	b.takeResults()
-	a.set()
-	b.set()
-	a.Handle(probeTime, probeAddrB, netip.Addr{}, reply.b)
-	b.Handle(probeTime, probeAddrA, netip.Addr{}, request.b)
-	if len(a.results)+len(b.results)+len(b.sent) > 0 {
-		t.Errorf("learnt %v and %v, sent %v", a.results, b.results, b.sent)
-	}
-	if err := a.Probe(probeTime, b.id, probeAddrB, 0, 0, false); !errors.Is(err, ErrProbePeer) {
-		t.Errorf("got %v, want %v", err, ErrProbePeer)
-	}
-}
-
-// TestProbeConcurrent is for the race detector, and for a result that asks
-// again.
 func TestProbeConcurrent(t *testing.T) {
 	var a, b *Prober
 	ida, idb := probeIdentity(1), probeIdentity(2)
@@ -396,7 +401,7 @@ func TestProbeConcurrent(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if s := a.Stats(); s.Answered != maxRepliesToAddr || s.Answered != b.Stats().Replies {
+	if s := a.Stats(); s.Answered != maxRepliesToPeer || s.Answered != b.Stats().Replies {
 		t.Errorf("asked %+v, answered %+v", s, b.Stats())
 	}
 }

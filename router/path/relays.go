@@ -151,7 +151,7 @@ func (m *Machine) replaceRelays(now time.Time, list []Relay) []Action {
 	m.relays.compare(now, m.route.Endpoint, m.rests)
 	if offered {
 		m.relays.gone = time.Time{}
-	} else if m.decider && m.relays.gone.IsZero() {
+	} else if m.leads(now) && m.relays.gone.IsZero() {
 		m.relays.gone = now.Add(goneGrace)
 	}
 	return do
@@ -165,12 +165,12 @@ func (m *Machine) rerouted(now time.Time, via []crypto.Identity) []Action {
 	quick := !within(now, m.relays.rerouted, rerouteGap)
 	m.relays.rerouted = now
 	var do []Action
-	if m.decider && quick {
+	if m.leads(now) && quick {
 		do = m.note(now, Route{m.route.Endpoint, via}, Established, "the way behind the relay changed")
 		do = append(do, m.handshakeNow(now)...)
 	} else {
 		m.route.Via = via
-		m.relays.stale = m.decider
+		m.relays.stale = m.leads(now)
 	}
 	if m.move.on() {
 		m.move.to, m.move.deadline = m.route, now.Add(proveTime)
@@ -181,7 +181,7 @@ func (m *Machine) rerouted(now time.Time, via []crypto.Identity) []Action {
 // leaveRelay does what is due about the relay in use: it is gone, or another
 // is better.
 func (m *Machine) leaveRelay(now time.Time) []Action {
-	if !m.decider || !m.route.Relayed() || m.move.on() && (m.relays.gone.IsZero() || m.move.echoed) {
+	if !m.leads(now) || !m.route.Relayed() || m.move.on() && (m.relays.gone.IsZero() || m.move.echoed) {
 		return nil
 	}
 	if m.relays.stale && m.pulse.streak > 0 {
@@ -221,7 +221,7 @@ func (m *Machine) withdrawn(now time.Time, ep netip.AddrPort) []Action {
 		return nil
 	}
 	m.rests.add(now, ep)
-	if to, ok := m.alternative(now, now.Add(-freshAnswer)); ok && m.decider {
+	if to, ok := m.alternative(now, now.Add(-freshAnswer)); ok && m.leads(now) {
 		return m.switchTo(now, to, "the relay stops", false)
 	}
 	return m.ping(now)

@@ -13,9 +13,8 @@ const DefaultIdle = 30 * time.Second
 
 // Status is a machine's state for people.
 type Status struct {
-	State     State
-	Since     time.Time // of the state or, if that changed later, of the route
-	Initiator bool      // we initiate in the bring-up under way
+	State State
+	Since time.Time // of the state or, if that changed later, of the route
 	// Route is what packets use now, or, while the tunnel does not stand, what
 	// was tried last; zero: nothing yet.
 	Route Route
@@ -48,7 +47,7 @@ type CandidateStatus struct {
 // not.
 func (m *Machine) Status() Status {
 	s := Status{
-		State: m.state, Since: m.since, Initiator: m.up.initiator,
+		State: m.state, Since: m.since,
 		Route: m.route, Endpoint: m.route.Endpoint, Tries: m.up.tries,
 		RTT: m.pulse.rtt, Loss: m.pulse.loss(), Pings: m.pulse.sent, Unanswered: m.pulse.lost,
 		OneWay: m.oneWay(), Changes: m.history.count, History: slices.Clone(m.history.last),

@@ -46,7 +46,7 @@ func (m *Machine) follow(now time.Time, ep netip.AddrPort) []Action {
 		}
 		s.asserted = now
 		return []Action{SetEndpoint{m.route.Endpoint}}
-	case m.decider && m.move.on() && ep == m.move.from.Endpoint && m.move.rewrites < rewrites:
+	case m.leads(now) && m.move.on() && ep == m.move.from.Endpoint && m.move.rewrites < rewrites:
 		return m.rewrite(now)
 	}
 	if ep != s.endpoint {

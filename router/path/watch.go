@@ -88,7 +88,7 @@ func (m *Machine) pingDue(now time.Time) time.Time {
 	}
 	suspect := (p.streak > 0 || p.anxious) && !m.deaf()
 	switch {
-	case suspect && (p.streak < burst || m.decider && p.streak < oneWayBurst):
+	case suspect && (p.streak < burst || m.leads(now) && p.streak < oneWayBurst):
 		return p.last.Add(burstGap)
 	case m.move.on() && m.route.Direct():
 		return p.last.Add(burstGap)
@@ -152,6 +152,7 @@ func (m *Machine) watch(now time.Time) []Action {
 	do = append(do, m.repeat(now)...)
 	do = append(do, m.place(now)...)
 	do = append(do, m.leaveRelay(now)...)
+	do = append(do, m.tryDirect(now)...)
 	if reached(now, m.pingDue(now)) {
 		do = append(do, m.ping(now)...)
 	}
@@ -161,11 +162,11 @@ func (m *Machine) watch(now time.Time) []Action {
 // nextWatch is when watch does something.
 func (m *Machine) nextWatch() time.Time {
 	next := first(m.fresh.Add(Lifetime), m.pingDue(m.now), m.pulse.expiry(),
-		m.move.deadline, m.force.next, m.stray.next)
+		m.move.deadline, m.force.next, m.stray.next, m.leadDue())
 	if m.giveIn.After(m.now) { // else it waits for a look at the device
 		next = first(next, m.giveIn)
 	}
-	if m.decider && m.route.Relayed() && !m.move.on() {
+	if m.leads(m.now) && m.route.Relayed() && !m.move.on() {
 		next = first(next, m.relays.gone, m.relays.due(m.young()))
 	}
 	return next
@@ -213,7 +214,7 @@ func (m *Machine) judge(now time.Time) []Action {
 		return nil
 	case m.up.initiator && !m.proved && !m.deaf():
 		return m.lose(now, "a handshake completed, but nothing is answered", true)
-	case !m.decider:
+	case !m.leads(now):
 		return m.wait(now, v)
 	}
 	why := m.silence(now)
@@ -250,7 +251,7 @@ func (m *Machine) restarted(now time.Time, ep netip.AddrPort) []Action {
 	case m.state != Established:
 		m.offered(now, ep)
 	case ep != m.route.Endpoint || !m.route.Relayed():
-	case !m.decider:
+	case !m.leads(now):
 		return m.forgotten(now)
 	case !within(now, m.force.begun, restartedGap):
 		return m.handshakeNow(now)
@@ -266,7 +267,7 @@ func (m *Machine) forgotten(now time.Time) []Action {
 	}
 	wait := min(max(2*m.trip(), minNoticeWait), maxWait)
 	switch {
-	case !m.decider:
+	case !m.leads(now):
 		wait = helpWait + m.rand(helpJitter)
 	case m.trip() == 0:
 		wait = noticeWait

@@ -125,13 +125,10 @@ func (n *neighbour) deliver(now time.Time, sender signal.ID) verdict {
 
 // limit is the longest UDP payload in an IP packet to a; 0: not known.
 func limit(a netip.Addr, pathMTU int) int {
-	switch {
-	case pathMTU == 0:
+	if pathMTU == 0 {
 		return 0
-	case a.Is4():
-		return pathMTU - 20 - 8
 	}
-	return pathMTU - 40 - 8
+	return pathMTU - signal.Headers(a)
 }
 
 // owner is whose packets come from n; zero: a relay's may be anybody's.
@@ -218,12 +215,7 @@ func (n *neighbour) remember(p *peer) {
 }
 
 func (p *peer) receives(b []byte) bool {
-	for _, m := range p.mac1 {
-		if m.Verify(b) {
-			return true
-		}
-	}
-	return false
+	return p.mac1 != nil && p.mac1.Verify(b)
 }
 
 // initiate sends an initiation on, and records where its answers go.

@@ -37,7 +37,6 @@ const batch = 32
 type Peer struct {
 	Identity  crypto.Identity
 	WireGuard [32]byte // its public key
-	Former    [32]byte // the one before; zero: none
 	Key       [32]byte // of the pair, for signals
 	// Next is whose relay gets the packets for this peer while it is not bound
 	// here; zero: none. That relay must be bound here by its relay port, or
@@ -92,7 +91,7 @@ type Stats struct {
 	Packets, Bytes uint64            // sent on; bytes are those of UDP payloads
 	Dropped        map[string]uint64 // packets by reason, one word each; every reason is in it
 	Sessions       int               // carried now
-	Bound          int               // ports of other hosts bound here now
+	Bound          int               // hosts that can be reached through this one now
 }
 
 // Relay forwards sealed packets on one UDP port, for IPv4 and IPv6. Its methods
@@ -415,7 +414,12 @@ func (r *Relay) Stats() Stats {
 	t := r.table
 	s := Stats{
 		Packets: t.counts.packets, Bytes: t.counts.bytes,
-		Dropped: make(map[string]uint64, reasonCount-1), Sessions: t.pairs, Bound: len(t.bound()),
+		Dropped: make(map[string]uint64, reasonCount-1), Sessions: t.pairs,
+	}
+	for _, b := range t.bound() {
+		if b.Role == signal.WireGuardPort {
+			s.Bound++
+		}
 	}
 	for why := none + 1; why < reasonCount; why++ {
 		s.Dropped[reasonNames[why]] = t.counts.dropped[why]

@@ -65,19 +65,19 @@ type table struct {
 
 // peer is a known host.
 type peer struct {
-	id       crypto.Identity
-	key      [32]byte       // of the pair
-	keys     [2][32]byte    // of its WireGuard; now and before
-	mac1     []*crypto.MAC1 // of those; nil: to be made
-	next     crypto.Identity
-	pathMTU  int
-	boot     uint64 // of its last accepted bind; 0: none yet
-	former   []uint64
-	hushed   uint64        // number of its last hush
-	noticed  uint64        // and of its relay's last notice, within boot
-	roles    [2]*neighbour // by signal.Role
-	attempts limiter       // binds that got a cookie
-	lives    limiter       // new boot ids
+	id        crypto.Identity
+	key       [32]byte     // of the pair
+	wireGuard [32]byte     // its public key
+	mac1      *crypto.MAC1 // of that; nil: there is none, or somebody else named it first
+	next      crypto.Identity
+	pathMTU   int
+	boot      uint64 // of its last accepted bind; 0: none yet
+	former    []uint64
+	hushed    uint64        // number of its last hush
+	noticed   uint64        // and of its relay's last notice, within boot
+	roles     [2]*neighbour // by signal.Role
+	attempts  limiter       // binds that got a cookie
+	lives     limiter       // new boot ids
 }
 
 // neighbour is one port of a peer: packets come from it and go to it.
@@ -156,8 +156,8 @@ func (t *table) set(list []Peer) {
 		if c.Relay.IsValid() && t.usable(c.Relay) {
 			p.roles[signal.RelayPort].relay = netip.AddrPortFrom(c.Relay.Addr().Unmap(), c.Relay.Port())
 		}
-		if keys := [2][32]byte{c.WireGuard, c.Former}; keys != p.keys {
-			p.keys, p.mac1 = keys, nil
+		if c.WireGuard != p.wireGuard {
+			p.wireGuard, p.mac1 = c.WireGuard, nil
 		}
 	}
 	for id := range gone {
@@ -174,20 +174,14 @@ func (t *table) checks(list []Peer) {
 	taken := map[[32]byte]bool{{}: true} // no key at all
 	for _, p := range t.peers {
 		if p.mac1 != nil {
-			taken[p.keys[0]], taken[p.keys[1]] = true, true
+			taken[p.wireGuard] = true
 		}
 	}
 	for _, c := range list {
 		p := t.known(c.Identity)
-		if p == nil || p.mac1 != nil {
-			continue
-		}
-		p.mac1 = []*crypto.MAC1{}
-		for _, key := range p.keys {
-			if !taken[key] {
-				taken[key] = true
-				p.mac1 = append(p.mac1, crypto.NewMAC1(key))
-			}
+		if p != nil && p.mac1 == nil && !taken[p.wireGuard] {
+			taken[p.wireGuard] = true
+			p.mac1 = crypto.NewMAC1(p.wireGuard)
 		}
 	}
 }

@@ -239,19 +239,18 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// A host that is not bound here is reached by the next relay, its former key
-// counts, and one that is known no more is not reached at all.
+// A host that is not bound here is reached by the next relay, and one that is known no more is not reached at all.
 func TestTargets(t *testing.T) {
 	w, r := star(t, 2)
 	a, b := w.hosts[1], w.hosts[2]
-	far, former := &host{key: crypto.KeyFromSeed([32]byte{99})}, &host{key: crypto.KeyFromSeed([32]byte{98})}
+	far := &host{key: crypto.KeyFromSeed([32]byte{99})}
 	far.id = far.key.Identity()
 	peers := func(next crypto.Identity) []Peer {
 		var list []Peer
 		for _, h := range []*host{a, b} {
 			list = append(list, Peer{Identity: h.id, WireGuard: h.key.WireGuardPublic(), Key: testKeys.PairKey(r.id, h.id)})
 		}
-		return append(list, Peer{Identity: far.id, WireGuard: far.key.WireGuardPublic(), Former: former.key.WireGuardPublic(), Next: next})
+		return append(list, Peer{Identity: far.id, WireGuard: far.key.WireGuardPublic(), Next: next})
 	}
 	for _, tt := range []struct {
 		what string
@@ -260,9 +259,8 @@ func TestTargets(t *testing.T) {
 		why  reason
 	}{
 		{"by b", b.id, far, none},
-		{"by b, former key", b.id, former, none},
 		{"by nobody", crypto.Identity{}, far, noRoute},
-		{"by an outsider", former.key.Identity(), far, noRoute},
+		{"by an outsider", crypto.KeyFromSeed([32]byte{98}).Identity(), far, noRoute},
 		{"by itself", far.id, far, noRoute},
 		{"back", a.id, far, loop},
 	} {
@@ -283,6 +281,9 @@ func TestTargets(t *testing.T) {
 	if list := r.table.bound(); len(list) != 2 {
 		t.Errorf("bound: %+v", list)
 	}
+	if s := (&Relay{table: r.table}).Stats(); s.Bound != 1 { // by two ports
+		t.Errorf("%d hosts are bound", s.Bound)
+	}
 }
 
 // A host that names another's key as its own gets none of its handshakes.
@@ -291,12 +292,10 @@ func TestStolenKey(t *testing.T) {
 	a, victim, thief := w.hosts[1], w.hosts[2], w.hosts[3]
 	list := []Peer{{Identity: a.id, WireGuard: a.key.WireGuardPublic()}}
 	stolen := victim.key.WireGuardPublic()
-	for _, claim := range []Peer{{Identity: thief.id, WireGuard: stolen}, {Identity: thief.id, WireGuard: [32]byte{1}, Former: stolen}} {
-		r.table.set(append(list, claim, Peer{Identity: victim.id, WireGuard: stolen}))
-		for range 5 {
-			if v := r.step(a.wg, forge(initiation, victim, random.Uint32())); v.to.Remote != victim.wg {
-				t.Fatalf("sent to %s, %s", v.to.Remote, reasonNames[v.why])
-			}
+	r.table.set(append(list, Peer{Identity: thief.id, WireGuard: stolen}, Peer{Identity: victim.id, WireGuard: stolen}))
+	for range 5 {
+		if v := r.step(a.wg, forge(initiation, victim, random.Uint32())); v.to.Remote != victim.wg {
+			t.Fatalf("sent to %s, %s", v.to.Remote, reasonNames[v.why])
 		}
 	}
 	// A host without a key is not the target of what is for nobody.

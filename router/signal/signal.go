@@ -23,10 +23,25 @@ const First = 0x57
 // The limits of a packet.
 const (
 	// MaxSize is the largest packet in bytes: what UDP over IPv4 carries.
-	MaxSize = 65535 - 20 - 8
+	MaxSize = 65535 - HeadersIPv4
 	// MaxHush is the longest time a [Hush] may ask for.
 	MaxHush = 3 * time.Second
 )
+
+// The bytes of the headers before a UDP payload: IP without options or extension
+// headers, and UDP.
+const (
+	HeadersIPv4 = 20 + 8
+	HeadersIPv6 = 40 + 8
+)
+
+// Headers returns the bytes of the headers before what is sent to an address.
+func Headers(a netip.Addr) int {
+	if a.Unmap().Is4() {
+		return HeadersIPv4
+	}
+	return HeadersIPv6
+}
 
 // ID names a host within a packet: the first eight bytes of its identity. It
 // only helps to find the key; the key is made of both whole identities.

@@ -255,6 +255,7 @@ func start(t *testing.T, w *world) *Tunnels {
 		Key: crypto.KeyFromSeed([32]byte{1}), Keys: testKeys, Boot: 1, MTU: 1370,
 		Mesh: fakeMesh{w}, Device: fakeDevice{w}, Relay: fakeRelay{w}, Pinger: fakePinger{w},
 		Endpoints: func() []netip.AddrPort { w.mu.Lock(); defer w.mu.Unlock(); return w.own },
+		Usable:    advert.Usable,
 		Ceiling:   func() int { return 1500 },
 	})
 	tn.Adopt(mesh.View{})

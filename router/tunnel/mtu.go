@@ -7,6 +7,7 @@ import (
 
 	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/router/path"
+	"github.com/weftnet/weft/router/signal"
 	"github.com/weftnet/weft/router/wireguard"
 )
 
@@ -14,8 +15,6 @@ import (
 // IP (PROTOCOL section 6). The switch's frames have more of their own inside.
 const (
 	wireguardOverhead = 32
-	ipv4Overhead      = 28
-	ipv6Overhead      = 48
 	vxlanOverhead     = 70 // of an inner IP packet
 )
 
@@ -95,9 +94,9 @@ func (t *Tunnels) restartMTUs(now time.Time) {
 // of so many bytes. WireGuard pads to 16 bytes, so what fits is cut down to
 // that.
 func InnerMTU(pathMTU int, v6 bool) int {
-	overhead := wireguardOverhead + ipv4Overhead
+	overhead := wireguardOverhead + signal.HeadersIPv4
 	if v6 {
-		overhead = wireguardOverhead + ipv6Overhead
+		overhead = wireguardOverhead + signal.HeadersIPv6
 	}
 	return (pathMTU-overhead)&^15 - vxlanOverhead
 }
@@ -138,6 +137,51 @@ func (t *Tunnels) hopMTU(w *tunnel) int {
 	return w.pathMTU()
 }
 
+// steady is what the path along a relay was said to carry, and since when. What
+// others report is what their searches know, which grows; a number that grew is
+// reported ten seconds later at most.
+type steady struct {
+	endpoint netip.AddrPort
+	mtu      int
+	since    time.Time
+	told     int // what it was when it last stood still; 0: never
+}
+
+const steadyTime = 15 * time.Second
+
+// see takes what is said now of the path to an endpoint.
+func (s *steady) see(now time.Time, endpoint netip.AddrPort, mtu int) {
+	if s.endpoint != endpoint {
+		*s = steady{endpoint: endpoint, mtu: mtu, since: now}
+	}
+	if s.mtu != mtu {
+		s.mtu, s.since = mtu, now
+	}
+	if now.Sub(s.since) >= steadyTime {
+		s.told = mtu
+	}
+}
+
+// settle lets a number that stands still be told to senders.
+func (w *tunnel) settle(now time.Time) {
+	if r := w.machine.Route(); r.Relayed() {
+		w.steady.see(now, r.Endpoint, w.pathMTU())
+	} else {
+		w.steady = steady{}
+	}
+}
+
+// toldMTU is like pathMTU, but does not follow the steps of a search.
+func (w *tunnel) toldMTU() int {
+	switch r := w.machine.Route(); {
+	case r.Relayed() && w.steady.endpoint == r.Endpoint:
+		return w.steady.told
+	case r.Direct() && w.mtu.search != nil && w.mtu.endpoint == r.Endpoint:
+		return w.mtu.told
+	}
+	return 0
+}
+
 // Way is what the plan has to know of the path to a peer.
 type Way struct {
 	Up       bool           // the tunnel stands
@@ -149,9 +193,11 @@ type Way struct {
 	HopMTU, PathMTU int
 	// Whole is the largest packet of a container that needs no fragments
 	// outside. What is larger, up to the MTU of the switch, is cut below the
-	// tunnel: the kernel's VXLAN device would drop it if the route inside were
-	// as narrow as the path (it does not fragment what it did not make).
+	// tunnel, unless its sender can be told.
 	Whole int
+	// Told is what such a sender is told: Whole as it was when it was known for
+	// sure, since a sender remembers for ten minutes; the MTU of the switch before.
+	Told int
 }
 
 // Way returns the path to a peer as it is now.
@@ -159,7 +205,7 @@ func (t *Tunnels) Way(id crypto.Identity) Way {
 	if w, ok := t.snapshot.Load().ways[id]; ok {
 		return w
 	}
-	return Way{MTU: t.cfg.MTU + vxlanOverhead, Whole: t.cfg.MTU}
+	return Way{MTU: t.cfg.MTU + vxlanOverhead, Whole: t.cfg.MTU, Told: t.cfg.MTU}
 }
 
 // way computes what [Tunnels.Way] tells. A VLAN tag is worth a fragment, every
@@ -173,9 +219,12 @@ func (t *Tunnels) way(w *tunnel) Way {
 	if theirs := t.graph.reports[w.peer.Identity].SwitchMTU; theirs > 0 {
 		out.Whole = max(min(out.Whole, theirs), wireguard.MinMTU-vxlanOverhead)
 	}
-	out.MTU = out.Whole + vxlanOverhead
+	out.MTU, out.Told = out.Whole+vxlanOverhead, out.Whole
 	if out.PathMTU > 0 {
 		out.Whole = min(out.Whole, InnerMTU(out.PathMTU, out.Endpoint.Addr().Is6()))
+	}
+	if told := w.toldMTU(); told > 0 {
+		out.Told = min(out.Told, InnerMTU(told, out.Endpoint.Addr().Is6()))
 	}
 	return out
 }

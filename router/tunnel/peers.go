@@ -30,6 +30,7 @@ type tunnel struct {
 	pings   map[uint64]time.Time // under way, and when they were sent
 	relays  []path.Relay         // as the machine was last told
 	mtu     mtu
+	steady  steady    // of a relayed path
 	punched time.Time // when a signal of the peer was last obeyed
 	invited time.Time // to bind at our relay
 	invites int
@@ -61,7 +62,8 @@ func (t *Tunnels) see(now time.Time, v mesh.View) {
 	}
 	for _, p := range v.Peers {
 		w := t.tunnels[p.Identity]
-		if w == nil {
+		met := w == nil
+		if met {
 			w = t.meet(p, devices[p.WireGuard], now)
 			if p.Introduced == 0 {
 				t.tell(now, w, path.Start{
@@ -81,6 +83,9 @@ func (t *Tunnels) see(now time.Time, v mesh.View) {
 			t.tell(now, w, path.Introduced{Initiator: p.Initiator, Candidates: p.Candidates})
 		case !slices.Equal(p.Candidates, before.Candidates):
 			t.tell(now, w, path.Candidates(p.Candidates))
+		}
+		if met || p.Alive != before.Alive {
+			t.tell(now, w, path.Alive(p.Alive))
 		}
 	}
 	if fresh+gone > 0 {
@@ -286,7 +291,11 @@ func (t *Tunnels) probed(now time.Time, r path.ProbeResult) {
 		return
 	}
 	if r.Request {
-		t.tell(now, w, path.Asked{Endpoint: r.Endpoint})
+		hint := path.Asked{Endpoint: r.Endpoint}
+		if w.peer.Passive || !t.cfg.Usable(r.Endpoint) {
+			hint = path.Asked{} // it was answered, and that is all
+		}
+		t.tell(now, w, hint)
 		return
 	}
 	if r.Observed.IsValid() {
@@ -361,6 +370,7 @@ func PeerConfig(k crypto.Keys, self crypto.Identity, p mesh.Peer, w Way) wiregua
 		Overlay:      p.Identity.Overlay(),
 		Keepalive:    keepalive,
 		MTU:          w.MTU,
+		Told:         w.Told + vxlanOverhead,
 		PathMTU:      w.HopMTU,
 		PathEndpoint: w.Endpoint,
 	}

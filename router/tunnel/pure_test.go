@@ -15,6 +15,7 @@ import (
 	"github.com/weftnet/weft/mesh/advert"
 	"github.com/weftnet/weft/mesh/topology"
 	"github.com/weftnet/weft/router/path"
+	"github.com/weftnet/weft/router/signal"
 )
 
 func addrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
@@ -137,9 +138,9 @@ func TestInnerMTU(t *testing.T) {
 		}
 		// What is padded still fits.
 		padded := (got + vxlanOverhead + 15) &^ 15
-		overhead := wireguardOverhead + ipv4Overhead
+		overhead := wireguardOverhead + signal.HeadersIPv4
 		if tc.v6 {
-			overhead = wireguardOverhead + ipv6Overhead
+			overhead = wireguardOverhead + signal.HeadersIPv6
 		}
 		if padded+overhead > tc.path {
 			t.Errorf("path of %d: a full packet is %d bytes", tc.path, padded+overhead)
@@ -195,5 +196,35 @@ func TestExplain(t *testing.T) {
 				t.Errorf("help: %q, want %q in it", help, tc.help)
 			}
 		})
+	}
+}
+
+// A relay's number is told when it has stood still, and stays told until the next
+// one has, or the path leads elsewhere.
+func TestSteady(t *testing.T) {
+	var s steady
+	at, other := addrPort("192.0.2.1:6783"), addrPort("192.0.2.2:6783")
+	begun := time.Unix(1000, 0)
+	for _, step := range []struct {
+		after    time.Duration
+		endpoint netip.AddrPort
+		mtu      int
+		told     int
+	}{
+		{0, at, 576, 0},
+		{10 * time.Second, at, 1000, 0},
+		{16 * time.Second, at, 1280, 0},
+		{30 * time.Second, at, 1280, 0},
+		{31 * time.Second, at, 1280, 1280},
+		{40 * time.Second, at, 576, 1280},
+		{50 * time.Second, at, 900, 1280},
+		{65 * time.Second, at, 900, 900},
+		{66 * time.Second, other, 900, 0},
+		{81 * time.Second, other, 900, 900},
+	} {
+		s.see(begun.Add(step.after), step.endpoint, step.mtu)
+		if s.told != step.told {
+			t.Errorf("after %s: told %d, want %d", step.after, s.told, step.told)
+		}
 	}
 }

@@ -14,7 +14,6 @@ import (
 type reporter struct {
 	damper topology.Publisher
 	lookAt time.Time
-	seq    uint64
 	failed *topology.Report // could not be published: to be tried again
 }
 
@@ -38,15 +37,15 @@ func (t *Tunnels) stepReport(now time.Time) {
 	t.wakeAt(r.damper.Next())
 	switch {
 	case t.leaving && !publish && len(report.Links) > 0: // there is no time to wait
+		last := report.Seq
 		report = t.ownReport(now)
-		report.Seq = r.seq + 1
+		report.Seq = last + 1
 	case publish:
 	case r.failed != nil:
 		report = *r.failed
 	default:
 		return
 	}
-	r.seq = report.Seq
 	b, err := topology.Sign(t.cfg.Key, report)
 	if err == nil {
 		err = t.cfg.Mesh.Put(topologyKey, b)
@@ -65,7 +64,7 @@ func (t *Tunnels) stepReport(now time.Time) {
 // ownReport is what we have to tell of our links now.
 func (t *Tunnels) ownReport(now time.Time) topology.Report {
 	r := topology.Report{
-		Owner: t.self, Boot: t.cfg.Boot, Seq: t.report.seq, SwitchMTU: t.cfg.MTU,
+		Owner: t.self, Boot: t.cfg.Boot, SwitchMTU: t.cfg.MTU,
 		NAT: t.observed.kind(now, t.own),
 	}
 	if t.leaving {

@@ -141,11 +141,11 @@ func (t *Tunnels) Deliver(from crypto.Identity, payload []byte) {
 	t.offer(t.signals, punched{from, list})
 }
 
-// punched obeys a peer's signal: only that of the end that decides, and only at
-// addresses where it is known to be. The port may be a mapping made just now.
+// punched obeys a peer's signal: only that of the end that decides, only if we may
+// dial it, and only at addresses where it is known to be. The port may be a mapping made just now.
 func (t *Tunnels) punched(now time.Time, e punched) {
 	w := t.tunnels[e.from]
-	if w == nil || t.self.Compare(e.from) < 0 || now.Sub(w.punched) < punchGap {
+	if w == nil || w.peer.Passive || t.self.Compare(e.from) < 0 || now.Sub(w.punched) < punchGap {
 		return
 	}
 	w.punched = now
@@ -155,7 +155,7 @@ func (t *Tunnels) punched(now time.Time, e punched) {
 	}
 	var list []netip.AddrPort
 	for _, ep := range e.candidates {
-		if advert.Usable(ep) && known[ep.Addr()] {
+		if t.cfg.Usable(ep) && known[ep.Addr()] {
 			list = append(list, ep)
 		}
 	}

@@ -28,7 +28,6 @@ type Snapshot struct {
 	NAT      topology.NATKind // that we are behind
 	Observed []netip.AddrPort // where others see our WireGuard port, best first
 	Lost     uint64           // tunnels that stood and ended, since New
-	Dropped  uint64           // events that were too many
 
 	ways map[crypto.Identity]Way
 }
@@ -58,11 +57,12 @@ func (t *Tunnels) show(now time.Time) {
 	}
 	t.showAt = now.Add(showGap)
 	s := &Snapshot{
-		View: t.view, Peers: make([]Peer, 0, len(t.tunnels)), Dropped: t.dropped.Load(), Lost: t.lost,
+		View: t.view, Peers: make([]Peer, 0, len(t.tunnels)), Lost: t.lost,
 		NAT:      t.observed.kind(now, t.own),
 		Observed: t.observed.told, ways: make(map[crypto.Identity]Way, len(t.tunnels)),
 	}
 	for id, w := range t.tunnels {
+		w.settle(now)
 		way := t.way(w)
 		s.ways[id] = way
 		s.Peers = append(s.Peers, Peer{
@@ -75,6 +75,9 @@ func (t *Tunnels) show(now time.Time) {
 	slices.SortFunc(s.Peers, func(a, b Peer) int {
 		return cmp.Or(cmp.Compare(a.Nickname, b.Nickname), a.Identity.Compare(b.Identity))
 	})
+	if n := t.dropped.Swap(0); n > 0 {
+		t.log.Warn("answers to probes, pings or binds were lost: more came than could be read", "count", n)
+	}
 	before := t.snapshot.Swap(s)
 	if !maps.Equal(before.ways, s.ways) {
 		nudge(t.changed)

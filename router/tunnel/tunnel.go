@@ -76,8 +76,10 @@ type Config struct {
 	// Endpoints returns where our interfaces can be reached now, as far as we
 	// know by ourselves. It may ask the kernel.
 	Endpoints func() []netip.AddrPort
-	Ceiling   func() int // the greatest MTU of an interface of the underlay
-	Log       *slog.Logger
+	// Usable says whether another host may be at an endpoint.
+	Usable  func(netip.AddrPort) bool
+	Ceiling func() int // the greatest MTU of an interface of the underlay
+	Log     *slog.Logger
 }
 
 // Tunnels is the way to every peer. [Tunnels.Adopt] and [Tunnels.SetView] tell
@@ -94,7 +96,7 @@ type Tunnels struct {
 	wake    chan struct{}
 	changed chan struct{} // a Way is another; capacity 1
 
-	dropped  atomic.Uint64 // events, because the inbox was full
+	dropped  atomic.Uint64 // events, because the inbox was full, since this was logged
 	keys     atomic.Pointer[map[signal.ID][32]byte]
 	snapshot atomic.Pointer[Snapshot]
 
@@ -371,7 +373,9 @@ func (t *Tunnels) advance(now time.Time) {
 	for _, w := range t.tunnels {
 		t.wakeAt(w.machine.Next())
 	}
-	t.next = laterOf(t.next, now.Add(time.Millisecond))
+	if least := now.Add(time.Millisecond); t.next.Before(least) {
+		t.next = least
+	}
 }
 
 // wakeAt makes the next tick no later than at; zero: it is nothing to wait for.
@@ -379,13 +383,6 @@ func (t *Tunnels) wakeAt(at time.Time) {
 	if !at.IsZero() && at.Before(t.next) {
 		t.next = at
 	}
-}
-
-func laterOf(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return b
-	}
-	return a
 }
 
 func nudge(ch chan<- struct{}) {

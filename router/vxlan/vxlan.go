@@ -134,6 +134,16 @@ func (p *Port) reconcile(c fdb.Config) (repaired []string, err error) {
 		}
 	case err != nil:
 		return nil, fmt.Errorf("switch port: %w", err)
+	case l.Kind == "tun":
+		// The switch port of a predecessor whose WireGuard was in its process.
+		made = true
+		did("device %s was a port of the userspace data path", c.Name)
+		if err := p.kernel.DelLink(c.Name); err != nil {
+			return nil, fmt.Errorf("switch port: %w", err)
+		}
+		if l, err = p.create(c); err != nil {
+			return nil, err
+		}
 	case l.Kind != "vxlan":
 		return nil, fmt.Errorf("switch port: an interface %s of another kind (%q) is in the way: rename or remove it", c.Name, l.Kind)
 	case !fits(l, c):

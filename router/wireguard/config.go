@@ -17,7 +17,12 @@ type Config struct {
 	MTU        int    // of the device; raised to MinMTU
 	Address    netip.Addr
 	FwMark     uint32 // of the encrypted packets; 0: none
-	Peers      []Peer
+	// ToldMark is that of frames on their way to a peer, for whose sake there are
+	// routes as narrow as paths are ([Peer.Told]); WholeMark that of those that
+	// pass all the same. Both count where FrameMask has bits. ToldMark 0: no such
+	// routes.
+	ToldMark, WholeMark, FrameMask uint32
+	Peers                          []Peer
 }
 
 // Peer is one peer of the device.
@@ -29,7 +34,11 @@ type Peer struct {
 	Endpoint  netip.AddrPort
 	Overlay   netip.Addr    // the only address allowed inside the tunnel
 	Keepalive time.Duration // in whole seconds; 0: none
-	MTU       int           // of the route to Overlay; 0: the device's
+	MTU       int           // of the widest route to Overlay, in bytes; 0: the device's
+	// Told is the largest packet to Overlay that needs no fragments on the path,
+	// in bytes; 0: MTU. Larger frames are refused where their sender can be told,
+	// which is so from [MinTold].
+	Told int
 	// PathMTU is the largest IP packet on the path to PathEndpoint, in bytes; 0:
 	// not known. WireGuard packets to there that are larger leave in fragments
 	// of that size; it takes a FwMark.

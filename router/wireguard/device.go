@@ -304,7 +304,7 @@ func (d *Device) Close() error {
 // Remove deletes the device called name and what an in-process one left behind
 // when its process was killed. It needs no [Device], and nothing to be there.
 func Remove(links Links, name string) error {
-	if err := errors.Join(links.DelLink(name), removeNarrow(links), removeStale(socketPath(name))); err != nil {
+	if err := errors.Join(links.DelLink(name), removeNarrow(links), removeFrames(links), removeStale(socketPath(name))); err != nil {
 		return fmt.Errorf("remove device %s: %w", name, err)
 	}
 	_ = os.Remove(socketDir) // if it is empty

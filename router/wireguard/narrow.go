@@ -40,8 +40,7 @@ func (d *Device) setNarrow(c Config) error {
 		// Not only where our own packets are too large: the relay's have other
 		// sizes, and follow the same routes.
 		mtus[a] = least(mtus[a], p.PathMTU)
-		// WireGuard pads to 16 bytes, but not beyond the device's MTU.
-		if p.PathMTU < c.MTU+overhead+headers(a) {
+		if c.cuts(p, a) {
 			limits[ep] = limit{mtu: least(limits[ep].mtu, p.PathMTU)}
 		}
 	}
@@ -54,6 +53,33 @@ func (d *Device) setNarrow(c Config) error {
 		d.door.limit(limits)
 	}
 	return err
+}
+
+// Cut is a way that does not carry every packet of the device whole.
+type Cut struct {
+	Endpoint netip.AddrPort
+	MTU      int // the largest IP packet, in bytes
+}
+
+// Cuts returns the [Peer.PathEndpoint]s that not every packet fits, sorted.
+func (c Config) Cuts() []Cut {
+	mtus := make(map[netip.AddrPort]int)
+	for _, p := range c.Peers {
+		if p.PathEndpoint.IsValid() && c.cuts(p, p.PathEndpoint.Addr()) {
+			mtus[p.PathEndpoint] = least(mtus[p.PathEndpoint], p.PathMTU)
+		}
+	}
+	var cuts []Cut
+	for _, ep := range slices.SortedFunc(maps.Keys(mtus), netip.AddrPort.Compare) {
+		cuts = append(cuts, Cut{ep, mtus[ep]})
+	}
+	return cuts
+}
+
+// cuts says whether packets to a peer at a may be too large for the path.
+// WireGuard pads to 16 bytes, but not beyond the device's MTU.
+func (c Config) cuts(p Peer, a netip.Addr) bool {
+	return p.PathMTU > 0 && p.PathMTU < c.MTU+overhead+headers(a)
 }
 
 // overhead is what WireGuard adds to a packet, without UDP and IP, in bytes.

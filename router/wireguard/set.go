@@ -20,8 +20,8 @@ import (
 const protoKernel = 2
 
 // Set makes the device exactly what c says: keys, port and mark, peers, MTU,
-// address, up, a route to each peer, and one to each endpoint whose path is
-// narrow. What a dead predecessor left goes. It
+// address, up, a route to each peer, and more to each peer and endpoint whose
+// path is narrow. What a dead predecessor left goes. It
 // looks at what is there each time and changes only what differs, so calling
 // it again does nothing; additions come before removals.
 //
@@ -108,7 +108,7 @@ func (d *Device) setLocked(c Config) error {
 		}
 	}
 	strange, err := d.setRoutes(c)
-	err = errors.Join(err, d.setNarrow(c))
+	err = errors.Join(err, d.setFrames(c), d.setNarrow(c))
 	for _, call := range remove {
 		err = errors.Join(err, d.configureLocked(call))
 	}
@@ -253,12 +253,16 @@ func (d *Device) setRoutes(c Config) (strange []netip.Prefix, err error) {
 	return strange, errors.Join(err, aerr)
 }
 
-// routeMTU is what fits both the device and the peer.
+// routeMTU is that of the route that gossip takes: what fits the device, the
+// peer, and the path as well.
 func (c Config) routeMTU(p Peer) int {
+	if told, narrow := c.told(p); narrow {
+		return max(MinMTU, told)
+	}
 	if p.MTU == 0 {
 		return 0
 	}
-	return max(MinMTU, min(p.MTU, c.MTU))
+	return c.wide(p)
 }
 
 // readLocked reads the device and notes what it says of each peer.

@@ -15,6 +15,7 @@ import (
 // settings of the run; constant after the flags were read.
 type settings struct {
 	bin, datapath, artefacts string
+	all                      bool // also what the list leaves out
 }
 
 func newSettings() *settings {
@@ -22,6 +23,7 @@ func newSettings() *settings {
 	flag.StringVar(&s.bin, "weft-bin", "../../../bin", "`directory` of weft and weftd")
 	flag.StringVar(&s.datapath, "datapath", "userspace", "data path of the daemons: kernel or userspace")
 	flag.StringVar(&s.artefacts, "artefacts", os.Getenv("ARTEFACTS"), "`directory` for what failed tests leave")
+	flag.BoolVar(&s.all, "all", false, "run also tests that are left out with this data path")
 	return s
 }
 
@@ -85,7 +87,7 @@ func skipHere(t testing.TB) {
 	t.Helper()
 	name, _, _ := strings.Cut(t.Name(), "/")
 	for _, s := range skips() {
-		if s.test == name && s.datapath == run.datapath {
+		if s.test == name && s.datapath == run.datapath && !run.all {
 			t.Skip("left out with this data path: " + s.reason)
 		}
 	}

@@ -1,0 +1,72 @@
+package tap
+
+import (
+	"context"
+	"encoding/binary"
+	"hash/fnv"
+	"time"
+
+	"github.com/weftnet/weft/router/fdb"
+)
+
+// The rhythm of the querier (RFC 3376 8.2, 8.7) and of the table.
+const (
+	queryTime = 125 * time.Second
+	sweepTime = 5 * time.Second
+	early     = 3 // queries in the first ten seconds
+)
+
+// beginQueries starts the goroutine that asks the containers of this host
+// which groups they are in, and ages the table. What they answer goes to the
+// other hosts, which know then what this one wants.
+func (p *Port) beginQueries() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.queries(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+func (p *Port) queries(ctx context.Context) {
+	tick := time.NewTicker(sweepTime)
+	defer tick.Stop()
+	var w writer
+	var v4, v6 [256]byte
+	for n := time.Duration(0); ; n++ {
+		if n < early || n%(queryTime/sweepTime) == 0 {
+			n4, n6 := fdb.Queries(v4[:], v6[:], p.querier())
+			if f := p.tap.Load(); f != nil {
+				for _, b := range [][]byte{v4[:n4], v6[:n6]} {
+					if len(b) > 0 {
+						_ = w.plain(f, b)
+					}
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			p.table.Sweep()
+		}
+	}
+}
+
+// querier is the address that queries come from. It is nobody's: a bridge
+// wonders about frames that come from its own ports' addresses.
+func (p *Port) querier() (m fdb.MAC) {
+	if q := p.plane.Load(); q != nil {
+		h := fnv.New64a()
+		_, _ = h.Write(q.local[:])
+		var b [8]byte
+		binary.BigEndian.PutUint64(b[:], h.Sum64())
+		copy(m[:], b[:])
+		m[0] = m[0]&^0x03 | 0x02
+	}
+	return m
+}
