@@ -18,6 +18,11 @@ PROGRAMS    := ./cmd/weft ./cmd/weftd ./cmd/weft-lab
 UNIT        = $(shell $(GO) list ./... | grep -v /cmd/weft-lab)
 ARTEFACTS   ?= $(CURDIR)/artefacts
 FUZZTIME    ?= 2s
+# What make soak does in the guest: every test of paths, also those that make kernel leaves out.
+PATHS       := ^Test(Chain|LongChain|Star|Ring|TwoSites|RandomGraphs|BothFamilies|SeveralInterfaces|NoDiscovery|OnlyOutbound$\
+	|DirectPath.*|RelayDies|OnlyRelayRestarts|SecondRelayDies|BusyEnds|HostMoves|LossyNetwork|RelaySeesNothing$\
+	|PathMTU|PathNarrows|LargeMTU|ForgedFragNeeded|Punching|NATs|SymmetricNAT)$$
+ROUNDS      ?= 5
 export CGO_ENABLED ?= 0
 
 .PHONY: build
@@ -42,7 +47,7 @@ race: e2e-race ## end-to-end tests with race-built daemons
 .PHONY: e2e
 e2e: build ## end-to-end tests on lab hosts, userspace data path (root)
 	$(GO) test -c -o bin/e2e.test ./cmd/weft-lab/e2e
-	$(GO) test -count=1 -timeout 10m ./cmd/weft-lab/lab
+	$(GO) test -count=1 -timeout 10m ./cmd/weft-lab/lab ./cmd/weft-lab/bench
 	cd cmd/weft-lab/e2e && ARTEFACTS=$(ARTEFACTS) ../../../bin/e2e.test -test.timeout 20m -test.parallel 8 -test.v=$(if $(V),true,false) -weft-bin $(CURDIR)/bin $(E2E)
 
 .PHONY: e2e-race
@@ -73,17 +78,22 @@ $(LINT):
 	GOBIN=$(GOBIN) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
 
 .PHONY: bench
-bench: build ## the address allocator; then the data paths compared with bare veth in one run, with ratios (root)
+bench: build ## compare weft with veth, VXLAN, wireguard-go, tinc, Nebula in one run (root); quick: ROUNDS=1
+	bin/weft-lab bench --out bin --rounds $(ROUNDS) $(if $(WAYS),--ways $(WAYS))
+
+.PHONY: bench-parts
+bench-parts: build ## single parts: address allocator, launch, relay with a processor of its own, idle hosts (root)
 	$(GO) test -run '^$$' -bench . ./mesh/ipam
 	$(GO) test -c -o bin/e2e.test ./cmd/weft-lab/e2e
 	cd cmd/weft-lab/e2e && ../../../bin/e2e.test -test.run '^$$' -test.bench . -test.benchtime 1x -test.timeout 20m -weft-bin $(CURDIR)/bin
 
 .PHONY: soak
-soak: build ## the long forms: more seeds, a million operations on addresses, kill -9, 200 graphs, half an hour of loss
+soak: build ## the long forms: more seeds, a million operations on addresses, kill -9, 200 graphs, half an hour of loss, every path with the kernel data path
 	CGO_ENABLED=1 $(GO) test -race -timeout 60m -rapid.checks 2000 $(UNIT)
 	$(GO) test -timeout 60m -run '^TestSim' ./mesh/ipam -sim.ops 1000000
 	WEFT_SOAK=10m $(MAKE) --no-print-directory e2e E2E='-test.run TestKillUnderStream'
 	WEFT_SOAK=30m $(MAKE) --no-print-directory e2e E2E='-test.timeout 120m -test.run "TestRandomGraphs|TestLossyNetwork"'
+	bin/weft-lab guest --timeout 10800 -- -all -test.v -test.parallel 1 -test.run '$(PATHS)'
 	@scripts/fuzz 60s
 
 .PHONY: demo
@@ -106,4 +116,4 @@ go-version:
 
 .PHONY: help
 help: ## this list
-	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  %-11s %s\n", $$1, $$2}'

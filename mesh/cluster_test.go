@@ -46,6 +46,7 @@ type node struct {
 	keys crypto.Keys
 	dir  string
 	addr netip.AddrPort // of introductions
+	over netip.Addr     // in the overlay
 
 	// change before start
 	discovery bool
@@ -86,8 +87,9 @@ func newCluster(t *testing.T, n int) *cluster {
 	keys := crypto.Secret{1, 2, 3}.Keys("test")
 	for i := range n {
 		addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}), 6783)
+		key := crypto.KeyFromSeed(testSeed(i))
 		c.nodes = append(c.nodes, &node{
-			c: c, i: i, key: crypto.KeyFromSeed(testSeed(i)), keys: keys, dir: t.TempDir(), addr: addr,
+			c: c, i: i, key: key, over: key.Identity().Overlay(), keys: keys, dir: t.TempDir(), addr: addr,
 			discovery: true,
 			eps:       []netip.AddrPort{netip.AddrPortFrom(addr.Addr(), addr.Port()+1)},
 		})
@@ -110,7 +112,7 @@ func (n *node) current() *Mesh {
 }
 
 func (n *node) id() crypto.Identity { return n.key.Identity() }
-func (n *node) overlay() netip.Addr { return n.id().Overlay() }
+func (n *node) overlay() netip.Addr { return n.over }
 
 // start launches the host with targets.
 func (n *node) start(targets ...string) {

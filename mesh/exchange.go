@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"net"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -21,6 +22,8 @@ const (
 
 	castDelay   = 10 * time.Millisecond
 	directCasts = 64
+	// maxCastPulls is how many logs are asked for in a packet: 45 bytes each.
+	maxCastPulls = 16
 )
 
 // outbox holds reliable messages to one peer. One goroutine sends them.
@@ -57,7 +60,7 @@ func (m *Mesh) receive(now time.Time, b message) {
 				m.heard(w.ID)
 			}
 		}
-		m.ask(msg.From, d.Want)
+		m.ask(msg.From, d.Want, msg.Relay)
 		if msg.Answer {
 			m.send(msg.From, m.store.Answer(d.Give)...)
 		}
@@ -83,7 +86,7 @@ func (m *Mesh) apply(now time.Time, msg replica.Message, c replica.Chunk) {
 		if msg.Relay {
 			m.heard(c.ID)
 		}
-		m.ask(from, []replica.Pull{*r.Want})
+		m.ask(from, []replica.Pull{*r.Want}, msg.Relay)
 	case r.Ahead && c.Channel == replica.Adverts:
 		m.overtaken(now, m.verified)
 	case r.Ahead:
@@ -112,9 +115,24 @@ func (m *Mesh) heard(id replica.ID) {
 	m.relaying[id] = true
 }
 
-func (m *Mesh) ask(from crypto.Identity, pulls []replica.Pull) {
-	if len(pulls) > 0 {
-		m.send(from, replica.Requests(pulls)...)
+// ask fetches what is wanted of another host. For entries that were heard of by
+// a broadcast it asks by a packet: a connection costs ten, and a question that
+// gets lost is asked again when the broadcast comes from somebody else, or with
+// the next digest.
+func (m *Mesh) ask(from crypto.Identity, pulls []replica.Pull, cast bool) {
+	msgs := replica.Requests(pulls)
+	if !cast || m.ml == nil || len(pulls) > maxCastPulls ||
+		slices.ContainsFunc(pulls, func(p replica.Pull) bool { return p.Channel == replica.Adverts }) {
+		m.send(from, msgs...)
+		return
+	}
+	var packets [][]byte
+	for _, msg := range msgs {
+		msg.From = m.self
+		packets = append(packets, msg.Marshal())
+	}
+	if len(packets) > 0 {
+		m.sendDirect([]crypto.Identity{from}, packets)
 	}
 }
 

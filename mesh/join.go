@@ -18,6 +18,9 @@ const (
 	// brings in all who are reachable: few at a time, the others find
 	// themselves members already.
 	hotJoins = 4
+	// One exchange makes both ends members: the one with the larger identity
+	// waits for the other's.
+	hotWait = 300 * time.Millisecond
 	// Those who do not answer hold their place for TCPTimeout.
 	coldJoins      = 64
 	introductions  = 16
@@ -37,8 +40,8 @@ type joining struct {
 	next        time.Time
 	delay       time.Duration
 	round       int
-	hot         bool // a handshake completed: join it now
-	joiningHot  bool // what is running
+	hot         time.Time // a handshake completed: join it then; zero: none did
+	joiningHot  bool      // what is running
 	joiningCold bool
 	introducing bool
 }
@@ -98,8 +101,12 @@ func (m *Mesh) stepJoins(now time.Time) {
 			continue
 		}
 		// A cold one that still waits for an answer does not hold it up.
-		if j.hot && !j.joiningHot && m.hot < hotJoins {
-			j.hot, j.joiningHot = false, true
+		switch {
+		case j.hot.IsZero() || j.joiningHot || m.hot >= hotJoins:
+		case j.hot.After(now):
+			m.wakeAt(j.hot)
+		default:
+			j.hot, j.joiningHot = time.Time{}, true
 			m.hot++
 			m.startJoin(p, true)
 		}
@@ -184,8 +191,8 @@ func (m *Mesh) startIntroduction(id crypto.Identity, p *peer) {
 // again. A host none of whose probes was answered for lonelyAfter therefore
 // exchanges states with some members every second, until a little after the
 // first answer: each end learns what the other suspects, and refutes it. Who
-// answered last is always among them: there may be no other (a host that only
-// one other reaches).
+// answered last is always among them, for there may be no other (a host that only
+// one other reaches), and to find that one all have their turn.
 // Measured over outages of 10 s, 100 each: without this somebody died in 63
 // (three hosts, no link left), 46 (one of three cut off), 64 (one of five), 11
 // (one of twelve); with it in none of 1,400.
@@ -208,21 +215,33 @@ func (m *Mesh) stepPulse(now time.Time) {
 	}
 	m.pulseAt = now.Add(pulseEvery)
 	m.wakeAt(m.pulseAt)
-	to := m.someMembers(pulseTo)
-	if p := m.peers[m.pulseTo]; p != nil && p.member && !slices.Contains(to, m.pulseTo) {
-		to[0] = m.pulseTo
-	}
-	for _, id := range to {
+	for _, id := range m.pulseNext() {
 		if m.pulses >= maxPulses {
 			return
 		}
 		m.pulses++
+		m.peers[id].pulsed = now
 		ml := m.ml
 		m.workers.Go(func() {
 			_, err := ml.Join([]string{joinAddress(id)})
 			m.report(pulsed{id, err})
 		})
 	}
+}
+
+// pulseNext returns the members whose turn it is.
+func (m *Mesh) pulseNext() []crypto.Identity {
+	list := m.someMembers(len(m.peers))
+	slices.SortStableFunc(list, func(a, b crypto.Identity) int {
+		switch m.pulseTo {
+		case a:
+			return -1
+		case b:
+			return 1
+		}
+		return m.peers[a].pulsed.Compare(m.peers[b].pulsed)
+	})
+	return list[:min(len(list), pulseTo)]
 }
 
 func (m *Mesh) pulseEnded(e pulsed) {

@@ -61,8 +61,8 @@ type Config struct {
 	// out. Nil: none.
 	Endpoints func() []netip.AddrPort
 
-	// Usable says whether another host may be at an endpoint that it claims, of
-	// those that [advert.Usable] lets pass. It must not block. Nil: it may.
+	// Usable says whether another host may be at an endpoint, besides
+	// [advert.Usable] for those that it claims. It must not block. Nil: it may.
 	Usable func(netip.AddrPort) bool
 
 	Hello    Hello
@@ -130,7 +130,7 @@ func New(cfg Config) (*Mesh, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Usable == nil {
-		cfg.Usable = advert.Usable
+		cfg.Usable = netip.AddrPort.IsValid
 	}
 	if cfg.Name.IsZero() {
 		cfg.Name = cfg.Key.Identity().Name()

@@ -80,8 +80,10 @@ func (m *Mesh) stepNews(now time.Time) {
 		case p.out.greetAt.After(now):
 			m.wakeAt(p.out.greetAt)
 		default:
+			// By a packet: another connection in vain would hold up what is
+			// sent meanwhile, and take it along.
 			p.out.greetAt = time.Time{}
-			m.greet(now, id)
+			m.greetBy(now, id, true)
 		}
 	}
 	n := &m.news
@@ -129,6 +131,10 @@ func (m *Mesh) tidings(about []crypto.Identity) []replica.Message {
 // were introduced lately, so that nobody waits for the next push/pull. In a
 // large cluster a packet has to do.
 func (m *Mesh) greet(now time.Time, id crypto.Identity) {
+	m.greetBy(now, id, m.counts.members.Load() > tellReliably)
+}
+
+func (m *Mesh) greetBy(now time.Time, id crypto.Identity, packet bool) {
 	msg := replica.Message{Kind: replica.KindDigest, Answer: true}
 	for _, owner := range sorted(m.self, id) {
 		for _, ch := range []uint8{replica.Adverts, entries} {
@@ -136,7 +142,6 @@ func (m *Mesh) greet(now time.Time, id crypto.Identity) {
 		}
 	}
 	m.oldNews(now)
-	packet := m.counts.members.Load() > tellReliably && m.ml != nil
 	for owner := range m.news.at {
 		sum := m.store.Summary(replica.ID{Owner: owner, Channel: replica.Adverts})
 		if owner == id || sum.Version == 0 || packet && len(msg.Digest) == 4+newsInPacket {
@@ -145,12 +150,14 @@ func (m *Mesh) greet(now time.Time, id crypto.Identity) {
 		msg.Digest = append(msg.Digest, sum)
 	}
 	slices.SortFunc(msg.Digest, func(a, b replica.Summary) int { return a.ID.Compare(b.ID) })
-	if packet {
+	switch {
+	case m.ml == nil:
+	case packet:
 		msg.From = m.self
 		m.sendDirect([]crypto.Identity{id}, [][]byte{msg.Marshal()})
-		return
+	default:
+		m.send(id, msg)
 	}
-	m.send(id, msg)
 }
 
 func sorted(a, b crypto.Identity) []crypto.Identity {

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/mesh/advert"
 	"github.com/weftnet/weft/mesh/hello"
 )
@@ -122,5 +123,36 @@ func TestGreetedAgain(t *testing.T) {
 	m.sendEnded(now, sent{peer: p})
 	if fail(); p.out.greetAt.IsZero() {
 		t.Error("not after a success")
+	}
+}
+
+// In a pulse everybody has a turn, and who answered last has one each time.
+func TestPulseTurns(t *testing.T) {
+	m := alone(t, nil)
+	now := time.Now()
+	const peers = 13
+	for i := range peers {
+		a := signed(t, 1+i, nil)
+		if _, err := m.learn(now, a); err != nil {
+			t.Fatal(err)
+		}
+		m.peers[a.Identity].member = true
+		m.pulseTo = a.Identity
+	}
+	had := make(map[crypto.Identity]int)
+	const rounds = 4 // of three others each
+	for range rounds {
+		now = now.Add(pulseEvery)
+		list := m.pulseNext()
+		if len(list) != pulseTo || list[0] != m.pulseTo {
+			t.Errorf("turn of %d, first %s", len(list), list[0].Fingerprint())
+		}
+		for _, id := range list {
+			had[id]++
+			m.peers[id].pulsed = now
+		}
+	}
+	if len(had) != peers || had[m.pulseTo] != rounds {
+		t.Errorf("%d of %d had a turn, the one that answered %d times", len(had), peers, had[m.pulseTo])
 	}
 }

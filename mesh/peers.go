@@ -35,8 +35,9 @@ type peer struct {
 	met        netip.AddrPort // WireGuard at the address of the last introduction
 	good       netip.AddrPort // where a handshake completed last
 
-	join joining
-	out  outbox
+	join   joining
+	pulsed time.Time // when it had its turn in a pulse last
+	out    outbox
 }
 
 // candidates returns endpoints of a peer's WireGuard port, best first, without
@@ -44,14 +45,16 @@ type peer struct {
 func (m *Mesh) candidates(p *peer) []netip.AddrPort {
 	var out []netip.AddrPort
 	add := func(ep netip.AddrPort) {
-		if advert.Usable(ep) && m.cfg.Usable(ep) && !slices.Contains(out, ep) && !slices.Contains(m.advert.Endpoints, ep) {
+		if ep.IsValid() && m.cfg.Usable(ep) && !slices.Contains(out, ep) && !slices.Contains(m.advert.Endpoints, ep) {
 			out = append(out, ep)
 		}
 	}
 	add(p.good)
 	add(p.met)
 	for _, ep := range p.advert.Endpoints {
-		add(ep)
+		if advert.Usable(ep) {
+			add(ep)
+		}
 	}
 	return out
 }
@@ -258,7 +261,10 @@ func (m *Mesh) reached(now time.Time, id crypto.Identity, endpoint netip.AddrPor
 	}
 	if !p.member {
 		p.join.reset(now)
-		p.join.hot = true
+		p.join.hot = now
+		if m.self.Compare(id) > 0 {
+			p.join.hot = now.Add(hotWait)
+		}
 	}
 }
 
@@ -279,7 +285,7 @@ func (m *Mesh) setMember(now time.Time, id crypto.Identity, member bool) {
 		m.counts.members.Add(-1)
 		m.log.Warn("peer lost", "peer", p.advert.Name, "nickname", p.advert.Nickname)
 	}
-	p.member, p.join.hot = member, false
+	p.member, p.join.hot = member, time.Time{}
 	p.join.reset(now)
 	if member {
 		m.greet(now, id)

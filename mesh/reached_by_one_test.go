@@ -3,7 +3,6 @@ package mesh
 import (
 	"context"
 	"log/slog"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -34,11 +33,16 @@ func (d deaths) Handle(ctx context.Context, r slog.Record) error {
 
 // A new host that only one other reaches kills nobody, and is not killed (the
 // scenario of hashicorp/serf issue 185): neither before relays carry its packets
-// to the others, nor when for minutes they do not, in an hour.
+// to the others, nor when for minutes they do not, in an hour with 5 % loss.
+//
+// What protects it is the pulse (stepPulse): without it there are about 900
+// deaths in the hour when it is cut off both ways. That it is nobody's member
+// before a handshake is the rule of NotifyAlive.
 func TestReachedByOneOnly(t *testing.T) {
 	const hosts = 13
-	for _, way := range []string{"both", "in", "out"} {
+	for _, way := range []string{"both", "in"} {
 		t.Run("cut "+way, func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				c := newCluster(t, hosts)
 				var lost atomic.Int64
@@ -56,10 +60,8 @@ func TestReachedByOneOnly(t *testing.T) {
 				c.net.Loss(0.05)
 				cut := func() {
 					for _, n := range old[1:] {
-						if strings.Contains("both in", way) {
-							c.net.CutOneWay(n.overlay(), fresh.overlay())
-						}
-						if strings.Contains("both out", way) {
+						c.net.CutOneWay(n.overlay(), fresh.overlay())
+						if way == "both" {
 							c.net.CutOneWay(fresh.overlay(), n.overlay())
 						}
 					}
@@ -70,14 +72,12 @@ func TestReachedByOneOnly(t *testing.T) {
 				if got := len(fresh.members()); got != 1 || len(old[0].members()) != hosts-1 || len(old[1].members()) != hosts-2 {
 					t.Errorf("members: %d of the new host, %v, %v", got, old[0].members(), old[1].members())
 				}
-				t.Logf("%d lost while only one reached it", lost.Load())
 				c.net.HealAll()
 				t.Logf("members everywhere %v after relays carry", c.until(2*time.Minute, "one cluster", func() bool { return whole(c.nodes) }))
 				for time.Since(begun) < time.Hour {
 					time.Sleep(3 * time.Minute)
 					cut()
 					time.Sleep(5 * time.Minute)
-					t.Logf("%v: %d lost", time.Since(begun), lost.Load())
 					c.net.HealAll()
 				}
 				if n := lost.Load(); n > 0 {

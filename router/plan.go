@@ -113,9 +113,7 @@ func makePlan(h Host, v mesh.View, known []fdb.Known, e exposure, way func(crypt
 	}
 	p.bridge.Told = p.wireguard.LeastTold()
 	if !h.Userspace { // wireguard-go's is counted where it is sent
-		for _, cut := range p.wireguard.Cuts() {
-			p.bridge.Cuts = append(p.bridge.Cuts, bridge.Cut(cut))
-		}
+		p.bridge.Cuts = p.wireguard.Cuts()
 	}
 	return p
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/mesh"
 	"github.com/weftnet/weft/mesh/advert"
-	"github.com/weftnet/weft/router/bridge"
 	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
 	"github.com/weftnet/weft/router/tunnel"
@@ -85,7 +84,7 @@ func TestPlan(t *testing.T) {
 	if p.bridge.Told != 1370 || p.bridge.MSS != 1260 {
 		t.Errorf("told %d, MSS %d; 1300 bytes pass whole", p.bridge.Told, p.bridge.MSS)
 	}
-	if d := cmp.Diff([]bridge.Cut{{Endpoint: netip.MustParseAddrPort("192.0.2.9:6784"), MTU: 1450}}, p.bridge.Cuts, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); d != "" {
+	if d := cmp.Diff(map[netip.AddrPort]int{netip.MustParseAddrPort("192.0.2.9:6784"): 1450}, p.bridge.Cuts, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); d != "" {
 		t.Errorf("what is cut, for the kernel's WireGuard (-want +got):\n%s", d)
 	}
 	h.Userspace = true
@@ -152,17 +151,18 @@ func TestOutward(t *testing.T) {
 // No other host is in a subnet of the switch, or has our address in a container
 // network; but it may be a virtual machine there.
 func TestInside(t *testing.T) {
-	at := func(name string, addrs ...string) (l addressed) {
-		l.Name = name
-		for _, a := range addrs {
-			l.Addrs = append(l.Addrs, netip.MustParsePrefix(a))
+	var got []netip.Prefix
+	for _, l := range [][]string{
+		{BridgeName, "10.32.0.1/12", "169.254.67.83/32", "fe80::1/64", "fd00:1::7/64"},
+		{"docker0", "172.17.0.1/16"},
+		{"virbr0", "192.168.122.1/24"},
+	} {
+		var addrs []netip.Prefix
+		for _, a := range l[1:] {
+			addrs = append(addrs, netip.MustParsePrefix(a))
 		}
-		return l
+		got = append(got, inside(l[0], addrs)...)
 	}
-	got := inside([]addressed{
-		at(BridgeName, "10.32.0.1/12", "169.254.67.83/32", "fe80::1/64", "fd00:1::7/64"),
-		at("docker0", "172.17.0.1/16"), at("virbr0", "192.168.122.1/24"),
-	})
 	var want []netip.Prefix
 	for _, p := range []string{"10.32.0.0/12", "fd00:1::/64", "172.17.0.1/32", "192.168.122.1/32"} {
 		want = append(want, netip.MustParsePrefix(p))

@@ -161,6 +161,9 @@ type Router struct {
 	applied  plan
 	stands   bool // applied is what the last apply reached, whole
 	retry    *time.Timer
+	viewed   bool        // the tunnels are to be told of view
+	due      *time.Timer // when to follow changes again, see soon
+	rest     time.Time   // not before
 	exposure exposure
 	known    []fdb.Known // attachments of the other hosts, from the view
 	badNames int         // entries of the last view that are no names
@@ -177,8 +180,9 @@ func New(c Config) *Router {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	retry := time.NewTimer(time.Hour)
+	retry, due := time.NewTimer(time.Hour), time.NewTimer(time.Hour)
 	retry.Stop()
+	due.Stop()
 	return &Router{
 		cfg:       c,
 		log:       c.Log,
@@ -191,6 +195,7 @@ func New(c Config) *Router {
 		complete:  make(chan struct{}),
 		ended:     make(chan struct{}),
 		retry:     retry,
+		due:       due,
 	}
 }
 
@@ -249,15 +254,20 @@ func (r *Router) Run(ctx context.Context) error {
 	sweep := time.NewTicker(sweepTime)
 	defer sweep.Stop()
 	defer r.retry.Stop()
+	defer r.due.Stop()
 	for {
 		select {
 		case <-ctx.Done():
+			r.forgetKnown()
 			return nil
 		case r.view = <-r.cfg.Mesh.Views():
 			r.feed()
-			r.follow(ctx)
+			r.viewed = true
+			r.soon(ctx)
 		case <-r.cfg.Tunnels.Changed():
-			_ = r.reapply(ctx) // it is logged and tried again
+			r.soon(ctx)
+		case <-r.due.C:
+			r.soon(ctx)
 		case req := <-r.exposures:
 			before := r.exposure
 			r.exposure = req.exposure
@@ -283,6 +293,18 @@ func (r *Router) Run(ctx context.Context) error {
 			r.cfg.Tunnels.Moved()
 			nudge(r.sweeps)
 		}
+	}
+}
+
+// forgetKnown leaves a switch that learns by itself: without a daemon nobody
+// notices that a container of another host has moved.
+func (r *Router) forgetKnown() {
+	p := r.applied.port
+	if p.Known = nil; len(r.applied.port.Known) == 0 {
+		return
+	}
+	if err := r.cfg.Port.Set(p); err != nil {
+		r.log.Warn("what is attached on other hosts stays in the switch port as it is now", "err", err)
 	}
 }
 

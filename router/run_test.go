@@ -30,6 +30,8 @@ type world struct {
 	fail    string // the next call whose text begins with this fails
 	up      map[crypto.Identity]bool
 	changed chan struct{}
+	cut     map[netip.AddrPort]uint64 // constant
+	cutErr  error                     // constant
 }
 
 func newWorld() *world {
@@ -170,7 +172,7 @@ func (f fakeBridge) Set(_ context.Context, c bridge.Config) error {
 }
 
 func (f fakeBridge) Fragmented(context.Context) (map[netip.AddrPort]uint64, error) {
-	return nil, nil
+	return f.cut, f.cutErr
 }
 
 func (f fakeBridge) CheckAfter(context.Context, kernel.Event) ([]string, error) { return nil, nil }

@@ -50,24 +50,11 @@ func (r *Router) status(ctx context.Context) api.Status {
 
 // snapshot is the tunnels, with what the firewall counted for them.
 func (r *Router) snapshot(ctx context.Context) *tunnel.Snapshot {
-	s := r.cfg.Tunnels.Snapshot()
-	if r.cfg.Host.Userspace {
-		return s
-	}
 	cut, err := r.cfg.Bridge.Fragmented(ctx)
 	if err != nil {
 		r.log.Debug("status", "err", err)
 	}
-	if len(cut) == 0 {
-		return s
-	}
-	counted := *s
-	counted.Peers = slices.Clone(s.Peers)
-	for i := range counted.Peers {
-		p := &counted.Peers[i]
-		p.Device.Fragmented = cut[p.Endpoint()]
-	}
-	return &counted
+	return r.cfg.Tunnels.Snapshot().WithFragmented(cut)
 }
 
 // waiting says what readiness waits for.

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -118,3 +119,42 @@ func TestConnections(t *testing.T) {
 		})
 	}
 }
+
+// What the kernel's WireGuard does not count the firewall does; wireguard-go
+// counts by itself.
+func TestFragmentedByDataPath(t *testing.T) {
+	peer := peerOf(t, 2, "host2")
+	ep := peer.Candidates[0]
+	shown := &tunnel.Snapshot{Peers: []tunnel.Peer{{
+		Peer: peer, Path: path.Status{State: path.Established, Route: path.Route{Endpoint: ep}},
+		Device: wireguard.PeerStatus{Fragmented: 3},
+	}}}
+	for _, tc := range []struct {
+		name string
+		cut  map[netip.AddrPort]uint64
+		err  error
+		want uint64
+	}{
+		{"kernel", map[netip.AddrPort]uint64{ep: 9}, nil, 9},
+		{"userspace, or no narrow path", nil, nil, 3},
+		{"nft fails", nil, errors.New("broken"), 3},
+	} {
+		w := newWorld()
+		w.cut, w.cutErr = tc.cut, tc.err
+		r := New(Config{Host: host(1), Tunnels: shownTunnels{fakeTunnels{w}, shown}, Bridge: fakeBridge{w}})
+		if got := r.snapshot(t.Context()).Peers[0].Device.Fragmented; got != tc.want {
+			t.Errorf("%s: %d", tc.name, got)
+		}
+		if shown.Peers[0].Device.Fragmented != 3 {
+			t.Fatal("a snapshot was changed")
+		}
+	}
+}
+
+// shownTunnels are tunnels with a snapshot.
+type shownTunnels struct {
+	fakeTunnels
+	shown *tunnel.Snapshot
+}
+
+func (s shownTunnels) Snapshot() *tunnel.Snapshot { return s.shown }

@@ -70,35 +70,27 @@ func underlay(k *kernel.Kernel) []addressed {
 	return list
 }
 
-// Inside returns where no other host can be: in the subnets of the switch, as
-// far as this host is in them, and at our own addresses in other container
-// networks. (Virtual machines in those may well be other hosts.) What cannot be
-// read is left out.
-func Inside(k *kernel.Kernel) []netip.Prefix {
-	links, err := k.Links()
-	if err != nil {
-		return nil
-	}
-	var list []addressed
+// Inside returns where no other host can be: in the subnets of the switch that
+// this host is in, and at our own addresses in other container networks, where
+// virtual machines may be hosts. What cannot be read is left out.
+func Inside(k *kernel.Kernel) (out []netip.Prefix) {
+	links, _ := k.Links()
 	for _, l := range links {
 		if l.Name == BridgeName || foreignBridges.MatchString(l.Name) {
-			if addrs, err := k.Addrs(l.Name); err == nil {
-				list = append(list, addressed{l, addrs})
-			}
+			addrs, _ := k.Addrs(l.Name)
+			out = append(out, inside(l.Name, addrs)...)
 		}
 	}
-	return inside(list)
+	return out
 }
 
-func inside(links []addressed) (out []netip.Prefix) {
-	for _, l := range links {
-		for _, p := range l.Addrs {
-			if l.Name != BridgeName {
-				p = netip.PrefixFrom(p.Addr(), p.Addr().BitLen())
-			}
-			if !p.Addr().IsLinkLocalUnicast() {
-				out = append(out, p.Masked())
-			}
+func inside(name string, addrs []netip.Prefix) (out []netip.Prefix) {
+	for _, p := range addrs {
+		if name != BridgeName {
+			p = netip.PrefixFrom(p.Addr(), p.Addr().BitLen())
+		}
+		if !p.Addr().IsLinkLocalUnicast() {
+			out = append(out, p.Masked())
 		}
 	}
 	return out

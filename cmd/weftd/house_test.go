@@ -40,8 +40,7 @@ var floors = [][]string{
 	{"router/tunnel"},
 	{"router"},
 	{"cmd/settings"},
-	{"cmd/weft-lab/lab"},
-	{"cmd/weft-lab/bench"},
+	{"cmd/weft-lab/lab"}, {"cmd/weft-lab/bench"},
 	{"cmd/weftd", "cmd/weft", "cmd/weft-cni", "cmd/weft-lab", "cmd/weft-lab/e2e"},
 }
 

@@ -36,6 +36,7 @@ func switchMetrics() []switchMetric {
 		counter("weft_switch_moves_total", "MAC addresses that were learnt from another host than before.", func(s *api.SwitchStatus) uint64 { return s.Moves }),
 		counter("weft_switch_refused_total", "MAC addresses not learnt because a limit was reached.", func(s *api.SwitchStatus) uint64 { return s.Refused }),
 		counter("weft_switch_astray_frames_total", "Frames of a known address that came from another host.", func(s *api.SwitchStatus) uint64 { return s.Astray }),
+		gauge("weft_switch_remotes", "Number of hosts that frames are sent to.", func(s *api.SwitchStatus) float64 { return float64(s.Remotes) }),
 		gauge("weft_switch_known_addresses", "Number of attachments that other hosts told of.", func(s *api.SwitchStatus) float64 { return float64(s.Known) }),
 		gauge("weft_switch_learnt_addresses", "Number of MAC addresses learnt from frames.", func(s *api.SwitchStatus) float64 { return float64(s.Learnt) }),
 		gauge("weft_switch_offload", "Whether TCP crosses the switch port in pieces of up to 64 kB.", func(s *api.SwitchStatus) float64 {

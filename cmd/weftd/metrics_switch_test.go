@@ -17,7 +17,7 @@ func TestSwitchMetrics(t *testing.T) {
 	m := newMetrics(nil, nil)
 	status := &api.SwitchStatus{
 		Offload: "tcp", SentFrames: 1, SentBytes: 2, ReceivedFrames: 3, ReceivedBytes: 4, SuperSent: 5, SuperReceived: 6,
-		Flooded: 7, Answered: 8, TooBig: 9, Moves: 10, Refused: 11, Astray: 12, Known: 13, Learnt: 14,
+		Flooded: 7, Answered: 8, TooBig: 9, Moves: 10, Refused: 11, Astray: 12, Known: 13, Learnt: 14, Remotes: 16,
 		Dropped: map[string]uint64{"vni": 15, "short": 0},
 	}
 	values := []string{
@@ -26,7 +26,7 @@ func TestSwitchMetrics(t *testing.T) {
 		"weft_switch_transmit_aggregates_total 5", "weft_switch_receive_aggregates_total 6",
 		"weft_switch_flooded_frames_total 7", "weft_switch_answered_total 8", "weft_switch_too_big_total 9",
 		"weft_switch_moves_total 10", "weft_switch_refused_total 11", "weft_switch_astray_frames_total 12",
-		"weft_switch_known_addresses 13", "weft_switch_learnt_addresses 14", "weft_switch_offload 1",
+		"weft_switch_remotes 16", "weft_switch_known_addresses 13", "weft_switch_learnt_addresses 14", "weft_switch_offload 1",
 		`weft_switch_dropped_frames_total{reason="vni"} 15`, `weft_switch_dropped_frames_total{reason="short"} 0`,
 	}
 	text := scrape(t, collector(func(ch chan<- prometheus.Metric) { m.collectSwitch(status, ch) }))

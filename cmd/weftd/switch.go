@@ -35,6 +35,6 @@ func switchStatus(s tap.Stats) *api.SwitchStatus {
 		SuperSent: s.SuperRead, SuperReceived: s.SuperWritten,
 		Flooded: s.Flooded, Answered: s.Answered, TooBig: s.TooBig,
 		Dropped: s.Dropped,
-		Known:   s.Known, Learnt: s.Learnt, Moves: s.Moves, Refused: s.Refused, Astray: s.Astray,
+		Remotes: s.Remotes, Known: s.Known, Learnt: s.Learnt, Moves: s.Moves, Refused: s.Refused, Astray: s.Astray,
 	}
 }

@@ -107,7 +107,7 @@ type Link struct {
 	State    LinkState
 	Outbound bool           // we made the first packet
 	Endpoint netip.AddrPort // of the peer, as seen from here; invalid: not known
-	RTT      time.Duration  // in whole microseconds; 0: not measured
+	RTT      time.Duration  // the least lately, in whole microseconds; 0: not measured
 	MTU      int            // largest IP packet to it in bytes; 0: not known
 	// Bound says that we are bound at the peer's relay: it can be the first
 	// relay from us and the last one to us.

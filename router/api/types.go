@@ -24,13 +24,13 @@ type Status struct {
 	TrustedSubnets []netip.Prefix
 	Targets        []string // as typed, in the order given
 	Connections    []Connection
-	Terminated     uint64       // connections that stood and ended, since the daemon began
-	Peers          []Peer       // self first, then by nickname and name
+	Terminated     uint64        // connections that stood and ended, since the daemon began
+	Peers          []Peer        // self first, then by nickname and name
 	Relay          *RelayStatus  // nil: this host relays for nobody
 	Switch         *SwitchStatus // of the userspace data path; nil: the kernel forwards
-	IPAM           *IPAM        // nil: the allocator is off (--ipalloc-range="")
-	DNS            *DNS         // nil with --no-dns
-	Warnings       []string     // for people; `weft launch` prints them
+	IPAM           *IPAM         // nil: the allocator is off (--ipalloc-range="")
+	DNS            *DNS          // nil with --no-dns
+	Warnings       []string      // for people; `weft launch` prints them
 }
 
 // State of a connection, in the words of `weft status connections`.
@@ -94,6 +94,7 @@ type SwitchStatus struct {
 	Answered       uint64            // ARP requests and neighbour solicitations answered on this host
 	TooBig         uint64            // senders told that a packet is larger than its path
 	Dropped        map[string]uint64 // frames, by reason
+	Remotes        int               // hosts that frames are sent to
 	Known          int               // attachments that other hosts told of
 	Learnt         int               // MAC addresses learnt from frames
 	Moves          uint64            // of learnt addresses from one host to another

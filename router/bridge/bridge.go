@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -46,7 +47,9 @@ type Config struct {
 	// told that they are too big for a path, in bytes: the routes for FrameMark and
 	// WholeMark are there. 0: there are none.
 	Told int
-	Cuts []Cut      // what is cut on these ways is counted; sorted, each endpoint once
+	// Cuts are the ways that do not carry every packet of WireGuard whole, and the
+	// largest IP packet that they do carry, in bytes. What exceeds it is counted.
+	Cuts map[netip.AddrPort]int
 	DNS  netip.Addr // of the name server, on this bridge only; zero: none
 
 	Overlay    netip.Addr // ours; its /48 is everybody's
@@ -169,7 +172,7 @@ func (b *Bridge) Set(ctx context.Context, c Config) error {
 	}
 	c.Exposed = slices.Clone(c.Exposed)
 	c.Masquerade = slices.Clone(c.Masquerade)
-	c.Cuts = slices.Clone(c.Cuts)
+	c.Cuts = maps.Clone(c.Cuts)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.cfg, b.stale = &c, true

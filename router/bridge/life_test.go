@@ -55,6 +55,7 @@ func TestLife(t *testing.T) {
 	kept := memory{}
 	b := New(Deps{Kernel: k, Journal: kept})
 	c := exposedConfig()
+	c.Told, c.Cuts = 1216, map[netip.AddrPort]int{netip.MustParseAddrPort("192.0.2.2:6784"): 1280}
 
 	ok(t, b.Remove(t.Context())) // nothing there
 	if diff := cmp.Diff(before, world(t, k)); diff != "" {
@@ -343,10 +344,10 @@ func TestRuleset(t *testing.T) {
 	t.Parallel()
 	narrow := testConfig(1)
 	narrow.MSS, narrow.Told = 1326, 1216
-	narrow.Cuts = []Cut{
-		{netip.MustParseAddrPort("192.0.2.2:6784"), 1280},
-		{netip.MustParseAddrPort("192.0.2.3:6783"), 1000},
-		{netip.MustParseAddrPort("[2001:db8::2]:6784"), 1400},
+	narrow.Cuts = map[netip.AddrPort]int{
+		netip.MustParseAddrPort("192.0.2.2:6784"):     1280,
+		netip.MustParseAddrPort("192.0.2.3:6783"):     1000,
+		netip.MustParseAddrPort("[2001:db8::2]:6784"): 1400,
 	}
 	for name, c := range map[string]Config{"hidden": testConfig(1), "exposed": exposedConfig(), "narrow": narrow} {
 		var b strings.Builder

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"sigs.k8s.io/knftables"
@@ -24,12 +26,6 @@ const (
 
 	wholeBit = 0x00800000
 )
-
-// Cut is a way that does not carry every packet of WireGuard whole.
-type Cut struct {
-	Endpoint netip.AddrPort
-	MTU      int // the largest IP packet, in bytes
-}
 
 // pathChains are the rules that change with the paths to peers. They are in a
 // table of their own, which can be written without any effect on the walls.
@@ -50,22 +46,22 @@ func pathChains(c Config) []chain {
 		family: knftables.InetFamily, name: "weft-cut", paths: true,
 		kind: knftables.FilterType, hook: knftables.OutputHook, priority: "mangle",
 	}
-	var maps [2][]string
-	for i, cut := range c.Cuts {
+	var jumps [2][]string
+	for i, ep := range slices.SortedFunc(maps.Keys(c.Cuts), netip.AddrPort.Compare) {
 		one := chain{family: knftables.InetFamily, name: fmt.Sprintf("weft-cut-%d", i), paths: true}
-		one.add(cut.Endpoint.String(), `meta length > %d counter`, cut.MTU)
+		one.add(ep.String(), `meta length > %d counter`, c.Cuts[ep])
 		chains = append(chains, one)
 		f := 0
-		if cut.Endpoint.Addr().Is6() {
+		if ep.Addr().Is6() {
 			f = 1
 		}
-		maps[f] = append(maps[f], fmt.Sprintf("%s . %d : jump %s", cut.Endpoint.Addr().WithZone(""), cut.Endpoint.Port(), one.name))
+		jumps[f] = append(jumps[f], fmt.Sprintf("%s . %d : jump %s", ep.Addr().WithZone(""), ep.Port(), one.name))
 	}
 	for f, proto := range []string{"ip", "ip6"} {
-		if len(maps[f]) > 0 {
+		if len(jumps[f]) > 0 {
 			// All but signals, which measure what is not cut.
 			out.add("cut", `udp sport %d @th,64,8 != %#x %s daddr . udp dport vmap { %s }`,
-				c.Port, signal.First, proto, strings.Join(maps[f], ", "))
+				c.Port, signal.First, proto, strings.Join(jumps[f], ", "))
 		}
 	}
 	if len(out.rules) > 0 {
@@ -130,11 +126,11 @@ func (t *tables) countLocked(ctx context.Context) error {
 
 // renewLocked is called when the counters are to be those of c, from zero; what
 // they said until then is kept for those that stay.
-func (t *tables) renewLocked(c []Cut) {
+func (t *tables) renewLocked(c map[netip.AddrPort]int) {
 	cuts := make(map[netip.AddrPort]counted, len(c))
-	for _, cut := range c {
-		n := t.cuts[cut.Endpoint]
-		cuts[cut.Endpoint] = counted{before: n.before + n.now}
+	for ep := range c {
+		n := t.cuts[ep]
+		cuts[ep] = counted{before: n.before + n.now}
 	}
 	t.cuts = cuts
 }

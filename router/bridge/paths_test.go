@@ -152,7 +152,7 @@ func TestFragmented(t *testing.T) {
 			t.Errorf("(-want +got):\n%s", d)
 		}
 	}
-	set := func(cuts ...Cut) {
+	set := func(cuts map[netip.AddrPort]int) {
 		t.Helper()
 		c.Cuts = cuts
 		ok(t, l.a.bridge.Set(t.Context(), c))
@@ -165,7 +165,7 @@ func TestFragmented(t *testing.T) {
 		l.send(l.a.Kernel, from, to, append([]byte{first}, make([]byte, size-1)...))
 	}
 	count(nil)
-	set(Cut{a, 1000}, Cut{b, 1300})
+	set(map[netip.AddrPort]int{a: 1000, b: 1300})
 	count(map[netip.AddrPort]uint64{a: 0, b: 0})
 	send(a, 4, 1000-28)              // fits
 	send(a, 4, 1001-28)              // does not
@@ -180,7 +180,7 @@ func TestFragmented(t *testing.T) {
 	if len(repaired) > 0 {
 		t.Errorf("what was counted is taken for damage: %q", repaired)
 	}
-	set(Cut{a, 1200}, Cut{b, 1300})
+	set(map[netip.AddrPort]int{a: 1200, b: 1300})
 	send(a, 4, 1100)
 	send(a, 4, 1300)
 	count(map[netip.AddrPort]uint64{a: 3, b: 1})
@@ -193,14 +193,14 @@ func TestFragmented(t *testing.T) {
 	}
 	send(a, 4, 1300)
 	count(map[netip.AddrPort]uint64{a: 4, b: 1})
-	set(Cut{b, 1300})
+	set(map[netip.AddrPort]int{b: 1300})
 	count(map[netip.AddrPort]uint64{b: 1})
-	set()
+	set(nil)
 	count(nil)
 	// Quiet addresses do not depend on it.
 	from := to(netip.MustParseAddr("192.0.2.2"), 6784)
 	ok(t, quieten(t, l.a.bridge, from, time.Minute))
-	set(Cut{a, 1000})
+	set(map[netip.AddrPort]int{a: 1000})
 	if out := l.run(l.a, "nft list set inet weft "+quietIPv4); !strings.Contains(out, "192.0.2.2 . 6784") {
 		t.Errorf("the quiet address is gone:\n%s", out)
 	}

@@ -28,7 +28,7 @@ const (
 type ruleset struct {
 	sets   []set
 	chains []chain
-	cuts   []Cut // that the chains of paths count for
+	cuts   map[netip.AddrPort]int // that the chains of paths count for
 }
 
 // set is a set of nft whose elements come and go: they are no part of what is

@@ -110,7 +110,7 @@ func (t *tables) setTable(ctx context.Context, i int, r ruleset) (repaired []str
 }
 
 // write writes a table. What its counters say is read before.
-func (t *tables) write(ctx context.Context, tx *knftables.Transaction, p tableID, cuts []Cut) error {
+func (t *tables) write(ctx context.Context, tx *knftables.Transaction, p tableID, cuts map[netip.AddrPort]int) error {
 	if p.name == pathsName {
 		t.cutsMu.Lock()
 		defer t.cutsMu.Unlock()

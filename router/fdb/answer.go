@@ -31,8 +31,8 @@ var broadcast = MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 //
 // A probe whether the address is taken (RFC 5227, 4862) is answered: it is.
 // Announcements, what the owner itself asks, questions to one host only, and
-// frames with a VLAN tag are forwarded; so are questions about link-local IPv6
-// addresses, whose answer says whether it is a router, which is not known here.
+// frames with a VLAN tag are forwarded; so are questions about link-local
+// addresses.
 func (t *Table) Answer(frame, dst []byte) (n int, ok bool) {
 	to, from, kind, rest, ok := ether(frame)
 	if !ok || to[0]&1 == 0 || !unicast(from) {
@@ -90,7 +90,7 @@ func (t *Table) answerND(to, from MAC, b, dst []byte) int {
 	}
 	target := netip.AddrFrom16([16]byte(p.body[8:]))
 	src := netip.AddrFrom16([16]byte(p.src))
-	if !target.IsGlobalUnicast() || src.IsMulticast() || src == target ||
+	if target.IsMulticast() || src.IsMulticast() || src == target ||
 		[16]byte(p.dst) != solicitedNode(target) || to != groupMAC6(p.dst) || !p.sound() {
 		return 0
 	}

@@ -30,7 +30,7 @@ func answering() *Table {
 	table := New(Options{})
 	table.Set(remotes(2), []Known{
 		{MAC: owner, At: overlay(2), Addrs: []netip.Addr{
-			netip.MustParseAddr("10.32.0.9"), netip.MustParseAddr("fd00::9"), netip.MustParseAddr("fe80::9"),
+			netip.MustParseAddr("10.32.0.9"), netip.MustParseAddr("fd00::9"), netip.MustParseAddr("fe80::9"), netip.MustParseAddr("169.254.67.83"),
 		}},
 		{MAC: mac(4), At: overlay(3), Addrs: []netip.Addr{netip.MustParseAddr("10.32.0.4")}}, // no remote
 		{MAC: mac(5), At: overlay(2), Addrs: []netip.Addr{netip.MustParseAddr("10.32.0.5")}}, // two claim it
@@ -66,6 +66,7 @@ func TestAnswerARP(t *testing.T) {
 			02aa00000001 02bb00000002 0806 0001 0800 06 04 0002
 			02bb00000002 0a200009 02aa00000001 0a200001`},
 		{"unknown", arp(1, broadcast, asker, asker, "10.32.0.1", "10.32.0.8"), ""},
+		{"the name server", arp(1, broadcast, asker, asker, "10.32.0.1", "169.254.67.83"), ""},
 		{"its host is no remote", arp(1, broadcast, asker, asker, "10.32.0.1", "10.32.0.4"), ""},
 		{"claimed by two", arp(1, broadcast, asker, asker, "10.32.0.1", "10.32.0.5"), ""},
 		{"reply", arp(2, broadcast, asker, asker, "10.32.0.1", "10.32.0.9"), ""},

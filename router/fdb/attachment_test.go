@@ -87,12 +87,21 @@ func TestSettle(t *testing.T) {
 		claims []Claim
 		want   []Known
 	}{
-		{"in order of MAC", []Claim{claim(m2, h1, "10.32.0.2"), claim(m1, h2, "10.32.0.1")},
-			[]Known{{m1, h2, addrs("10.32.0.1")}, {m2, h1, addrs("10.32.0.2")}}},
-		{"a container that moves", []Claim{claim(m1, h1, "10.32.0.1"), claim(m1, h2, "10.32.0.1"), claim(m2, h1, "10.32.0.2")},
-			[]Known{{m2, h1, addrs("10.32.0.2")}}},
-		{"an address claimed twice", []Claim{claim(m1, h1, "10.32.0.1", "10.32.0.9"), claim(m3, h2, "10.32.0.1")},
-			[]Known{{m1, h1, addrs("10.32.0.9")}, {m3, h2, nil}}},
+		{
+			"in order of MAC",
+			[]Claim{claim(m2, h1, "10.32.0.2"), claim(m1, h2, "10.32.0.1")},
+			[]Known{{m1, h2, addrs("10.32.0.1")}, {m2, h1, addrs("10.32.0.2")}},
+		},
+		{
+			"a container that moves",
+			[]Claim{claim(m1, h1, "10.32.0.1"), claim(m1, h2, "10.32.0.1"), claim(m2, h1, "10.32.0.2")},
+			[]Known{{m2, h1, addrs("10.32.0.2")}},
+		},
+		{
+			"an address claimed twice",
+			[]Claim{claim(m1, h1, "10.32.0.1", "10.32.0.9"), claim(m3, h2, "10.32.0.1")},
+			[]Known{{m1, h1, addrs("10.32.0.9")}, {m3, h2, nil}},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := Settle(c.claims); !slices.EqualFunc(got, c.want, Known.Equal) {

@@ -21,8 +21,8 @@ const (
 // Memberships that are kept: for a remote of which there are more, and when
 // there are more in all, frames are flooded.
 const (
-	maxMembers    = 1 << 16
-	maxMembersOne = 1 << 13
+	maxMembers    = 1 << 14
+	maxMembersOne = 1 << 12
 )
 
 // here stands for our own bridge among the remotes.
@@ -56,7 +56,8 @@ type hearing struct {
 
 // group is one multicast group.
 type group struct {
-	members map[member]uint32 // tick of its last report
+	members map[member]uint32  // tick of its last report
+	hosts   map[netip.Addr]int // members at each remote
 	// old is the tick of the last report of a kind that makes other members be
 	// silent, on all hosts: who is a member cannot be known then.
 	old        uint32
@@ -149,11 +150,9 @@ func (g *groups) of(a netip.Addr) (list []netip.Addr, flood bool) {
 		return nil, true
 	case e.generation != g.generation:
 		e.list = append([]netip.Addr(nil), g.always...)
-		seen := make(map[netip.Addr]bool)
-		for m := range e.members {
-			if !seen[m.at] && !g.remotes[m.at].flooded {
-				e.list = append(e.list, m.at)
-				seen[m.at] = true
+		for at := range e.hosts {
+			if !g.remotes[at].flooded {
+				e.list = append(e.list, at)
 			}
 		}
 		e.generation = g.generation
@@ -170,6 +169,7 @@ func (g *groups) heard(m message, mac MAC, at netip.Addr) {
 		return
 	}
 	switch m.kind {
+	case noMessage, isOther:
 	case isRouter:
 		h.router = g.tick
 		g.judgeOne(h)
@@ -211,12 +211,14 @@ func (g *groups) join(h *hearing, a netip.Addr, m member, old bool) {
 			return
 		}
 		if e == nil {
-			e = &group{members: make(map[member]uint32)}
+			e = &group{members: make(map[member]uint32), hosts: make(map[netip.Addr]int)}
 			g.groups[a] = e
 		}
 		h.members++
 		g.total++
-		e.generation = 0
+		if e.hosts[m.at]++; e.hosts[m.at] == 1 {
+			e.generation = 0
+		}
 	}
 	e.members[m] = g.tick
 	if old {
@@ -229,12 +231,20 @@ func (g *groups) leave(h *hearing, a netip.Addr, m member) {
 	if e == nil || e.members[m] == 0 {
 		return
 	}
-	delete(e.members, m)
 	h.members--
-	g.total--
-	e.generation = 0
+	g.drop(e, m)
 	if len(e.members) == 0 && e.old == 0 {
 		delete(g.groups, a)
+	}
+}
+
+// drop removes a member of a group, but not from the count of its remote.
+func (g *groups) drop(e *group, m member) {
+	delete(e.members, m)
+	g.total--
+	if e.hosts[m.at]--; e.hosts[m.at] == 0 {
+		delete(e.hosts, m.at)
+		e.generation = 0
 	}
 }
 
@@ -246,9 +256,7 @@ func (g *groups) forget(drop func(m member, seen uint32) bool) {
 		}
 		for m, seen := range e.members {
 			if drop(m, seen) {
-				delete(e.members, m)
-				g.total--
-				e.generation = 0
+				g.drop(e, m)
 				if h := g.remotes[m.at]; h != nil {
 					h.members--
 				}

@@ -6,9 +6,6 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
-	"time"
-
-	"pgregory.net/rapid"
 )
 
 // rec is a record of a report.
@@ -132,7 +129,7 @@ func answerAll(table *Table, list ...int) {
 const (
 	g4 = "239.1.2.3"
 	g6 = "ff0e::123"
-	gN = "ff02::1:ff00:9"
+	gN = "ff05::1:3"
 )
 
 func TestMembers(t *testing.T) {
@@ -222,7 +219,7 @@ func TestEverywhere(t *testing.T) {
 	other[5]++
 	for name, frame := range map[string][]byte{
 		"broadcast": arp(1, broadcast, asker, asker, "10.32.0.1", "10.32.0.9"), "spanning tree": append([]byte{1, 0x80, 0xc2, 0, 0, 0}, make([]byte, 54)...),
-		"local IPv4": data("224.0.0.251"), "all nodes": data("ff02::1"), "mDNS": data("ff02::fb"), "of the interface": data("ff01::1"),
+		"local IPv4": data("224.0.0.251"), "all nodes": data("ff02::1"), "mDNS": data("ff02::fb"), "neighbour discovery": data("ff02::1:ff00:9"), "of the interface": data("ff01::1"),
 		"IGMP": report(asker, "10.32.0.1", rec{kind: toExclude, group: g4}), "MLD": report(asker, "fe80::1", rec{kind: toExclude, group: g6}),
 		"tagged": tagged(data(g4)), "empty": nil, "short": data(g4)[:33], "short IPv6": data(g6)[:53],
 		"unicast inside": noGroup, "another address": other, "IPv4 in IPv6": data("ff0e::ffff:1.2.3.4")[:20],
@@ -359,101 +356,6 @@ func TestBrokenReports(t *testing.T) {
 	goes(t, table, data(g4), 2)
 	table.Snoop(tagged(report(mac(1), "10.32.0.1", rec{kind: recordExclude, group: "239.9.9.9"})), overlay(2))
 	goes(t, table, data("239.9.9.9"))
-}
-
-// Whatever hosts do, everybody who answered a query gets the group for as long
-// as RFC 3376 says, and one who left without being wanted does not.
-func TestGroupsTwin(t *testing.T) {
-	all := []string{g4, "239.1.2.4", g6, gN}
-	type wish struct {
-		at    int
-		who   MAC
-		group string
-	}
-	rapid.Check(t, func(t *rapid.T) {
-		table, c := New(Options{}), newClock()
-		table = New(Options{Now: c.now})
-		table.Set(remotes(2, 3, 4), nil)
-		wishes := map[wish]time.Time{}
-		answered := map[int][2]time.Time{}
-		drawWish := rapid.Custom(func(t *rapid.T) wish {
-			at := rapid.IntRange(2, 4).Draw(t, "at")
-			return wish{at, mac(at*10 + rapid.IntRange(0, 1).Draw(t, "who")), rapid.SampledFrom(all).Draw(t, "group")}
-		})
-		say := func(w wish, kind byte) {
-			sender := "10.32.0.1"
-			if netip.MustParseAddr(w.group).Is6() {
-				sender = "fe80::1"
-			}
-			table.Snoop(report(w.who, sender, rec{kind: kind, group: w.group}), overlay(w.at))
-		}
-		t.Repeat(map[string]func(*rapid.T){
-			"join": func(t *rapid.T) {
-				w := drawWish.Draw(t, "wish")
-				say(w, toExclude)
-				wishes[w] = c.at
-			},
-			"leave": func(t *rapid.T) {
-				w := drawWish.Draw(t, "wish")
-				say(w, toInclude)
-				delete(wishes, w)
-			},
-			"answer": func(t *rapid.T) {
-				w := drawWish.Draw(t, "wish")
-				say(w, recordExclude)
-				wishes[w] = c.at
-				a := answered[w.at]
-				if a[0].IsZero() {
-					a[0] = c.at
-				}
-				answered[w.at] = [2]time.Time{a[0], c.at}
-			},
-			"pass": func(t *rapid.T) {
-				c.seconds(time.Duration(rapid.IntRange(0, 200).Draw(t, "seconds")))
-				table.Sweep()
-				for w, at := range wishes {
-					if c.at.Sub(at) > membership*time.Second {
-						delete(wishes, w)
-					}
-				}
-				for n, a := range answered {
-					if c.at.Sub(a[1]) > membership*time.Second {
-						delete(answered, n)
-					}
-				}
-			},
-			"": func(t *rapid.T) {
-				for _, g := range all {
-					var want []netip.Addr
-					flooded := 0
-					for n := 2; n <= 4; n++ {
-						a, ok := answered[n]
-						flood := !ok || c.at.Sub(a[0]) <= settling*time.Second
-						if flood {
-							flooded++
-						}
-						for w := range wishes {
-							flood = flood || w.at == n && w.group == g
-						}
-						if flood {
-							want = append(want, overlay(n))
-						}
-					}
-					list, flood := table.Members(data(g))
-					if flood {
-						if flooded != 3 {
-							t.Fatalf("%s is flooded, want %v", g, want)
-						}
-						continue
-					}
-					list = slices.SortedFunc(slices.Values(list), netip.Addr.Compare)
-					if !slices.Equal(list, want) {
-						t.Fatalf("%s goes to %v, want %v", g, list, want)
-					}
-				}
-			},
-		})
-	})
 }
 
 func TestMembersAllocatesNothing(t *testing.T) {

@@ -152,21 +152,16 @@ func (r record) joins() bool {
 func (r record) leaves() bool { return r.kind == toInclude && r.sources == 0 }
 
 // pruned says whether frames to this group go to its members alone. What has
-// link-local scope goes everywhere (RFC 4541, sections 2.1.2 and 3), but for
-// the groups of neighbour discovery, of which there is one per address.
+// link-local scope goes everywhere (RFC 4541, sections 2.1.2 and 3). That goes
+// for neighbour discovery, too: a report that was lost would make an address
+// unreachable until the next query.
 func pruned(g netip.Addr) bool {
 	if g.Is4() {
 		a := g.As4()
 		return g.IsMulticast() && [3]byte(a[:]) != [3]byte{224, 0, 0}
 	}
 	a := g.As16()
-	switch {
-	case a[0] != 0xff || a[1]&15 < 2:
-		return false
-	case a[1]&15 == 2:
-		return a == solicitedNode(g)
-	}
-	return !g.Is4In6()
+	return a[0] == 0xff && a[1]&15 > 2
 }
 
 // groupOf returns the pruned group that a frame goes to. ok is false for what

@@ -94,7 +94,9 @@ func New(o Options) *Table {
 // the lists afterwards. What was learnt about remotes that are gone goes, too.
 //
 // An attachment counts while its host is a remote. An address that two hosts
-// claim is nobody's: a MAC is learnt then, and questions are forwarded.
+// claim is nobody's: a MAC is learnt then, and questions are forwarded. So are
+// those about link-local addresses: the name server has one, and of an IPv6 one
+// the answer would have to say whether it is a router's.
 func (t *Table) Set(remotes []Remote, known []Known) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -151,7 +153,9 @@ func makeState(remotes []Remote, known []Known) *state {
 			continue
 		}
 		for _, a := range k.Addrs {
-			a = a.Unmap()
+			if a = a.Unmap(); !a.IsGlobalUnicast() {
+				continue
+			}
 			if other, ok := s.owners[a]; ok && other != k.MAC {
 				s.owners[a] = MAC{} // two say it is theirs
 				continue
@@ -202,7 +206,7 @@ func (t *Table) Learn(m MAC, from netip.Addr) {
 	}
 	at, id, found := s.learnt.find(mac)
 	if found && s.remotes[id].Overlay == from {
-		at.touch(t.tick.Load())
+		s.learnt.touch(at, t.tick.Load())
 		return
 	}
 	id, ok := s.ids[from]
@@ -228,7 +232,7 @@ func (t *Table) learn(mac uint64, from netip.Addr) {
 	if at, is, ok := s.learnt.find(mac); ok {
 		switch {
 		case is == id:
-			at.touch(tick)
+			s.learnt.touch(at, tick)
 		case s.learnt.full(id, math.MaxInt64, t.share):
 			s.learnt.remove(at) // it is not where it was
 			t.refused.Add(1)
@@ -287,16 +291,15 @@ func (t *Table) Sweep() {
 	t.tick.Store(tick)
 	t.mu.Lock()
 	s := t.state.Load()
-	for i := range s.learnt.slot {
-		at := &s.learnt.slot[i]
-		if w := at.word.Load(); w == empty || w == deleted {
+	for at := range s.learnt.word {
+		if w := s.learnt.word[at].Load(); w == empty || w == deleted {
 			continue
 		}
-		if seen := at.seen.Load(); tick > seen && tick-seen > t.age {
+		if seen := s.learnt.seen[at].Load(); tick > seen && tick-seen > t.age {
 			s.learnt.remove(at)
 		}
 	}
-	if gone := s.learnt.used - int(s.learnt.live.Load()); gone > len(s.learnt.slot)/4 {
+	if gone := s.learnt.used - int(s.learnt.live.Load()); gone > len(s.learnt.word)/4 {
 		t.renew(s)
 	}
 	t.mu.Unlock()

@@ -28,6 +28,7 @@ func (k *Kernel) FDB(link string) ([]FDB, error) {
 			continue
 		}
 		e := FDB{Dst: toAddr(n.IP), Permanent: n.State&netlink.NUD_PERMANENT != 0}
+		e.Fixed = !e.Permanent && n.State&netlink.NUD_NOARP != 0
 		copy(e.MAC[:], n.HardwareAddr)
 		entries = append(entries, e)
 	}
@@ -62,12 +63,15 @@ func toNeigh(l netlink.Link, f FDB) *netlink.Neigh {
 		LinkIndex:    l.Attrs().Index,
 		Family:       unix.AF_BRIDGE,
 		Flags:        netlink.NTF_SELF,
-		State:        netlink.NUD_NOARP | netlink.NUD_REACHABLE,
+		State:        netlink.NUD_REACHABLE,
 		HardwareAddr: net.HardwareAddr(f.MAC[:]),
 		IP:           f.Dst.AsSlice(),
 	}
-	if f.Permanent {
+	switch {
+	case f.Permanent:
 		n.State = netlink.NUD_NOARP | netlink.NUD_PERMANENT
+	case f.Fixed:
+		n.State |= netlink.NUD_NOARP
 	}
 	return n
 }

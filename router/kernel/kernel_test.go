@@ -272,12 +272,19 @@ func TestWatch(t *testing.T) {
 		e.await(t, s.what, func() bool { return e.seen&s.want != 0 })
 	}
 
-	// What is learnt is no event: traffic makes it, as much as it likes.
+	// What is learnt is no event: traffic makes it, as much as it likes. Nor is
+	// what the kernel was told of attachments, which come and go all the time.
+	ok(t, k.AddBridge("weft", testMAC, 1370))
+	ok(t, k.SetMaster("weft-vx", "weft"))
+	ok(t, k.AddRule(kernel.Rule{Priority: 702, SuppressPrefix: -1})) // comes after
+	e.await(t, "port", func() bool { return e.seen&kernel.RuleChanged != 0 })
 	e.mu.Lock()
 	e.seen = 0
 	e.mu.Unlock()
 	for i := range 100 {
-		ok(t, k.AddFDB("weft-vx", kernel.FDB{MAC: kernel.MAC{0x02, byte(i)}, Dst: netip.MustParseAddr("fd77:6566:7400::2")}))
+		ok(t, k.AddFDB("weft-vx", kernel.FDB{MAC: kernel.MAC{0x02, byte(i)}, Dst: netip.MustParseAddr("fd77:6566:7400::2"), Fixed: i%2 == 0}))
+		ok(t, k.AddBridgeFDB("weft-vx", kernel.MAC{0x02, byte(i)}))
+		ok(t, k.AddNeighbour("weft", kernel.Neighbour{Addr: netip.AddrFrom4([4]byte{10, 32, 0, byte(i)}), MAC: kernel.MAC{0x02, byte(i)}}))
 	}
 	ok(t, k.AddRule(kernel.Rule{Priority: 701, SuppressPrefix: -1})) // comes after
 	e.await(t, "fence", func() bool { return e.seen&kernel.RuleChanged != 0 })

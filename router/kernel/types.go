@@ -85,6 +85,26 @@ type FDB struct {
 	MAC       MAC // zero: for broadcast, unknown and multicast
 	Dst       netip.Addr
 	Permanent bool
+	// Fixed is for an entry that was not learnt: it stays where it is, and
+	// frames from its MAC that come from elsewhere are dropped.
+	Fixed bool
+}
+
+// BridgeFDB is what a bridge knows of one MAC address that is behind a port,
+// not the port's own.
+type BridgeFDB struct {
+	MAC  MAC
+	Port int // index of the port
+	// Told is for an entry that was not learnt. It does not age; when a frame
+	// from its MAC comes through another port, it becomes a learnt one there.
+	Told bool
+}
+
+// Neighbour is an IPv4 neighbour that the kernel was told of: it does not ask
+// for it.
+type Neighbour struct {
+	Addr netip.Addr
+	MAC  MAC
 }
 
 // VXLAN says how a VXLAN device is made (RFC 7348). It sends and accepts zero

@@ -55,6 +55,10 @@ type link struct {
 	fdb   []kernel.FDB
 	peer  *link // of a veth
 	home  *Fake
+
+	neighbours []kernel.Neighbour
+	behind     []kernel.BridgeFDB // of a bridge port
+	proxyARP   bool               // of a bridge port
 }
 
 // New returns an empty namespace of a machine of its own.

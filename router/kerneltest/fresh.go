@@ -2,10 +2,7 @@ package kerneltest
 
 import (
 	"os"
-	"runtime"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/router/kernel"
 )
@@ -28,41 +25,13 @@ func NeedRoot(t testing.TB) {
 func Fresh(t testing.TB) *kernel.Kernel {
 	t.Helper()
 	NeedRoot(t)
-	type result struct {
-		k   *kernel.Kernel
-		err error
+	k, err := kernel.Fresh()
+	if err == nil {
+		err = k.SetUp("lo", true)
 	}
-	c := make(chan result, 1)
-	var unshare func()
-	unshare = func() {
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			// The first thread cannot die, and would stay in the namespace.
-			defer runtime.UnlockOSThread()
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				unshare()
-			}()
-			<-done
-			return
-		}
-		// Locked for ever: the thread dies with the goroutine.
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			c <- result{nil, err}
-			return
-		}
-		k, err := kernel.New()
-		if err == nil {
-			err = k.SetUp("lo", true)
-		}
-		c <- result{k, err}
+	if err != nil {
+		t.Fatalf("make a network namespace: %v", err)
 	}
-	go unshare()
-	r := <-c
-	if r.err != nil {
-		t.Fatalf("make a network namespace: %v", r.err)
-	}
-	t.Cleanup(func() { _ = r.k.Close() })
-	return r.k
+	t.Cleanup(func() { _ = k.Close() })
+	return k
 }

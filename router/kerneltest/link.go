@@ -160,6 +160,7 @@ func (f *Fake) remove(l *link) {
 	for _, x := range f.links {
 		if x.Master == l.Index {
 			x.Master = 0
+			x.leave()
 		}
 	}
 	f.dropRoutes(func(r kernel.Route) bool { return r.Link == l.Name })
@@ -182,6 +183,9 @@ func (f *Fake) SetUp(name string, up bool) error {
 			return nil
 		}
 		l.Up = up
+		if !up {
+			l.neighbours = nil
+		}
 		if up {
 			f.did(kernel.LinkChanged, "ip link set %s up", name)
 			return nil
@@ -216,6 +220,7 @@ func (f *Fake) SetMaster(name, master string) error {
 	return f.change(name, func(l *link) error {
 		if master == "" {
 			l.Master = 0
+			l.leave()
 			f.did(kernel.LinkChanged, "ip link set %s nomaster", name)
 			return nil
 		}
@@ -225,6 +230,9 @@ func (f *Fake) SetMaster(name, master string) error {
 		}
 		if m.Kind != "bridge" {
 			return syscall.EOPNOTSUPP
+		}
+		if l.Master != m.Index {
+			l.leave()
 		}
 		l.Master = m.Index
 		f.did(kernel.LinkChanged, "ip link set %s master %s", name, master)

@@ -16,6 +16,9 @@ type World interface {
 	Routes(table int) ([]kernel.Route, error)
 	Rules() ([]kernel.Rule, error)
 	FDB(link string) ([]kernel.FDB, error)
+	BridgeFDB(bridge string) ([]kernel.BridgeFDB, error)
+	Neighbours(link string) ([]kernel.Neighbour, error)
+	ProxyARP(port string) (bool, error)
 }
 
 // String prints the namespace, see [Print].
@@ -101,22 +104,57 @@ func printLink(b *strings.Builder, w World, l kernel.Link, names map[int]string)
 			fmt.Fprintf(b, "ip addr add %s dev %s\n", p, l.Name)
 		}
 	}
-	if l.Kind != "vxlan" {
-		return nil
-	}
-	entries, err := w.FDB(l.Name)
+	lines, err := told(w, l, names)
 	if err != nil {
 		return err
-	}
-	var lines []string
-	for _, e := range entries {
-		lines = append(lines, commandFDB("append", l.Name, e))
 	}
 	slices.Sort(lines)
 	for _, line := range lines {
 		fmt.Fprintln(b, line)
 	}
 	return nil
+}
+
+// told are the commands of entries that nobody learnt, but for those of VXLAN
+// devices.
+func told(w World, l kernel.Link, names map[int]string) (lines []string, err error) {
+	if l.Kind == "vxlan" {
+		entries, err := w.FDB(l.Name)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			lines = append(lines, commandFDB("append", l.Name, e))
+		}
+	}
+	if l.Master != 0 {
+		on, err := w.ProxyARP(l.Name)
+		if err != nil {
+			return nil, err
+		}
+		if on {
+			lines = append(lines, commandProxyARP(l.Name, on))
+		}
+	}
+	if l.Kind == "bridge" {
+		entries, err := w.BridgeFDB(l.Name)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if e.Told {
+				lines = append(lines, commandBridgeFDB("replace", names[e.Port], e.MAC))
+			}
+		}
+	}
+	neighbours, err := w.Neighbours(l.Name)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range neighbours {
+		lines = append(lines, commandNeighbour("replace", l.Name, n))
+	}
+	return lines, nil
 }
 
 func commandAdd(l kernel.Link) string {
@@ -142,7 +180,11 @@ func commandAdd(l kernel.Link) string {
 
 func commandFDB(verb, link string, e kernel.FDB) string {
 	s := fmt.Sprintf("bridge fdb %s %s dev %s dst %s", verb, e.MAC, link, e.Dst)
-	if !e.Permanent {
+	switch {
+	case e.Permanent:
+	case e.Fixed:
+		s += " static"
+	default:
 		s += " dynamic"
 	}
 	return s

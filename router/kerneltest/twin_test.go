@@ -39,6 +39,11 @@ type namespace interface {
 	DelRoute(r kernel.Route) error
 	AddRule(r kernel.Rule) error
 	DelRule(r kernel.Rule) error
+	AddBridgeFDB(port string, m kernel.MAC) error
+	DelBridgeFDB(port string, m kernel.MAC) error
+	AddNeighbour(link string, n kernel.Neighbour) error
+	DelNeighbour(link string, a netip.Addr) error
+	SetProxyARP(port string, on bool) error
 	AddFDB(link string, f kernel.FDB) error
 	DelFDB(link string, f kernel.FDB) error
 	Sysctl(key string) (string, error)
@@ -62,15 +67,17 @@ var (
 	peer2  = netip.MustParseAddr("fd77:6566:7400::3")
 )
 
-// Each case does something to a host and a container, and says how both look
+// twin does something to a host and a container, and says how both look
 // afterwards.
+type twin struct {
+	name string
+	do   func(t *testing.T, host, guest namespace)
+	host string
+	in   string // the container
+}
+
 func TestTwins(t *testing.T) {
-	tests := []struct {
-		name string
-		do   func(t *testing.T, host, guest namespace)
-		host string
-		in   string // the container
-	}{
+	tests := append(told(), []twin{
 		{
 			name: "nothing",
 			do:   func(*testing.T, namespace, namespace) {},
@@ -362,7 +369,7 @@ func TestTwins(t *testing.T) {
 				ok(t, host.DelLink("wv2"))
 			},
 		},
-	}
+	}...)
 	for _, tt := range tests {
 		run := func(t *testing.T, host, guest namespace) {
 			tt.do(t, host, guest)

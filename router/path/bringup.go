@@ -13,6 +13,8 @@ const (
 	// each other's handshake.
 	answerWait   = 2500 * time.Millisecond
 	answerJitter = time.Second
+	// resumeJitter keeps two hosts that start in one moment apart.
+	resumeJitter = 100 * time.Millisecond
 
 	// settleTime is how long the initiator waits after an introduction that
 	// met a tunnel already begun: the other end forgets what it has when it
@@ -45,6 +47,10 @@ const (
 	// somebody else's address.
 	silentGap = 5 * time.Second
 
+	// briskTime is how long after a loss tries, and probes between them, go on
+	// once a second.
+	briskTime = 15 * time.Second
+
 	maxYields = 2  // between two tries
 	bindTries = 20 // so many of them go along with binds
 )
@@ -52,6 +58,7 @@ const (
 // bringUp is a search for a route that carries a handshake.
 type bringUp struct {
 	initiator bool
+	begun     time.Time
 	tries     int
 	readds    int
 	due       time.Time // next try; zero: none
@@ -62,8 +69,10 @@ type bringUp struct {
 	rebind    time.Time // when to bind anew; zero: done
 	counts    map[netip.AddrPort]int
 	learnt    netip.AddrPort // where the peer's own try came from; zero: nowhere
-	former    netip.AddrPort // what carried the tunnel until it was lost, to be tried first
+	stood     netip.AddrPort // what carried the tunnel until it was lost or died
+	former    netip.AddrPort // that, when nothing is wrong with it: to be tried first
 	tried     map[netip.AddrPort]time.Time
+	once      bool // the next try is the only one until answerWait is over
 }
 
 func (m *Machine) start(now time.Time, e Start) []Action {
@@ -82,6 +91,12 @@ func (m *Machine) start(now time.Time, e Start) []Action {
 	m.begin(now, e.Delay)
 	if !e.Handshake.IsZero() {
 		return []Action{Readd{}} // a predecessor's, with an old endpoint
+	}
+	if e.Resumed && !m.up.initiator {
+		// The other end does not know that its session is dead: one try of our
+		// own. Should both have restarted and this one collide with the other's,
+		// its next try meets no other of ours.
+		m.up.due, m.up.once = now.Add(e.Delay+m.rand(resumeJitter)), true
 	}
 	return nil
 }
@@ -118,9 +133,10 @@ func (m *Machine) begin(now time.Time, delay time.Duration) {
 	m.punch.disarm()
 	m.pulse.forget()
 	u := &m.up
-	u.tries, u.readds, u.last, u.counts = 0, 0, time.Time{}, make(map[netip.AddrPort]int)
+	u.begun = now
+	u.tries, u.readds, u.last, u.once, u.counts = 0, 0, time.Time{}, false, make(map[netip.AddrPort]int)
 	u.tried = make(map[netip.AddrPort]time.Time)
-	u.learnt, u.former = netip.AddrPort{}, netip.AddrPort{}
+	u.learnt, u.former, u.stood = netip.AddrPort{}, netip.AddrPort{}, netip.AddrPort{}
 	u.due = now.Add(delay)
 	u.relays = u.due.Add(directFirst)
 	u.rebind = u.relays.Add(-bindFirst)
@@ -227,6 +243,7 @@ func (m *Machine) lost(now time.Time, why string) []Action {
 	do := m.note(now, Route{}, Pending, why)
 	m.up.initiator = m.decider
 	do = append(do, m.beginAgain(now)...)
+	m.up.stood = former.Endpoint
 	m.up.former = former.Endpoint // nothing is wrong with it
 	if former.Relayed() {
 		m.up.relays = m.up.due
@@ -237,9 +254,11 @@ func (m *Machine) lost(now time.Time, why string) []Action {
 // lose begins again because nothing carries packets. The session is kept: the
 // fault may be over soon.
 func (m *Machine) lose(now time.Time, why string, initiator bool) []Action {
+	former := m.route
 	do := m.note(now, Route{}, Pending, why)
 	m.up.initiator = initiator
 	m.begin(now, 0)
+	m.up.stood = former.Endpoint
 	m.up.relays, m.up.rebind = now, now
 	return do
 }

@@ -84,7 +84,7 @@ func TestChoice(t *testing.T) {
 				if r.machine.Status().OneWay {
 					t.Error("one way, after 2 s already")
 				}
-				r.run(1500 * time.Millisecond)
+				r.run(400 * time.Millisecond)
 				if !r.machine.Status().OneWay {
 					t.Error("not one way")
 				}
@@ -93,10 +93,10 @@ func TestChoice(t *testing.T) {
 			[]string{
 				"1s rebind R",
 				"1s rebind S",
-				"3.7s quiet one for 300ms",
-				"3.7s endpoint R",
-				"3.7s initiate",
-				"3.7s changed: established one -> established R: one way: packets come, none of ours is answered",
+				"2.5s quiet one for 300ms",
+				"2.5s endpoint R",
+				"2.5s initiate",
+				"2.5s changed: established one -> established R: one way: packets come, none of ours is answered",
 			},
 		},
 		{

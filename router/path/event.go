@@ -20,6 +20,9 @@ type Start struct {
 	Endpoint netip.AddrPort
 	// Delay is this peer's share of [Spread].
 	Delay time.Duration
+	// Resumed says that a former run of this daemon knew the peer, so that it
+	// may go on sending into a session that ended with that run.
+	Resumed bool
 }
 
 // Introduced says that an introduction with the peer succeeded.

@@ -33,7 +33,7 @@ func TestAnyEvents(t *testing.T) {
 		books := newBooks(t)
 		for range rapid.IntRange(1, 120).Draw(t, "events") {
 			var e Event
-			switch rapid.IntRange(0, 15).Draw(t, "kind") {
+			switch rapid.IntRange(0, 16).Draw(t, "kind") {
 			case 0:
 				e = Start{Candidates: endpoints.Draw(t, "list"), Endpoint: endpoint.Draw(t, "at"), Handshake: now.Add(-time.Duration(rapid.IntRange(0, 200).Draw(t, "age")) * time.Second)}
 			case 1:
@@ -75,6 +75,8 @@ func TestAnyEvents(t *testing.T) {
 				e = Moved{}
 			case 15:
 				e = Idle{time.Duration(rapid.IntRange(-1, 700).Draw(t, "idle")) * time.Second}
+			case 16:
+				e = Alive(rapid.Bool().Draw(t, "alive"))
 			}
 			books.enter(now, e, m.Step(now, e))
 			if err := m.check(now); err != nil {

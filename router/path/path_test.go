@@ -106,6 +106,12 @@ func TestStep(t *testing.T) {
 			{3199 * ms, Tick{}, "pending"},
 			{3200 * ms, Tick{}, "endpoint 192.0.2.1:6784, initiate; connecting"},
 		}},
+		{"a host that was restarted tries once at once, whoever decides", false, []step{
+			{0, Start{Candidates: []netip.AddrPort{one}, Delay: 100 * ms, Resumed: true}, "pending"},
+			{100 * ms, Tick{}, "endpoint 192.0.2.1:6784, initiate; connecting"},
+			{2599 * ms, Tick{}, "connecting"}, // the decider may have restarted, too
+			{2600 * ms, Tick{}, "endpoint 192.0.2.1:6784, initiate; connecting"},
+		}},
 		{"a tunnel that outlived the daemon is left alone", true, []step{
 			{0, Start{Candidates: both, Handshake: epoch.Add(-179 * s)}, "established"},
 			{500 * ms, at(-179 * s), "established"},

@@ -101,6 +101,8 @@ func (m *Machine) asking(now time.Time, c *candidate) {
 // 0: not until something happens.
 func (m *Machine) probeAgain(now time.Time, c *candidate) time.Duration {
 	switch {
+	case m.state != Established && m.brisk(now) && c.endpoint == m.up.stood:
+		return probeGap
 	case m.state != Established:
 		return c.double(maxProbeGap)
 	case m.pulse.streak >= doubtStreak:
@@ -218,7 +220,11 @@ func (m *Machine) asked(now time.Time, ep netip.AddrPort) {
 	}
 	c := m.ends.hint(now, ep, m.route.Endpoint)
 	if m.started && !within(now, c.answered, freshAnswer) && m.route.Endpoint != ep {
-		c.gap = 0
+		// Two ends that both began anew for the other's probes would never
+		// become rare. What stands directly is only compared.
+		if !m.route.Direct() {
+			c.gap = 0
+		}
 		c.due = first(c.due, c.soonest(now))
 	}
 }

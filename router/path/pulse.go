@@ -13,8 +13,9 @@ const (
 	renewGap = time.Second
 
 	burst = 16 // lost in a row, without a byte from the peer: dead
-	// oneWayBurst lost in a row are a death although bytes come from the peer.
-	oneWayBurst = 2 * burst
+	// oneWayBurst lost in a row are a death although bytes come from the peer. At
+	// 30 % loss each way that is wrong for one of a thousand pairs in 5 minutes.
+	oneWayBurst = burst + 4
 
 	// A ping is missed after 3 RTT, within these bounds; in a burst, where
 	// others follow it, after less.
@@ -40,6 +41,7 @@ type pulse struct {
 	lostAt  []time.Time   // when these were sent, the last oneWayBurst of them
 	answer  time.Time     // when the last answer came
 	rtt     time.Duration // smoothed; 0: not known on this route
+	floor   floor         // of rtt as measured on this route
 	sent    uint64
 	lost    uint64
 	results uint64 // one bit for each of the last 64: lost
@@ -54,7 +56,7 @@ type sent struct {
 // forget drops what was measured of a route that was left.
 func (p *pulse) forget() {
 	p.flying, p.lostAt = p.flying[:0], p.lostAt[:0]
-	p.streak, p.rtt, p.anxious = 0, 0, false
+	p.streak, p.rtt, p.anxious, p.floor = 0, 0, false, floor{}
 	p.last = time.Time{}
 }
 
@@ -87,6 +89,7 @@ func (p *pulse) echo(now time.Time, number uint64, rtt time.Duration) bool {
 		p.rtt = rtt
 	}
 	p.rtt += (rtt - p.rtt) / 8
+	p.floor.add(now, rtt)
 	return true
 }
 

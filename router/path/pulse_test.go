@@ -18,9 +18,9 @@ func TestPulse(t *testing.T) {
 		{"15 lost", 0, burstGap, burst - 1, alive},
 		{"16 lost", 0, burstGap, burst, dead},
 		{"16 lost, and a byte in between", 3 * time.Second, burstGap, burst, alive},
-		{"31 lost, and a byte before the last 16", 2 * time.Second, burstGap, oneWayBurst - 1, dead},
-		{"31 lost, and bytes all the time", time.Hour, burstGap, oneWayBurst - 1, alive},
-		{"32 lost, and bytes all the time", time.Hour, burstGap, oneWayBurst, oneWay},
+		{"19 lost, and a byte before the last 16", 1700 * time.Millisecond, burstGap, oneWayBurst - 1, dead},
+		{"19 lost, and bytes all the time", time.Hour, burstGap, oneWayBurst - 1, alive},
+		{"20 lost, and bytes all the time", time.Hour, burstGap, oneWayBurst, oneWay},
 		{"100 lost", 0, burstGap, 100, dead},
 	} {
 		var p pulse

@@ -56,7 +56,7 @@ func anyFaults(t *rapid.T) {
 		at := ms("at", int(end/time.Millisecond))
 		until := min(end, at+ms("for", 40_000))
 		l := links[pick("link", len(links)-1)]
-		kind := rapid.SampledFrom([]string{"cut", "one way", "loss", "slow", "relay", "restart", "remap", "introduction", "candidates"}).Draw(t, "kind")
+		kind := rapid.SampledFrom([]string{"cut", "one way", "loss", "slow", "relay", "restart", "remap", "introduction", "candidates", "gossip"}).Draw(t, "kind")
 		fault(p, kind, at, until, l, pick("who", 1), pick("percent", 60))
 	}
 	// What stays broken: anything, as long as something is left.
@@ -243,8 +243,18 @@ func fault(p *pair, kind string, at, until time.Duration, l [2]string, who, perc
 				})
 			}
 		})
+	case "gossip": // takes both daemons for dead
+		for _, h := range p.hosts {
+			between(func() { h.tellAlive(false) }, func() { h.tellAlive(true) })
+		}
 	case "candidates":
 		between(func() { h.tell(nil) }, func() { h.tell(h.peer().lists) })
+	}
+}
+
+func (h *simHost) tellAlive(is bool) {
+	if h.started {
+		h.step(Alive(is))
 	}
 }
 

@@ -184,9 +184,6 @@ func (m *Machine) leaveRelay(now time.Time) []Action {
 	if !m.leads(now) || !m.route.Relayed() || m.move.on() && (m.relays.gone.IsZero() || m.move.echoed) {
 		return nil
 	}
-	if m.relays.stale && m.pulse.streak > 0 {
-		return m.handshakeNow(now)
-	}
 	if reached(now, m.relays.gone) || !m.relays.gone.IsZero() && (m.pulse.streak > 0 || m.move.on()) {
 		m.relays.gone = time.Time{}
 		if to, ok := m.alternative(now, now.Add(-freshAnswer)); ok {
@@ -205,6 +202,9 @@ func (m *Machine) leaveRelay(now time.Time) []Action {
 			}
 			return m.switchTo(now, better.Route, why, true)
 		}
+	}
+	if m.relays.stale && m.pulse.streak > 0 {
+		return m.handshakeNow(now)
 	}
 	return nil
 }

@@ -23,6 +23,9 @@ type Status struct {
 	Tries    int // since bring-up began
 	// RTT through the tunnel, smoothed; 0: not measured on this route.
 	RTT time.Duration
+	// LeastRTT is the least that was measured on this route lately; 0: not
+	// measured.
+	LeastRTT time.Duration
 	// Loss is the share of the last 64 pings that were not answered, 0 to 1.
 	Loss       float64
 	Pings      uint64 // sent since New
@@ -49,7 +52,7 @@ func (m *Machine) Status() Status {
 	s := Status{
 		State: m.state, Since: m.since,
 		Route: m.route, Endpoint: m.route.Endpoint, Tries: m.up.tries,
-		RTT: m.pulse.rtt, Loss: m.pulse.loss(), Pings: m.pulse.sent, Unanswered: m.pulse.lost,
+		RTT: m.pulse.rtt, LeastRTT: m.pulse.floor.least(), Loss: m.pulse.loss(), Pings: m.pulse.sent, Unanswered: m.pulse.lost,
 		OneWay: m.oneWay(), Changes: m.history.count, History: slices.Clone(m.history.last),
 	}
 	for _, c := range m.ends {

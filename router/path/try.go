@@ -94,10 +94,16 @@ func (m *Machine) try(now time.Time) (Route, bool) {
 		routes := len(m.ends) + len(m.relays.list)
 		gap = min(tryGap<<min((u.tries-2)/max(routes, minPass), 5), maxGap)
 	}
+	if m.brisk(now) {
+		gap = min(gap, tryGap)
+	}
 	if u.initiator {
 		gap += m.rand(gap / 4)
 	} else { // leave it the time for a round trip, out of step
 		gap += gap + m.rand(gap)
+	}
+	if u.once {
+		u.once, gap = false, answerWait+m.rand(answerJitter)
 	}
 	u.due = now.Add(gap)
 	if len(m.relays.list) > 0 && u.relays.After(now.Add(firstGap)) && u.relays.Before(u.due) {
@@ -105,6 +111,13 @@ func (m *Machine) try(now time.Time) (Route, bool) {
 	}
 	m.enter(now, Connecting)
 	return m.route, true
+}
+
+// brisk reports whether a tunnel that stood was lost so lately that the network
+// may be back any moment. In a large cluster, whose pings are rare, so many tries
+// at once would be a storm.
+func (m *Machine) brisk(now time.Time) bool {
+	return m.up.stood.IsValid() && m.idle <= DefaultIdle && within(now, m.up.begun, briskTime)
 }
 
 // options are the routes to choose from, best first: relays and the peer's own

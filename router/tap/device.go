@@ -20,8 +20,12 @@ const (
 	offloadUDP = unix.TUN_F_USO4 | unix.TUN_F_USO6 // since Linux 6.2
 )
 
-// errGone says that the device was deleted under an open file.
-var errGone = errors.New("the device is gone")
+// What the kernel says of a device and of frames for it.
+var (
+	errGone    = errors.New("the device was deleted")
+	errDown    = errors.New("the device is down")
+	errRefused = errors.New("the kernel does not take this super-frame")
+)
 
 // file is an open TAP device, or what a test has in its place: one frame per
 // system call, each behind an [offload.Header], and nothing that blocks.
@@ -145,11 +149,10 @@ func (f *file) writev(v []unix.Iovec) error {
 	}
 	for {
 		_, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(f.fd), uintptr(unsafe.Pointer(unsafe.SliceData(v))), uintptr(len(v)))
-		switch errno {
-		case 0:
+		if errno == 0 {
 			return nil
-		case unix.EINTR:
-		default:
+		}
+		if errno != unix.EINTR {
 			return asError(errno)
 		}
 	}
@@ -157,17 +160,14 @@ func (f *file) writev(v []unix.Iovec) error {
 
 // asError avoids that errors which come often are allocated each time.
 func asError(errno syscall.Errno) error {
-	switch errno {
-	case unix.EINVAL:
-		return unix.EINVAL
-	case unix.EIO:
-		return unix.EIO
-	case unix.EBADFD:
-		return errGone
-	case unix.EAGAIN:
-		return unix.EAGAIN
-	case unix.ENOBUFS, unix.ENOMEM:
-		return unix.ENOBUFS
+	known := [...]struct {
+		errno syscall.Errno
+		err   error
+	}{{unix.EINVAL, errRefused}, {unix.EIO, errDown}, {unix.EBADFD, errGone}}
+	for _, x := range known {
+		if x.errno == errno {
+			return x.err
+		}
 	}
 	return errno
 }

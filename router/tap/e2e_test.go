@@ -64,7 +64,7 @@ func TestStream(t *testing.T) {
 	for _, m := range []Mode{Auto, Off} {
 		t.Run(m.String(), func(t *testing.T) {
 			a, b, x, y := couple(t, Options{Offload: m})
-			const n = 64 << 20
+			const n = 16 << 20
 			took := stream(t, x, y, netip.MustParseAddr("10.9.0.2"), n)
 			t.Logf("%.1f Gbit/s", n*8/took.Seconds()/1e9)
 			t.Logf("%+v", a.port.Stats())

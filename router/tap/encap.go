@@ -10,6 +10,7 @@ import (
 
 const (
 	ethernetLen = 14
+	ipv4Len     = 20
 	ipv6Len     = 40
 	udpLen      = 8
 	vxlanLen    = 8
@@ -101,12 +102,15 @@ type flow struct {
 }
 
 // of returns the source port for a frame, at least [ethernetLen] long, and the
-// congestion bits of its outer header (RFC 6040).
-func (f *flow) of(frame []byte) (source uint16, ecn byte) {
+// congestion bits of its outer header (RFC 6040). It says no to what calls
+// itself IP and is shorter than IP's header; so does the kernel.
+func (f *flow) of(frame []byte) (source uint16, ecn byte, whole bool) {
 	kind, b := etherType(frame)
 	var n int
 	switch {
-	case kind == typeIPv4 && len(b) >= 20:
+	case kind == typeIPv4 && len(b) < ipv4Len, kind == typeIPv6 && len(b) < ipv6Len:
+		return 0, 0, false
+	case kind == typeIPv4:
 		n = copy(f.key[:], b[12:20])
 		f.key[n] = b[9]
 		n++
@@ -114,7 +118,7 @@ func (f *flow) of(frame []byte) (source uint16, ecn byte) {
 			n += copy(f.key[n:], b[head:head+4])
 		}
 		ecn = b[1] & 3
-	case kind == typeIPv6 && len(b) >= ipv6Len:
+	case kind == typeIPv6:
 		n = copy(f.key[:], b[8:40])
 		f.key[n] = b[6]
 		n++
@@ -128,7 +132,7 @@ func (f *flow) of(frame []byte) (source uint16, ecn byte) {
 	if ecn == 3 {
 		ecn = 2 // what was marked inside is not marked anew outside
 	}
-	return portLow + uint16(maphash.Bytes(f.seed, f.key[:n])%(portHigh-portLow+1)), ecn
+	return portLow + uint16(maphash.Bytes(f.seed, f.key[:n])%(portHigh-portLow+1)), ecn, true
 }
 
 func hasPorts(proto byte) bool { return proto == protoTCP || proto == protoUDP }

@@ -49,6 +49,8 @@ type Kernel interface {
 	SetUp(name string, up bool) error
 	SetMTU(name string, mtu int) error
 	SetMaster(name, master string) error
+	Neighbours(link string) ([]kernel.Neighbour, error)
+	DelNeighbour(link string, a netip.Addr) error
 	Sysctl(key string) (string, error)
 	SetSysctl(key, value string) error
 }
@@ -201,6 +203,9 @@ func (p *Port) Wrap(t tun.Device) tun.Device {
 		return t
 	}
 	p.readers = append(p.readers, c)
+	if p.mode == Auto {
+		go p.works() // it takes a while, and Set comes soon
+	}
 	if f := p.tap.Load(); f != nil {
 		if err := c.poll.add(f); err != nil {
 			p.log.Error("the switch port carries no frames", "err", err)

@@ -9,12 +9,9 @@ import (
 	"github.com/weftnet/weft/router/fdb"
 )
 
-// The rhythm of the querier (RFC 3376 8.2, 8.7) and of the table.
-const (
-	queryTime = 125 * time.Second
-	sweepTime = 5 * time.Second
-	early     = 3 // queries in the first ten seconds
-)
+// sweepTime is the step in which the table sees time pass; queries are due at
+// multiples of it.
+const sweepTime = fdb.QueryAtStart * time.Second
 
 // beginQueries starts the goroutine that asks the containers of this host
 // which groups they are in, and ages the table. What they answer goes to the
@@ -37,8 +34,8 @@ func (p *Port) queries(ctx context.Context) {
 	defer tick.Stop()
 	var w writer
 	var v4, v6 [256]byte
-	for n := time.Duration(0); ; n++ {
-		if n < early || n%(queryTime/sweepTime) == 0 {
+	for n := 0; ; n++ {
+		if n < fdb.QueriesFirst || n%(fdb.QueryInterval/fdb.QueryAtStart) == 0 {
 			n4, n6 := fdb.Queries(v4[:], v6[:], p.querier())
 			if f := p.tap.Load(); f != nil {
 				for _, b := range [][]byte{v4[:n4], v6[:n6]} {

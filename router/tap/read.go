@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/router/fdb"
+	"github.com/weftnet/weft/router/tap/fit"
 	"github.com/weftnet/weft/router/tap/offload"
 )
 
@@ -31,6 +32,7 @@ type outbound struct {
 	now    *remote   // that the segments of cut go to; nil: none
 	to     []*remote // that the frame goes to afterwards
 	list   []*remote // room for to
+	single bool      // it goes to one remote
 	source uint16
 	ecn    byte
 	flow   flow
@@ -115,12 +117,17 @@ func (o *outbound) begin() {
 	if o.header.GSOType != offload.GSONone {
 		o.port.counters.superRead.Add(1)
 	}
+	var whole bool
+	if o.source, o.ecn, whole = o.flow.of(o.frame); !whole {
+		o.drop(tooShort)
+		return
+	}
 	o.port.table.Local(fdb.MAC(o.frame[6:12]))
 	o.to = o.where()
 	if len(o.to) == 0 {
 		return
 	}
-	o.source, o.ecn = o.flow.of(o.frame)
+	o.single = len(o.to) == 1
 	o.start()
 }
 
@@ -203,13 +210,14 @@ func (o *outbound) start() {
 // for the switch never is; what is too large for the path is when its sender
 // cannot be told, in fragments below the tunnel.
 func (o *outbound) fits(r *remote) bool {
-	size, bound := o.cut.Len(), o.plane.mtu
-	if size > bound {
-		o.tell(bound)
+	size := o.cut.Len()
+	if size > o.plane.mtu+vlanLen { // which bridges let pass, too
+		o.tell(o.plane.mtu)
 		o.drop(tooLong)
+		o.to = nil // nobody gets it
 		return false
 	}
-	if o.plane.narrow(r) && size > r.Whole && o.frame[0]&1 == 0 && o.tell(r.Whole) {
+	if o.single && o.plane.narrow(r) && size > r.Whole && o.tell(r.Whole) {
 		o.drop(told)
 		return false
 	}
@@ -218,7 +226,7 @@ func (o *outbound) fits(r *remote) bool {
 
 // tell answers the sender of the frame that it is too large.
 func (o *outbound) tell(mtu int) bool {
-	if !o.port.limit.allow(time.Since(o.port.born)) {
+	if !o.port.limit.allow(time.Since(o.port.born) + time.Second) {
 		return false
 	}
 	frame := o.frame

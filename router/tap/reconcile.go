@@ -15,7 +15,7 @@ import (
 func (p *Port) reconcile(c fdb.Config) (repaired []string, err error) {
 	p.stands = false
 	did := func(format string, args ...any) { repaired = append(repaired, fmt.Sprintf(format, args...)) }
-	made, err := p.ensure(c.Name)
+	made, err := p.ensure(c.Name, c.Bridge)
 	if err != nil {
 		return nil, fmt.Errorf("switch port: %w", err)
 	}
@@ -65,7 +65,7 @@ func (p *Port) reconcile(c fdb.Config) (repaired []string, err error) {
 }
 
 // ensure opens the device unless it is open, and says what was wrong.
-func (p *Port) ensure(name string) (made string, err error) {
+func (p *Port) ensure(name, bridge string) (made string, err error) {
 	l, err := p.kernel.Link(name)
 	exists := err == nil
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -86,7 +86,7 @@ func (p *Port) ensure(name string) (made string, err error) {
 	case l.Kind == "vxlan":
 		// What a daemon left that forwarded by the kernel.
 		made = fmt.Sprintf("device %s was the kernel's VXLAN", name)
-		if err := p.kernel.DelLink(name); err != nil {
+		if err := errors.Join(p.kernel.DelLink(name), p.forgetNeighbours(bridge)); err != nil {
 			return "", err
 		}
 	case l.Kind != "tun":
@@ -110,6 +110,19 @@ func (p *Port) ensure(name string) (made string, err error) {
 		return "", errors.Join(err, f.close())
 	}
 	return made, nil
+}
+
+// forgetNeighbours takes away what the kernel was told about attachments of
+// other hosts: here the table answers for them, and nobody would keep it true.
+func (p *Port) forgetNeighbours(bridge string) error {
+	list, err := p.kernel.Neighbours(bridge)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, n := range list {
+		err = errors.Join(err, p.kernel.DelNeighbour(bridge, n.Addr))
+	}
+	return err
 }
 
 // nameOf asks the kernel which device f is.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,11 +26,7 @@ const patience = 200 * time.Millisecond
 // cut them wrongly, have been released (6.1.103, 6.6.44). A host that lets us
 // make no namespace is believed; errors are counted while it runs, too.
 func test(log *slog.Logger) abilities {
-	var can abilities
-	err := elsewhereDo(func() (err error) {
-		can, err = try(log)
-		return err
-	})
+	can, err := try(log)
 	if err != nil {
 		log.Warn("super-frames could not be tested on this kernel, they are used untested", "err", err)
 		return abilities{tcp: true, udp: true}
@@ -39,37 +34,8 @@ func test(log *slog.Logger) abilities {
 	return can
 }
 
-// elsewhereDo runs f on a thread in a fresh network namespace, which ends with
-// the thread.
-func elsewhereDo(f func() error) error {
-	c := make(chan error, 1)
-	var run func()
-	run = func() {
-		runtime.LockOSThread() // for ever: the thread is of use to nobody else
-		if unix.Gettid() == unix.Getpid() {
-			// The first thread cannot end; it waits for another.
-			defer runtime.UnlockOSThread()
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				run()
-			}()
-			<-done
-			return
-		}
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			c <- fmt.Errorf("make a network namespace: %w", err)
-			return
-		}
-		c <- f()
-	}
-	go run()
-	return <-c
-}
-
-// try is test in the namespace of the calling thread.
 func try(log *slog.Logger) (can abilities, err error) {
-	k, err := kernel.New()
+	k, err := kernel.Fresh()
 	if err != nil {
 		return can, err
 	}

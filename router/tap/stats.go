@@ -55,6 +55,7 @@ type Stats struct {
 
 	Dropped map[string]uint64 // by reason; all reasons are there
 
+	Remotes               int    // hosts that frames are sent to
 	Known, Learnt, Groups int    // entries of the table
 	Moves                 uint64 // learnt entries that changed their remote
 	Refused               uint64 // not learnt: a limit was reached
@@ -71,6 +72,7 @@ func (p *Port) Stats() Stats {
 		SuperRead: c.superRead.Load(), SuperWritten: c.superWritten.Load(),
 		Flooded: c.flooded.Load(), Answered: c.answered.Load(), TooBig: c.tooBig.Load(), WriteErrors: c.writeErrors.Load(),
 		Dropped: make(map[string]uint64, reasons),
+		Remotes: len(p.table.Remotes()),
 		Known:   t.Known, Learnt: t.Learnt, Groups: t.Groups,
 		Moves: t.Moves, Refused: t.Refused, Astray: t.Astray,
 	}

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/router/fdb"
+	"github.com/weftnet/weft/router/tap/fit"
 	"github.com/weftnet/weft/router/tap/offload"
 )
 
@@ -127,7 +128,7 @@ func (in *inbound) put(h offload.Header, parts [][]byte) {
 		return
 	}
 	in.supers++
-	if !errors.Is(err, unix.EINVAL) {
+	if !errors.Is(err, errRefused) {
 		if err == nil && in.port.refused.Load() != 0 {
 			in.port.refused.Store(0)
 		}
@@ -167,7 +168,7 @@ func (p *Port) refusedOne() {
 func (in *inbound) result(err error) {
 	switch {
 	case err == nil:
-	case errors.Is(err, errGone), errors.Is(err, unix.EIO):
+	case errors.Is(err, errGone), errors.Is(err, errDown):
 		in.dropped[noDevice]++
 	default:
 		in.dropped[noSpace]++

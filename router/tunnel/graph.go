@@ -43,6 +43,7 @@ type graph struct {
 	next     map[crypto.Identity]crypto.Identity // our relay's next hop to each peer
 	wanted   []relay.Want
 	bound    map[bind]netip.AddrPort // where we are bound now, and the relay's address
+	rebound  bool                    // that may be true no more
 	told     relay.Config
 }
 
@@ -250,7 +251,7 @@ func (t *Tunnels) wantBinds(now time.Time) {
 	if slices.Equal(wants, t.graph.wanted) {
 		return
 	}
-	t.graph.wanted = wants
+	t.graph.wanted, t.graph.rebound = wants, true
 	t.keeper.Set(now, wants)
 }
 
@@ -319,6 +320,11 @@ func (t *Tunnels) stepInvites(now time.Time) {
 
 // stepKeeper keeps our binds.
 func (t *Tunnels) stepKeeper(now time.Time) {
+	if next := t.keeper.Next(); !t.graph.rebound && (next.IsZero() || next.After(now)) {
+		t.wakeAt(next)
+		return
+	}
+	t.graph.rebound = false
 	for _, s := range t.keeper.Due(now) {
 		if s.Role == signal.RelayPort {
 			_ = t.cfg.Relay.Send(s.To, s.Bytes) // it is tried again

@@ -187,6 +187,7 @@ type Way struct {
 	Up       bool           // the tunnel stands
 	MTU      int            // of the route inside the tunnel
 	Endpoint netip.AddrPort // of the route in use: fragments are made by where packets go
+	Open     bool           // few keepalives are enough
 	// HopMTU is the largest IP packet that comes to Endpoint, PathMTU the largest
 	// whose content comes through to the peer, in bytes; 0: not known. They
 	// differ beyond a relay, which makes its own fragments.
@@ -212,7 +213,7 @@ func (t *Tunnels) Way(id crypto.Identity) Way {
 // full TCP segment of gossip is not: hence no 4 bytes for it here.
 func (t *Tunnels) way(w *tunnel) Way {
 	out := Way{
-		Up: w.machine.State() == path.Established, Endpoint: w.machine.Route().Endpoint,
+		Up: w.machine.State() == path.Established, Endpoint: w.machine.Route().Endpoint, Open: t.open(w),
 		HopMTU: t.hopMTU(w), PathMTU: w.pathMTU(), Whole: t.cfg.MTU,
 	}
 	// A host drops frames that its switch is too small for.

@@ -16,8 +16,9 @@ const (
 	observedAge = 3 * time.Minute
 	// observedGap is the least time between two changes of what we tell: every
 	// host hears of each, and probes.
-	observedGap = 10 * time.Second
-	maxObserved = 3 // addresses that others saw in our advert
+	observedGap  = 10 * time.Second
+	observedLook = 200 * time.Millisecond // between comparisons
+	maxObserved  = 3                      // addresses that others saw in our advert
 )
 
 // observed is where other hosts saw our WireGuard port: what a STUN server
@@ -26,6 +27,7 @@ type observed struct {
 	seen   map[observer]observation
 	told   []netip.AddrPort // as last offered for the advert
 	toldAt time.Time
+	lookAt time.Time // when it is compared again
 }
 
 // observer is a peer by one protocol: the two have mappings of their own.
@@ -43,7 +45,7 @@ func newObserved() observed { return observed{seen: make(map[observer]observatio
 
 func (o *observed) forget() {
 	clear(o.seen)
-	o.toldAt = time.Time{}
+	o.toldAt, o.lookAt = time.Time{}, time.Time{}
 }
 
 // observe takes where a peer says that our packet came from. It is told in an
@@ -56,9 +58,10 @@ func (o *observed) observe(now time.Time, peer crypto.Identity, at netip.AddrPor
 // stepObserved tells others where we are seen, when that has changed.
 func (t *Tunnels) stepObserved(now time.Time) {
 	o := &t.observed
-	if now.Sub(o.toldAt) < observedGap {
+	if now.Sub(o.toldAt) < observedGap || o.lookAt.After(now) {
 		return
 	}
+	o.lookAt = now.Add(observedLook)
 	list := o.list(now, t.own)
 	if slices.Equal(list, o.told) {
 		return

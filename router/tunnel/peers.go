@@ -13,14 +13,12 @@ import (
 	"github.com/weftnet/weft/router/wireguard"
 )
 
-// keepalive goes through every tunnel, for NATs and firewalls on the way.
-const keepalive = 25 * time.Second
-
 // tunnel is what the loop knows of the way to one peer.
 type tunnel struct {
 	peer    mesh.Peer
 	key     [32]byte // for signals between the two of us
 	machine *path.Machine
+	next    time.Time            // the machine's, which only its steps change
 	device  wireguard.PeerStatus // as last read
 	state   path.State           // as last told
 	begun   time.Time            // of the bring-up under way
@@ -68,7 +66,7 @@ func (t *Tunnels) see(now time.Time, v mesh.View) {
 			if p.Introduced == 0 {
 				t.tell(now, w, path.Start{
 					Candidates: p.Candidates, Handshake: w.device.LastHandshake, Endpoint: w.device.Endpoint,
-					Delay: path.Spread(turn, fresh),
+					Delay: path.Spread(turn, fresh), Resumed: t.adopting,
 				})
 				turn++
 			} else {
@@ -140,6 +138,7 @@ const (
 
 func (t *Tunnels) setIdle(now time.Time) {
 	idle := min(max(time.Duration(len(t.tunnels))*idleShare, idleLeast), idleMost)
+	t.idle = idle
 	for _, w := range t.tunnels {
 		t.tell(now, w, path.Idle{Interval: idle})
 	}
@@ -160,7 +159,7 @@ func (t *Tunnels) look(now time.Time) {
 			continue
 		}
 		before := w.device
-		if s == before && w.machine.Next().After(now.Add(readGap)) {
+		if s == before && w.next.After(now.Add(readGap)) {
 			continue
 		}
 		w.device = s
@@ -213,6 +212,7 @@ func (t *Tunnels) tell(now time.Time, w *tunnel, e path.Event) {
 	for _, a := range w.machine.Step(now, e) {
 		t.do(now, w, a)
 	}
+	w.next = w.machine.Next()
 	if s := w.machine.State(); s != w.state {
 		t.stateChanged(now, w, s)
 	}
@@ -368,7 +368,7 @@ func PeerConfig(k crypto.Keys, self crypto.Identity, p mesh.Peer, w Way) wiregua
 		PublicKey:    p.WireGuard,
 		PresharedKey: k.PresharedKey(self, p.Identity),
 		Overlay:      p.Identity.Overlay(),
-		Keepalive:    keepalive,
+		Keepalive:    w.keepalive(),
 		MTU:          w.MTU,
 		Told:         w.Told + vxlanOverhead,
 		PathMTU:      w.HopMTU,

@@ -22,7 +22,8 @@ func newReporter() reporter { return reporter{} }
 // reportGap is how often our links are compared with what was published.
 const (
 	reportGap   = 100 * time.Millisecond
-	reportRetry = 5 * time.Second // after one that could not be published
+	reportShare = 10 * time.Millisecond // for each peer, when there are many
+	reportRetry = 5 * time.Second       // after one that could not be published
 )
 
 // stepReport publishes our links when they are worth it.
@@ -32,7 +33,7 @@ func (t *Tunnels) stepReport(now time.Time) {
 		t.wakeAt(r.lookAt)
 		return
 	}
-	r.lookAt = now.Add(reportGap)
+	r.lookAt = now.Add(max(reportGap, time.Duration(len(t.tunnels))*reportShare))
 	publish, report := r.damper.Step(now, t.ownReport(now))
 	t.wakeAt(r.damper.Next())
 	switch {
@@ -83,14 +84,14 @@ func (t *Tunnels) ownReport(now time.Time) topology.Report {
 func (t *Tunnels) link(now time.Time, id crypto.Identity, w *tunnel) (topology.Link, bool) {
 	st := w.machine.Status()
 	s := st.Route
-	if w.machine.State() != path.Established || !s.Endpoint.IsValid() || w.silent(now) && !w.peer.Alive {
+	if w.machine.State() != path.Established || !s.Endpoint.IsValid() || t.silent(now, w) && !w.peer.Alive {
 		return topology.Link{}, false
 	}
 	_, end := t.graph.bound[bind{id, signal.WireGuardPort}]
 	_, between := t.graph.bound[bind{id, signal.RelayPort}]
 	l := topology.Link{
 		Peer: id, State: topology.Direct, Outbound: w.peer.Target != "" || t.self.Compare(id) < 0,
-		Endpoint: s.Endpoint, RTT: st.RTT, MTU: w.linkMTU(), Bound: end && between, Age: now.Sub(st.Since),
+		Endpoint: s.Endpoint, RTT: st.LeastRTT, MTU: w.linkMTU(), Bound: end && between, Age: now.Sub(st.Since),
 	}
 	switch {
 	case !s.Direct():

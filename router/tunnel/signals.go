@@ -17,6 +17,7 @@ import (
 // signalled takes what a relay sent us.
 func (t *Tunnels) signalled(now time.Time, e signalled) {
 	said := t.keeper.Handle(now, e.from, e.role, e.packet, e.raw)
+	t.graph.rebound = true
 	if said.Kind != relay.Nothing {
 		t.log.Debug("relay", "peer", said.Peer.Name(), "address", said.Addr, "said", said.Kind, "to", e.role)
 	}

@@ -15,12 +15,6 @@ import (
 	"github.com/weftnet/weft/router/wireguard"
 )
 
-// silence is how long a tunnel that stands may bring nothing before it counts as
-// silent: a keepalive comes every 25 s, and one may be lost on the way.
-const silence = 55 * time.Second
-
-func (w *tunnel) silent(now time.Time) bool { return now.Sub(w.heard) > silence }
-
 // Snapshot is the tunnels at one moment. It does not change.
 type Snapshot struct {
 	View     mesh.View
@@ -49,6 +43,21 @@ type Peer struct {
 // Snapshot returns the tunnels as they were at most a second ago.
 func (t *Tunnels) Snapshot() *Snapshot { return t.snapshot.Load() }
 
+// WithFragmented returns the snapshot with numbers that others counted, by
+// endpoint; it is s itself when there are none.
+func (s *Snapshot) WithFragmented(n map[netip.AddrPort]uint64) *Snapshot {
+	if len(n) == 0 {
+		return s
+	}
+	counted := *s
+	counted.Peers = slices.Clone(s.Peers)
+	for i := range counted.Peers {
+		p := &counted.Peers[i]
+		p.Device.Fragmented = n[p.Endpoint()]
+	}
+	return &counted
+}
+
 // show makes a new snapshot when something changed, or every second.
 func (t *Tunnels) show(now time.Time) {
 	if t.showAt.After(now) {
@@ -56,9 +65,10 @@ func (t *Tunnels) show(now time.Time) {
 		return
 	}
 	t.showAt = now.Add(showGap)
+	t.nat = t.observed.kind(now, t.own)
 	s := &Snapshot{
 		View: t.view, Peers: make([]Peer, 0, len(t.tunnels)), Lost: t.lost,
-		NAT:      t.observed.kind(now, t.own),
+		NAT:      t.nat,
 		Observed: t.observed.told, ways: make(map[crypto.Identity]Way, len(t.tunnels)),
 	}
 	for id, w := range t.tunnels {
@@ -68,7 +78,7 @@ func (t *Tunnels) show(now time.Time) {
 		s.Peers = append(s.Peers, Peer{
 			Peer: w.peer, Way: way, Path: w.machine.Status(), Device: w.device,
 			Relays: w.relays, Report: t.graph.reports[id],
-			Heard: w.heard, Silent: way.Up && w.silent(now), Stood: w.stood,
+			Heard: w.heard, Silent: way.Up && t.silent(now, w), Stood: w.stood,
 			Decider: t.self.Compare(id) < 0,
 		})
 	}

@@ -116,13 +116,19 @@ type Tunnels struct {
 // loop is what Run's goroutine owns. step handles one event at a time; it
 // never waits for anything but the device and the kernel.
 type loop struct {
-	view    mesh.View
+	view mesh.View
+	// adopting is set while the first view is taken: its peers are those of a
+	// former run.
+	adopting bool
+
 	tunnels map[crypto.Identity]*tunnel
 	overlay map[netip.Addr]*tunnel // the same, by overlay address
 	unread  string                 // why the device could not be read last
 	readAt  time.Time              // when it was read last
 
 	own        []netip.AddrPort // endpoints of our interfaces
+	nat        topology.NATKind // that we are behind, as last shown
+	idle       time.Duration    // between pings without traffic, of one peer
 	ceiling    int              // the greatest MTU of one
 	graph      graph
 	relayPorts map[netip.AddrPort]crypto.Identity // of all peers, as far as they can be known
@@ -268,7 +274,9 @@ func (t *Tunnels) Changed() <-chan struct{} { return t.changed }
 func (t *Tunnels) Adopt(v mesh.View) {
 	now := time.Now()
 	t.own, t.ceiling = t.cfg.Endpoints(), t.cfg.Ceiling()
+	t.adopting = true
 	t.see(now, v)
+	t.adopting = false
 	t.advance(now)
 }
 
@@ -358,7 +366,7 @@ func (t *Tunnels) advance(now time.Time) {
 	t.look(now)
 	t.stepGraph(now)
 	for _, w := range t.tunnels {
-		if at := w.machine.Next(); !at.IsZero() && !at.After(now) {
+		if at := w.next; !at.IsZero() && !at.After(now) {
 			t.tell(now, w, path.Tick{})
 		}
 	}
@@ -371,7 +379,7 @@ func (t *Tunnels) advance(now time.Time) {
 	t.stepReport(now)
 	t.show(now)
 	for _, w := range t.tunnels {
-		t.wakeAt(w.machine.Next())
+		t.wakeAt(w.next)
 	}
 	if least := now.Add(time.Millisecond); t.next.Before(least) {
 		t.next = least

@@ -1,6 +1,7 @@
 // Package vxlan is the kernel's VXLAN tunnel endpoint as a port of the switch:
 // one device, bound to the overlay address and to no lower device, with one
-// forwarding entry for broadcast, unknown and multicast frames per remote.
+// forwarding entry for broadcast, unknown and multicast frames per remote. The
+// kernel is told where known attachments are, and answers ARP for them.
 //
 // It does not encrypt, does not know peers (only their overlay addresses), and
 // does not own the bridge or the firewall that keeps forged frames out.
@@ -21,6 +22,8 @@ import (
 const (
 	// DefaultName is the device that Remove removes when Set was never called.
 	DefaultName = "weft-vx"
+	// defaultBridge is, likewise, the bridge that it forgets neighbours of.
+	defaultBridge = "weft"
 
 	// Source ports are below 1024, where no unprivileged process can send
 	// from: that is how the receiver tells a switch from a forger.
@@ -46,6 +49,15 @@ type Kernel interface {
 	DelFDB(link string, f kernel.FDB) error
 	Sysctl(key string) (string, error)
 	SetSysctl(key, value string) error
+	Addrs(link string) ([]netip.Prefix, error)
+	BridgeFDB(bridge string) ([]kernel.BridgeFDB, error)
+	AddBridgeFDB(port string, m kernel.MAC) error
+	DelBridgeFDB(port string, m kernel.MAC) error
+	Neighbours(link string) ([]kernel.Neighbour, error)
+	AddNeighbour(link string, n kernel.Neighbour) error
+	DelNeighbour(link string, a netip.Addr) error
+	ProxyARP(port string) (bool, error)
+	SetProxyARP(port string, on bool) error
 }
 
 // Port is one VXLAN device. Its methods block for a few netlink calls and may
@@ -56,8 +68,10 @@ type Port struct {
 	kernel Kernel
 	log    *slog.Logger
 
-	mu  sync.Mutex  // guards what follows
-	cfg *fdb.Config // what Set was last asked for; nil: nothing yet
+	mu    sync.Mutex  // guards what follows
+	cfg   *fdb.Config // what Set was last asked for; nil: nothing yet
+	whole bool        // all of it was done
+	told  told        // what the kernel was told, if so
 }
 
 // New returns a port that has touched nothing yet. A nil log is silence.
@@ -79,12 +93,25 @@ func (p *Port) Set(c fdb.Config) error {
 	c = c.Clone()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.cfg == nil || !p.cfg.Equal(c) {
-		p.log.Info("switch port set", "device", c.Name, "mtu", c.MTU, "remotes", len(c.Remotes))
-	}
+	old := p.cfg
 	p.cfg = &c
+	switch {
+	case old == nil || !sameButKnown(*old, c):
+		p.log.Info("switch port set", "device", c.Name, "mtu", c.MTU, "remotes", len(c.Remotes), "known", len(c.Known))
+	case p.whole && !old.Equal(c):
+		p.log.Debug("switch port set", "device", c.Name, "known", len(c.Known))
+		if err := p.setKnown(c); err == nil {
+			return nil
+		}
+	}
 	_, err := p.reconcile(c)
+	p.whole = err == nil
 	return err
+}
+
+func sameButKnown(a, b fdb.Config) bool {
+	a.Known, b.Known = nil, nil
+	return a.Equal(b)
 }
 
 // Check looks at everything that Set made, repairs it, and says in words what
@@ -95,19 +122,26 @@ func (p *Port) Check() (repaired []string, err error) {
 	if p.cfg == nil {
 		return nil, nil
 	}
-	return p.reconcile(*p.cfg)
+	repaired, err = p.reconcile(*p.cfg)
+	p.whole = err == nil
+	return repaired, err
 }
 
-// Remove removes the device, also when Set was never called; nil when there is
-// none. A device of that name which is no VXLAN device is not ours and stays.
+// Remove removes the device and what the bridge was told, also when Set was
+// never called; nil when there is nothing. A device of that name which is no
+// VXLAN device is not ours and stays.
 func (p *Port) Remove() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	name := DefaultName
+	name, bridge := DefaultName, defaultBridge
 	if p.cfg != nil {
-		name = p.cfg.Name
+		name, bridge = p.cfg.Name, p.cfg.Bridge
 	}
-	p.cfg = nil
+	p.cfg, p.whole, p.told = nil, false, told{}
+	return errors.Join(p.forget(bridge), p.remove(name))
+}
+
+func (p *Port) remove(name string) error {
 	l, err := p.kernel.Link(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -178,17 +212,25 @@ func (p *Port) reconcile(c fdb.Config) (repaired []string, err error) {
 	case v != "1":
 		try(p.kernel.SetSysctl(key, "1"), "IPv6 was on at %s", c.Name)
 	}
+	joins := false
 	b, err := p.kernel.Link(c.Bridge)
 	if err != nil {
 		errs = append(errs, fmt.Errorf("switch port: %w", err))
-	} else if l.Master != b.Index {
+	} else if joins = l.Master != b.Index; joins {
 		try(p.kernel.SetMaster(c.Name, c.Bridge), "%s was no port of %s", c.Name, c.Bridge)
 	}
 	if !l.Up {
 		try(p.kernel.SetUp(c.Name, true), "%s was down", c.Name)
 	}
-	words, err := p.reconcileFDB(c)
+	entries, words, err := p.reconcileFDB(c)
 	repaired, errs = append(repaired, words...), append(errs, err)
+	if err == nil {
+		words, err = p.reconcileKnown(c, entries)
+		if joins {
+			words = nil // they follow from it
+		}
+		repaired, errs = append(repaired, words...), append(errs, err)
+	}
 	if made {
 		repaired = repaired[:1] // the rest follows from it
 	}
@@ -219,10 +261,10 @@ func fits(l kernel.Link, c fdb.Config) bool {
 // reconcileFDB keeps one entry for the zero MAC per remote, and no entry that
 // leads elsewhere. Adding comes first: a frame sent meanwhile goes to one
 // remote too many rather than too few.
-func (p *Port) reconcileFDB(c fdb.Config) (repaired []string, err error) {
+func (p *Port) reconcileFDB(c fdb.Config) (stay []kernel.FDB, repaired []string, err error) {
 	entries, err := p.kernel.FDB(c.Name)
 	if err != nil {
-		return nil, fmt.Errorf("switch port: %w", err)
+		return nil, nil, fmt.Errorf("switch port: %w", err)
 	}
 	want := make(map[netip.Addr]bool, len(c.Remotes))
 	for _, r := range c.Remotes {
@@ -249,7 +291,9 @@ func (p *Port) reconcileFDB(c fdb.Config) (repaired []string, err error) {
 		repaired = append(repaired, fmt.Sprintf("%d remotes were missing from %s", missing, c.Name))
 	}
 	for _, e := range entries {
-		if !want[e.Dst] {
+		if want[e.Dst] {
+			stay = append(stay, e)
+		} else {
 			if err := p.kernel.DelFDB(c.Name, e); err != nil {
 				errs = append(errs, fmt.Errorf("switch port: %w", err))
 				continue
@@ -260,5 +304,5 @@ func (p *Port) reconcileFDB(c fdb.Config) (repaired []string, err error) {
 	if stale > 0 {
 		repaired = append(repaired, fmt.Sprintf("%d forwarding entries of %s led to hosts that are no remotes", stale, c.Name))
 	}
-	return repaired, errors.Join(errs...)
+	return stay, repaired, errors.Join(errs...)
 }

@@ -22,6 +22,7 @@ type host interface {
 	kerneltest.World
 	AddBridge(name string, mac kernel.MAC, mtu int) error
 	SetMAC(name string, mac kernel.MAC) error
+	AddAddr(link string, p netip.Prefix, nodad bool) error
 }
 
 var bridgeMAC = kernel.MAC{0x02, 0, 0, 0, 0, 1}
@@ -79,6 +80,8 @@ const (
 	isUp   = "ip link set weft-vx up"
 	flood2 = "bridge fdb append 00:00:00:00:00:00 dev weft-vx dst fd77:6566:7400::2"
 	flood3 = "bridge fdb append 00:00:00:00:00:00 dev weft-vx dst fd77:6566:7400::3"
+
+	answers = "ip link set weft-vx type bridge_slave proxy_arp_wifi on"
 )
 
 func TestSet(t *testing.T) {
@@ -89,7 +92,7 @@ func TestSet(t *testing.T) {
 		}
 		ok(t, p.Remove())
 		ok(t, p.Set(config(2, 3)))
-		looks(t, h, device, master, isUp, flood2, flood3)
+		looks(t, h, device, master, isUp, flood2, flood3, answers)
 		if v, err := h.Sysctl("net/ipv6/conf/weft-vx/disable_ipv6"); v != "1" || err != nil {
 			t.Errorf("disable_ipv6 = %s, %v", v, err)
 		}
@@ -112,7 +115,7 @@ func TestSet(t *testing.T) {
 		ok(t, err)
 		p = vxlan.New(h, nil)
 		ok(t, p.Set(config(2)))
-		looks(t, h, device, master, isUp, flood2, "bridge fdb append 02:05:05:05:05:06 dev weft-vx dst fd77:6566:7400::2 dynamic")
+		looks(t, h, device, master, isUp, flood2, "bridge fdb append 02:05:05:05:05:06 dev weft-vx dst fd77:6566:7400::2 dynamic", answers)
 		if after, err := h.Link("weft-vx"); err != nil || after.Index != before.Index {
 			t.Errorf("made again instead of adopted: %v", err)
 		}
@@ -145,7 +148,7 @@ func TestRecreate(t *testing.T) {
 				ok(t, h.AddVXLAN("weft-vx", v))
 				ok(t, h.AddFDB("weft-vx", kernel.FDB{Dst: remote(8), Permanent: true}))
 				ok(t, vxlan.New(h, nil).Set(config(2)))
-				looks(t, h, device, master, isUp, flood2)
+				looks(t, h, device, master, isUp, flood2, answers)
 			})
 		})
 	}
@@ -183,7 +186,7 @@ func TestRepair(t *testing.T) {
 				if diff := cmp.Diff(tt.want, repaired); diff != "" {
 					t.Errorf("repaired (-want +got):\n%s", diff)
 				}
-				looks(t, h, device, master, isUp, flood2)
+				looks(t, h, device, master, isUp, flood2, answers)
 				if repaired, err := p.Check(); len(repaired) != 0 || err != nil {
 					t.Errorf("not all at once: %q, %v", repaired, err)
 				}
@@ -249,7 +252,7 @@ func TestEveryFailure(t *testing.T) {
 		if _, err := p.Check(); err != nil {
 			t.Errorf("call %d: check: %v", n, err)
 		}
-		looks(t, f, device, master, isUp, flood2, flood3)
+		looks(t, f, device, master, isUp, flood2, flood3, answers)
 	}
 }
 

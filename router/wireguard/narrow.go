@@ -55,25 +55,19 @@ func (d *Device) setNarrow(c Config) error {
 	return err
 }
 
-// Cut is a way that does not carry every packet of the device whole.
-type Cut struct {
-	Endpoint netip.AddrPort
-	MTU      int // the largest IP packet, in bytes
-}
-
-// Cuts returns the [Peer.PathEndpoint]s that not every packet fits, sorted.
-func (c Config) Cuts() []Cut {
-	mtus := make(map[netip.AddrPort]int)
+// Cuts returns the [Peer.PathEndpoint]s that not every packet of the device
+// fits, and the largest IP packet that each carries, in bytes; nil: none.
+func (c Config) Cuts() map[netip.AddrPort]int {
+	var mtus map[netip.AddrPort]int
 	for _, p := range c.Peers {
 		if p.PathEndpoint.IsValid() && c.cuts(p, p.PathEndpoint.Addr()) {
+			if mtus == nil {
+				mtus = make(map[netip.AddrPort]int)
+			}
 			mtus[p.PathEndpoint] = least(mtus[p.PathEndpoint], p.PathMTU)
 		}
 	}
-	var cuts []Cut
-	for _, ep := range slices.SortedFunc(maps.Keys(mtus), netip.AddrPort.Compare) {
-		cuts = append(cuts, Cut{ep, mtus[ep]})
-	}
-	return cuts
+	return mtus
 }
 
 // cuts says whether packets to a peer at a may be too large for the path.

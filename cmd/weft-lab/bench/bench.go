@@ -29,8 +29,9 @@ type Options struct {
 }
 
 // Run makes the lab, measures, and takes the lab down again. It needs root. When
-// a measurement fails the run goes on, and the results say so; it is an error
-// only when nothing can be measured at all.
+// a measurement fails the run goes on, and the results say so. When ctx ends
+// after a whole round the results are of what was measured until then. It is an
+// error when nothing can be measured at all.
 func Run(ctx context.Context, o Options) (*Results, error) {
 	if o.Progress == nil {
 		o.Progress = io.Discard
@@ -57,6 +58,9 @@ func Run(ctx context.Context, o Options) (*Results, error) {
 	return r, err
 }
 
+// settle is how long everything is left alone before the first round.
+const settle = 3 * time.Second
+
 // prepare builds all ways that can be.
 func (r *Results) prepare(ctx context.Context, s *site) error {
 	for _, name := range s.o.Ways {
@@ -70,6 +74,11 @@ func (r *Results) prepare(ctx context.Context, s *site) error {
 			return err
 		}
 		fmt.Fprintf(s.o.Progress, "%s is up after %s\n", name, time.Since(begun).Round(time.Millisecond))
+	}
+	select { // weft measures its paths in the beginning
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(settle):
 	}
 	r.Weft = strings.TrimSpace(s.mesh[0].Run(ctx, "weft", "version").Stdout)
 	for _, w := range s.ways {
@@ -103,18 +112,26 @@ func steps() []step {
 			return r.stream(ctx, w, "4", 4, true, d)
 		}},
 		{"UDP", "udp", func(_ context.Context, w *way, r *Way, d time.Duration) error {
-			f, err := w.flood(bulkSize, d)
+			g, err := w.send(bulkSize, onTheWay, d)
 			if err == nil {
-				r.add("udp", f.packets*bulkSize*8/1e9)
-				r.add("udp-loss", 100*f.loss)
+				r.add("udp", g.rate*bulkSize*8/1e9)
+				r.add("udp-loss", 100*g.loss)
 			}
 			return err
 		}},
 		{"small UDP", "small", func(_ context.Context, w *way, r *Way, d time.Duration) error {
-			f, err := w.flood(smallSize, d)
+			g, err := w.send(smallSize, onTheWay, d)
 			if err == nil {
-				r.add("small", f.packets/1e3)
-				r.add("small-loss", 100*f.loss)
+				r.add("small", g.rate/1e3)
+				r.add("small-loss", 100*g.loss)
+			}
+			return err
+		}},
+		{"UDP flood", "flood", func(_ context.Context, w *way, r *Way, d time.Duration) error {
+			g, err := w.send(bulkSize, 0, d)
+			if err == nil {
+				r.add("flood", g.rate*bulkSize*8/1e9)
+				r.add("flood-loss", 100*g.loss)
 			}
 			return err
 		}},
@@ -125,14 +142,13 @@ func steps() []step {
 			return r.ask(ctx, w, "udp-rr", unix.SOCK_DGRAM, d/2)
 		}},
 		{"TCP requests beside a stream", "load-p50", func(ctx context.Context, w *way, r *Way, d time.Duration) error {
-			streamed := make(chan error, 1)
-			go func() {
-				_, err := w.stream(ctx, 1, false, d)
-				streamed <- err
-			}()
-			time.Sleep(d / 4) // the stream has begun
-			err := r.ask(ctx, w, "load", unix.SOCK_STREAM, d/2)
-			return errors.Join(err, <-streamed)
+			stop, err := w.load()
+			if err != nil {
+				return err
+			}
+			err = r.ask(ctx, w, "load", unix.SOCK_STREAM, d)
+			_, err2 := stop()
+			return errors.Join(err, err2)
 		}},
 	}
 }
@@ -155,6 +171,7 @@ func (r *Way) stream(ctx context.Context, w *way, name string, streams int, back
 		return nil
 	}
 	r.add("tcp"+name, st.rate/1e9)
+	r.add("tcp"+name+"-again", st.again)
 	u := after.since(before)
 	perGB := func(t time.Duration) float64 { return t.Seconds() / (st.rate / 8e9 * d.Seconds()) }
 	cpu := "cpu" + name
@@ -188,6 +205,9 @@ func (r *Results) measure(ctx context.Context, s *site) error {
 	var others Figure
 	for round := range r.Rounds {
 		busy, err := background(ctx)
+		if err != nil && ctx.Err() != nil {
+			return r.interrupted(round, others)
+		}
 		if err != nil {
 			return err
 		}
@@ -197,7 +217,7 @@ func (r *Results) measure(ctx context.Context, s *site) error {
 			for _, i := range order.Perm(len(s.ways)) {
 				if err := r.once(ctx, st, s.ways[i], &r.Ways[i]); err != nil {
 					if ctx.Err() != nil {
-						return ctx.Err()
+						return r.interrupted(round, others)
 					}
 					what := fmt.Sprintf("%s, %s, round %d: %v", s.ways[i].name, st.name, round+1, err)
 					r.Failed = append(r.Failed, what)
@@ -214,6 +234,17 @@ func (r *Results) measure(ctx context.Context, s *site) error {
 		}
 	}
 	r.Background = others.Median
+	return nil
+}
+
+// interrupted keeps what was measured in whole rounds before, when there were
+// any, and in the one that was not finished.
+func (r *Results) interrupted(whole int, others Figure) error {
+	if whole == 0 {
+		return context.Canceled
+	}
+	r.Failed = append(r.Failed, fmt.Sprintf("interrupted in round %d of %d", whole+1, r.Rounds))
+	r.Rounds, r.Background = whole, others.Median
 	return nil
 }
 
@@ -286,6 +317,7 @@ func (r *Results) Goals(w io.Writer) {
 		{"four TCP streams", "tcp4", slowSwitch, true, 4},
 		{"TCP request p50", "tcp-rr-p50", plainTunnel, false, 1.3},
 		{"UDP request p50", "udp-rr-p50", plainTunnel, false, 1.3},
+		{"TCP request p50 beside a stream", "load-p50", plainTunnel, false, 1.3},
 		{"processor time per GB", "cpu1", plainTunnel, false, 1.1},
 	} {
 		got := r.Ratio(g.figure, weft, g.to)

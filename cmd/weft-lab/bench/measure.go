@@ -23,13 +23,17 @@ const (
 	smallSize = 64   // the same where packets count
 	patience  = time.Second
 	drain     = 200 * time.Millisecond // for what is still on its way
-	pause     = 500 * time.Microsecond
+	pause     = 100 * time.Microsecond
+	givenUp   = 50 * time.Millisecond
+	onTheWay  = 256 // datagrams at once: less than the queue of a TUN device, 500
 )
 
 // stream is what came of one run of iperf3.
 type stream struct {
 	rate float64       // bits a second that the other end got
 	cpu  time.Duration // of iperf3 at both ends
+	// again counts the segments that were sent more than once.
+	again float64
 }
 
 // stream runs iperf3 once.
@@ -47,6 +51,9 @@ func (w *way) stream(ctx context.Context, streams int, back bool, d time.Duratio
 		var out struct {
 			Error string
 			End   struct {
+				Sent struct {
+					Again float64 `json:"retransmits"`
+				} `json:"sum_sent"`
 				Received struct {
 					Rate    float64 `json:"bits_per_second"`
 					Seconds float64
@@ -62,7 +69,7 @@ func (w *way) stream(ctx context.Context, streams int, back bool, d time.Duratio
 		if err == nil && out.Error == "" && r.Err == nil && out.End.Received.Rate > 0 {
 			e := out.End
 			percent := (e.CPU.Host + e.CPU.Remote) * e.Received.Seconds
-			return stream{rate: e.Received.Rate, cpu: time.Duration(percent / 100 * float64(time.Second))}, nil
+			return stream{rate: e.Received.Rate, again: e.Sent.Again, cpu: time.Duration(percent / 100 * float64(time.Second))}, nil
 		}
 		// The server may still be busy with the end of the last one.
 		if ctx.Err() != nil || !strings.Contains(out.Error, "busy") && !strings.Contains(out.Error, "refused") {
@@ -75,67 +82,54 @@ func (w *way) stream(ctx context.Context, streams int, back bool, d time.Duratio
 	}
 }
 
-// flood is what came of UDP datagrams that were sent as fast as one process can.
-type flood struct {
-	packets float64 // received, a second
-	loss    float64 // share of those sent, 0 to 1
+// datagrams is what came of a way that carried UDP.
+type datagrams struct {
+	rate float64 // packets that arrived, a second
+	loss float64 // share of those sent, 0 to 1
 }
 
-// flood sends datagrams of size bytes for d and counts what arrives.
-func (w *way) flood(size int, d time.Duration) (flood, error) {
+// send sends datagrams of size bytes for d and counts what arrives. With a
+// window the sender waits while that many are on their way, so that it finds
+// what the way carries; without, it sends as fast as one process can.
+func (w *way) send(size, window int, d time.Duration) (datagrams, error) {
 	to, port, err := socket(w.to, unix.SOCK_DGRAM, w.at)
 	if err != nil {
-		return flood{}, err
+		return datagrams{}, err
 	}
 	defer func() { _ = unix.Close(to) }()
 	// The receiver must neither lose nor cost much: it looks now and then, into a
 	// buffer that holds what comes meanwhile.
 	if err := unix.SetsockoptInt(to, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20); err != nil {
-		return flood{}, err
+		return datagrams{}, err
 	}
 	from, err := connected(w.from, unix.SOCK_DGRAM, w.at, port)
 	if err != nil {
-		return flood{}, err
+		return datagrams{}, err
 	}
 	defer func() { _ = unix.Close(from) }()
-
-	var sent atomic.Uint64
+	var sent, got atomic.Int64
 	ended := make(chan error, 1)
-	go func() {
-		b := make([]byte, size)
-		for begun := time.Now(); time.Since(begun) < d; {
-			switch _, err := unix.Write(from, b); {
-			case err == nil:
-				sent.Add(1)
-			case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOBUFS):
-			default:
-				ended <- fmt.Errorf("send: %w", err)
-				return
-			}
-		}
-		ended <- nil
-	}()
-	var first, last time.Time
-	var got uint64
+	go func() { ended <- sendFor(from, size, window, d, &sent, &got) }()
 	b := make([]byte, size+1)
-	var over time.Time // when nothing more was sent
+	var first, last, over time.Time // over: when nothing more was sent
 	for over.IsZero() || time.Since(over) < drain {
 		n, err := receive(to, b)
 		if err != nil {
-			return flood{}, err
+			return datagrams{}, err
 		}
 		now := time.Now()
-		if n > 0 && got == 0 {
+		if n > 0 && first.IsZero() {
 			first = now
 		}
 		if n > 0 {
-			got, last = got+n, now
+			got.Add(n)
+			last = now
 		}
 		if over.IsZero() {
 			select {
 			case err := <-ended:
 				if err != nil {
-					return flood{}, err
+					return datagrams{}, err
 				}
 				over = now
 			default:
@@ -143,15 +137,43 @@ func (w *way) flood(size int, d time.Duration) (flood, error) {
 		}
 		time.Sleep(pause)
 	}
-	if got == 0 {
-		return flood{}, fmt.Errorf("none of %d datagrams arrived", sent.Load())
+	if got.Load() == 0 {
+		return datagrams{}, fmt.Errorf("none of %d datagrams arrived", sent.Load())
 	}
+	n := float64(got.Load())
 	// What arrived is spread over the time of sending and the queues after it.
-	return flood{packets: float64(got) / max(last.Sub(first), d).Seconds(), loss: 1 - float64(got)/float64(sent.Load())}, nil
+	return datagrams{rate: n / max(last.Sub(first), d).Seconds(), loss: 1 - n/float64(sent.Load())}, nil
+}
+
+// sendFor sends for d. What has not arrived when nothing has for a while is
+// taken for lost.
+func sendFor(fd, size, window int, d time.Duration, sent, got *atomic.Int64) error {
+	b := make([]byte, size)
+	var lost, seen int64
+	moved := time.Now()
+	for begun := moved; time.Since(begun) < d; {
+		if window > 0 && sent.Load()-got.Load()-lost >= int64(window) {
+			if n := got.Load(); n != seen {
+				seen, moved = n, time.Now()
+			} else if time.Since(moved) > givenUp {
+				lost = sent.Load() - n
+				moved = time.Now()
+			}
+			time.Sleep(pause)
+			continue
+		}
+		switch _, err := unix.Write(fd, b); {
+		case err == nil:
+			sent.Add(1)
+		case !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.ENOBUFS):
+			return fmt.Errorf("send: %w", err)
+		}
+	}
+	return nil
 }
 
 // receive counts what is in a socket's buffer now.
-func receive(fd int, b []byte) (n uint64, err error) {
+func receive(fd int, b []byte) (n int64, err error) {
 	for {
 		switch _, _, err := unix.Recvfrom(fd, b, unix.MSG_DONTWAIT); {
 		case err == nil:
@@ -186,7 +208,7 @@ func (w *way) ask(ctx context.Context, kind int, d time.Duration) (trips, error)
 	t, err := asked(ctx, w.from, kind, w.at, port, d)
 	close(done)
 	err = errors.Join(err, <-answered, unix.Close(to))
-	if err == nil && len(t) < 20 {
+	if err == nil && len(t) < 5 {
 		err = fmt.Errorf("only %d requests were answered within %s", len(t), d)
 	}
 	slices.Sort(t)
@@ -227,27 +249,81 @@ func asked(ctx context.Context, from *lab.Place, kind int, at netip.Addr, port i
 	return t, nil
 }
 
+// load fills a way with one stream until the function that it returns is called,
+// which gives what had arrived of it. It has begun when load returns.
+func (w *way) load() (stop func() (int64, error), err error) {
+	to, port, err := socket(w.to, unix.SOCK_STREAM, w.at)
+	if err != nil {
+		return nil, err
+	}
+	from, err := connected(w.from, unix.SOCK_STREAM, w.at, port)
+	if err != nil {
+		return nil, errors.Join(err, unix.Close(to))
+	}
+	var got atomic.Int64
+	done, ended := make(chan struct{}), make(chan error, 2)
+	go func() {
+		b := make([]byte, 1<<17)
+		for !isClosed(done) {
+			if _, err := unix.Write(from, b); err != nil && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
+				ended <- fmt.Errorf("stream: %w", err)
+				return
+			}
+		}
+		ended <- nil
+	}()
+	go func() {
+		c, err := accept(to, done)
+		if err != nil {
+			ended <- err
+			return
+		}
+		b := make([]byte, 1<<17)
+		for !isClosed(done) {
+			if n, err := unix.Read(c, b); err == nil {
+				got.Add(int64(n))
+			} else if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
+				ended <- errors.Join(fmt.Errorf("stream: %w", err), unix.Close(c))
+				return
+			}
+		}
+		ended <- unix.Close(c)
+	}()
+	stop = func() (int64, error) {
+		close(done)
+		err := errors.Join(<-ended, <-ended)
+		return got.Load(), errors.Join(err, unix.Close(from), unix.Close(to))
+	}
+	for begun := time.Now(); got.Load() < 1<<20 && time.Since(begun) < 2*time.Second; {
+		time.Sleep(time.Millisecond)
+	}
+	return stop, nil
+}
+
+// accept takes the one connection of a listening socket. It ends with an error
+// when done is closed before.
+func accept(fd int, done <-chan struct{}) (int, error) {
+	for {
+		c, _, err := unix.Accept(fd)
+		switch {
+		case err == nil:
+			err = errors.Join(timeout(c, patience), unix.SetsockoptInt(c, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1))
+			return c, err
+		case isClosed(done), !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN):
+			return 0, fmt.Errorf("accept: %w", err)
+		}
+	}
+}
+
 // answer sends back what arrives at a socket until done is closed. It takes
 // one connection.
 func answer(fd, kind int, done <-chan struct{}) error {
 	if kind == unix.SOCK_STREAM {
-		var c int
-		for {
-			var err error
-			if c, _, err = unix.Accept(fd); err == nil {
-				break
-			}
-			if isClosed(done) {
-				return nil
-			}
-			if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
-				return fmt.Errorf("accept: %w", err)
-			}
-		}
-		defer func() { _ = unix.Close(c) }()
-		if err := errors.Join(timeout(c, patience), unix.SetsockoptInt(c, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)); err != nil {
+		c, err := accept(fd, done)
+		if err != nil {
 			return err
 		}
+		defer func() { _ = unix.Close(c) }()
 		fd = c
 	}
 	b := make([]byte, 64)

@@ -26,7 +26,7 @@ func missing(name string) string {
 
 // version returns the first word with a digit that a program says of itself.
 func version(ctx context.Context, p *lab.Place, args ...string) string {
-	for _, f := range strings.Fields(p.Run(ctx, args...).Stdout) {
+	for f := range strings.FieldsSeq(p.Run(ctx, args...).Stdout) {
 		if strings.ContainsAny(f, "0123456789") {
 			return f
 		}

@@ -45,7 +45,7 @@ func (r *Results) Picture(w io.Writer) error {
 	height := headHeight + barStep*len(r.Ways) + margin
 	rows := (len(panels()) + perRow - 1) / perRow
 	var b strings.Builder
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12">`+"\n",
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%[1]d" height="%[2]d" viewBox="0 0 %[1]d %[2]d" font-family="sans-serif" font-size="12">`+"\n",
 		perRow*panelWidth, rows*height+2*margin)
 	fmt.Fprintf(&b, `<rect width="100%%" height="100%%" fill="#ffffff"/>`+"\n")
 	for i, p := range panels() {

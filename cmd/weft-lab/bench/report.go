@@ -56,19 +56,19 @@ func (f *Figure) add(v float64) {
 	f.Median = (s[len(s)/2] + s[(len(s)-1)/2]) / 2
 }
 
-func (w *Way) add(name string, v float64) {
-	if w.Figures[name] == nil {
-		w.Figures[name] = &Figure{}
+func (r *Way) add(name string, v float64) {
+	if r.Figures[name] == nil {
+		r.Figures[name] = &Figure{}
 	}
-	w.Figures[name].add(v)
+	r.Figures[name].add(v)
 }
 
 // median is not a number when nothing was measured.
-func (w *Way) median(name string) float64 {
-	if w == nil || w.Figures[name] == nil {
+func (r *Way) median(name string) float64 {
+	if r == nil || r.Figures[name] == nil {
 		return math.NaN()
 	}
-	return w.Figures[name].Median
+	return r.Figures[name].Median
 }
 
 func (r *Results) way(name string) *Way {
@@ -101,13 +101,17 @@ type column struct {
 func throughputColumns() []column {
 	return []column{
 		{"tcp1", "1 TCP stream, Gbit/s", 2},
+		{"tcp1-again", "sent again", 0},
 		{"tcp1-back", "the other way", 2},
 		{"tcp4", "4 TCP streams", 2},
+		{"tcp4-again", "sent again", 0},
 		{"tcp4-back", "the other way", 2},
 		{"udp", "UDP, 1,200 bytes, Gbit/s", 2},
-		{"udp-loss", "lost, %", 0},
+		{"udp-loss", "lost, %", 1},
 		{"small", "UDP, 64 bytes, 1,000/s", 0},
-		{"small-loss", "lost, %", 0},
+		{"small-loss", "lost, %", 1},
+		{"flood", "UDP flood, arrived, Gbit/s", 2},
+		{"flood-loss", "lost, %", 0},
 	}
 }
 
@@ -151,6 +155,9 @@ func ratioColumns() []column {
 	}
 }
 
+// busyShare of a machine may be taken by others before a run is worth nothing.
+const busyShare = 0.1
+
 // Tables writes everything as Markdown.
 func (r *Results) Tables(w io.Writer) error {
 	m := r.Machine
@@ -158,13 +165,16 @@ func (r *Results) Tables(w io.Writer) error {
 	fmt.Fprintf(ew, "Medians of %d rounds of %g s, %s: %d × %s, %.0f GiB, Linux %s, %s.\n",
 		r.Rounds, r.Seconds, r.When.Format(time.DateOnly), m.Processors, m.Processor, m.Memory, m.Kernel, m.Go)
 	fmt.Fprintf(ew, "Others on this machine kept %.2f of its %d processors busy meanwhile.\n", r.Background, m.Processors)
+	if r.Background > busyShare*float64(m.Processors) {
+		fmt.Fprintln(ew, "THAT IS TOO MUCH: run it again when the machine is quiet.")
+	}
 	for _, s := range r.Missing {
 		fmt.Fprintf(ew, "NOT MEASURED: %s.\n", s)
 	}
 	for _, s := range r.Failed {
-		fmt.Fprintf(ew, "FAILED, a round is missing: %s.\n", s)
+		fmt.Fprintf(ew, "FAILED, something is missing: %s.\n", s)
 	}
-	fmt.Fprint(ew, "\nThroughput:\n\n")
+	fmt.Fprintf(ew, "\nThroughput. Sent again: TCP segments. UDP: at most %d datagrams are on their way at once; flood: 1,200 bytes as fast as one process sends.\n\n", onTheWay)
 	r.table(ew, throughputColumns(), func(way *Way, c column) float64 { return way.median(c.name) })
 	fmt.Fprint(ew, "\nLatency:\n\n")
 	r.table(ew, latencyColumns(), func(way *Way, c column) float64 { return way.median(c.name) })

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
@@ -59,12 +60,13 @@ func tunnelConfigs(port int, a, b tunnelEnd) (configA, configB string, err error
 		return "", "", err
 	}
 	one := func(own, other *ecdh.PrivateKey, peer tunnelEnd) string {
-		text := fmt.Sprintf("private_key=%s\nlisten_port=%d\npublic_key=%s\nendpoint=%s\n",
+		var text strings.Builder
+		fmt.Fprintf(&text, "private_key=%s\nlisten_port=%d\npublic_key=%s\nendpoint=%s\n",
 			hex.EncodeToString(own.Bytes()), port, hex.EncodeToString(other.PublicKey().Bytes()), netip.AddrPortFrom(peer.outside, uint16(port)))
 		for _, p := range peer.inside {
-			text += fmt.Sprintf("allowed_ip=%s\n", netip.PrefixFrom(p, p.BitLen()))
+			fmt.Fprintf(&text, "allowed_ip=%s\n", netip.PrefixFrom(p, p.BitLen()))
 		}
-		return text
+		return text.String()
 	}
 	return one(keyA, keyB, b), one(keyB, keyA, a), nil
 }

@@ -20,6 +20,7 @@ type cluster struct {
 	*lab.Lab
 	t     testing.TB
 	token string
+	vni   uint32 // of the switch
 	nodes []*node
 }
 
@@ -49,7 +50,7 @@ func newCluster(t testing.TB, n int, change ...func(*lab.Topology)) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{Lab: l, t: t, token: crypto.Token{Secret: secret}.String()}
+	c := &cluster{Lab: l, t: t, token: crypto.Token{Secret: secret}.String(), vni: secret.Keys("weft").VNI}
 	for i, h := range l.Hosts() {
 		c.nodes = append(c.nodes, &node{Host: h, c: c, number: i + 1})
 	}

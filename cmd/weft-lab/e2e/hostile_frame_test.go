@@ -40,7 +40,7 @@ func textOf(frame []byte) string {
 // vxlan is what a forger puts into a datagram: a marked frame with the network
 // identifier of the cluster.
 func (s *siege) vxlan(text string) []byte {
-	b := binary.BigEndian.AppendUint32([]byte{0x08, 0, 0, 0}, s.vni<<8)
+	b := binary.BigEndian.AppendUint32([]byte{0x08, 0, 0, 0}, s.cluster.vni<<8)
 	return append(b, markedFrame(text)...)
 }
 

@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
-
 	"github.com/weftnet/weft/crypto"
 )
 
@@ -26,7 +24,6 @@ type siege struct {
 	// target is the container on host that must see nothing forged; friend, on
 	// peer, may talk to it.
 	target, friend *box
-	vni            uint32
 
 	frames    *ear // frames that came to target
 	datagrams *ear // IPv4 datagrams that came to host's VXLAN port
@@ -44,15 +41,6 @@ func newSiege(t *testing.T) *siege {
 	c.waitMesh(s.host, s.peer)
 	s.target = s.host.attach("target", "10.32.0.1")
 	s.friend = s.peer.attach("friend", "10.32.0.2")
-	port, err := s.host.Netlink().LinkByName("weft-vx")
-	if err != nil {
-		t.Fatal(err)
-	}
-	vx, ok := port.(*netlink.Vxlan)
-	if !ok {
-		t.Fatalf("weft-vx is a %s: its network identifier is not known", port.Type())
-	}
-	s.vni = uint32(vx.VxlanId)
 	s.frames = hearFrames(t, s.target.Place, "weft0")
 	s.datagrams = newEar()
 	s.datagrams.hearDatagrams(t, s.host.Place, "udp4", vxlanPort)
@@ -143,7 +131,13 @@ func (s *siege) fend(t *testing.T, attacks []attack) {
 	}
 	t.Run("with all walls", func(t *testing.T) { s.mustMiss(t, attacks) })
 	for _, key := range order {
-		t.Run("without "+strings.Trim(key, "[]"), func(t *testing.T) { s.mustHit(t, groups[key]) })
+		t.Run("without "+strings.Trim(key, "[]"), func(t *testing.T) {
+			if s.futile(groups[key][0]) {
+				s.mustMissOpen(t, groups[key])
+				return
+			}
+			s.mustHit(t, groups[key])
+		})
 	}
 	t.Run("after the repair", func(t *testing.T) { s.mustMiss(t, attacks) })
 }
@@ -212,6 +206,36 @@ func (s *siege) mustHit(t *testing.T, attacks []attack) {
 			t.Errorf("%s: it does not arrive without these walls either, so it shows nothing; last error: %v", a.name, last[i])
 		}
 	}
+	s.standing(t, walls)
+}
+
+// futile says that frames reach no container even without the walls: where the
+// daemon forwards, nothing in the kernel of the host that is attacked takes
+// them, and what comes through a tunnel is checked by the daemon again. Its own
+// tests show that the check is needed.
+func (s *siege) futile(a attack) bool {
+	return run.datapath == "userspace" && a.ear == s.frames &&
+		slices.ContainsFunc(a.walls, func(w wall) bool { return w.n == s.host })
+}
+
+// mustMissOpen tries attacks while their walls are down, and fails the test
+// when anything arrives. It returns when the walls stand again.
+func (s *siege) mustMissOpen(t *testing.T, attacks []attack) {
+	t.Helper()
+	walls := attacks[0].walls
+	s.standing(t, walls)
+	ctx, stop := tries(t, time.Second)
+	defer stop()
+	down := make(chan struct{})
+	go func() {
+		defer close(down)
+		for ctx.Err() == nil { // the daemon puts them up again within 50 ms
+			takeDown(ctx, walls...)
+		}
+	}()
+	s.mustMiss(t, attacks)
+	stop()
+	<-down
 	s.standing(t, walls)
 }
 

@@ -78,7 +78,7 @@ func BenchmarkRelay(b *testing.B) {
 		ends, middle []float64 // seconds of CPU for a gigabyte
 	}
 	at := func(name string) *figures {
-		return &figures{way: way{name: name, from: boxes[0].Place, to: boxes[1].Place, at: boxes[1].addr, streams: 1}}
+		return &figures{way: way{name: name, from: boxes[0].Place, at: boxes[1].addr}}
 	}
 	direct, relayed := at("directly"), at("through a relay")
 	measure := func(f *figures, path string) {
@@ -134,7 +134,7 @@ func BenchmarkRelay(b *testing.B) {
 // What hosts that have nothing to say send each other, and what a daemon takes
 // of its machine, by the number of hosts. A soak looks at 200 as well.
 func BenchmarkIdle(b *testing.B) {
-	sizes := []int{3, 50}
+	sizes := []int{3, 12, 50}
 	if os.Getenv("WEFT_SOAK") != "" {
 		sizes = append(sizes, 200)
 	}

@@ -64,14 +64,21 @@ func TestBusyEnds(t *testing.T) {
 	}
 	ctx := t.Context()
 	path := func(want string) func() error { return func() error { return usesPath(h1, h2, want) } }
+	rounds := []string{"first", "second"}
+	few := run.datapath == "kernel" && !run.all // each start takes a quarter of a minute under emulation
+	if few {
+		rounds = rounds[:1]
+	}
 	talks("the beginning", func() {}, nil)
-	for _, round := range []string{"first", "second"} {
+	for _, round := range rounds {
 		talks("the first end is killed and starts, "+round+" time", again(h1), path("direct"))
 		talks("the second end is killed and starts, "+round+" time", again(h2), path("direct"))
 	}
 	talks("both ends are killed and start", again(h1, h2), path("direct"))
 	talks("the direct path is cut", must(func() error { return c.CutPair(ctx, "host1", "host2") }), path("host3"))
-	talks("the relay is killed and starts", again(h3), path("host3"))
-	talks("one end is killed and starts, relayed", again(h1), path("host3"))
+	if !few {
+		talks("the relay is killed and starts", again(h3), path("host3"))
+		talks("one end is killed and starts, relayed", again(h1), path("host3"))
+	}
 	talks("the direct path is back", must(func() error { return c.HealAll(ctx) }), path("direct"))
 }

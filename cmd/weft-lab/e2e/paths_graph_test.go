@@ -75,7 +75,8 @@ func TestChain(t *testing.T) {
 	if out := h1.must("why", "host3"); !strings.Contains(out, "host2") || !strings.Contains(out, w.Reason) {
 		t.Errorf("weft why host3 prints\n%s", out)
 	}
-	if w := h1.why(h2); w.Reason != "" || len(w.Via) > 0 {
+	// How many pings are lost on the way depends on the machine, too.
+	if w := h1.why(h2); w.Reason != "" && !strings.Contains(w.Reason, "pings are lost") || len(w.Via) > 0 {
 		t.Errorf("weft why host2 on host1, which reaches it directly: %+v", w)
 	}
 }
@@ -119,6 +120,13 @@ func TestRandomGraphs(t *testing.T) {
 		}
 		graphs = 1
 	}
+	hosts := 12
+	if text := os.Getenv("WEFT_HOSTS"); text != "" {
+		var err error
+		if hosts, err = strconv.Atoi(text); err != nil {
+			t.Fatal(err)
+		}
+	}
 	// Two at a time: more would measure how slow many daemons on one machine are.
 	const lanes = 2
 	for lane := range uint64(lanes) {
@@ -127,7 +135,7 @@ func TestRandomGraphs(t *testing.T) {
 			for i := lane; i < graphs; i += lanes {
 				t.Run(strconv.Itoa(int(i)), func(t *testing.T) {
 					t.Logf("WEFT_SEED=%d", base+i)
-					joinAll(t, func(name string) lab.Topology { return lab.Random(name, 12, base+i) }, base+i)
+					joinAll(t, func(name string) lab.Topology { return lab.Random(name, hosts, base+i) }, base+i)
 				})
 			}
 		})

@@ -255,6 +255,10 @@ func maskRetry(text string) string {
 func (n *node) acquaintances() string {
 	n.c.t.Helper()
 	_, peers, _ := strings.Cut(n.must("status", "peers"), "\n") // the first line is the host itself
+	// Where this process forwards, the kernel knows nobody.
+	if m, err := n.metrics(); err == nil && m["weft_switch_remotes"] > 0 {
+		peers += fmt.Sprintln("dst fd", m["weft_switch_remotes"])
+	}
 	return peers + n.sh("bridge fdb show dev weft-vx | grep dst; ip -6 route show dev weft-wg | grep -v 'proto kernel'; true")
 }
 

@@ -20,14 +20,13 @@ type harm struct {
 
 // harms is every kind of it that the kernel tells of.
 func harms() []harm {
-	return []harm{
+	list := []harm{
 		{"ruleset flushed", "nft flush ruleset", "nftables rules of weft were changed or gone"},
 		{"chain flushed", "nft flush chain inet weft weft-raw", "nftables rules of weft were changed or gone"},
 		{"rule added", "nft insert rule inet weft weft-input accept", "nftables rules of weft were changed or gone"},
 		{"switch port taken out", "ip link set weft-vx nomaster", "weft-vx was no port of weft"},
 		{"switch port down", "ip link set weft-vx down", "weft-vx was down"},
 		{"switch port deleted", "ip link del weft-vx", "device weft-vx was gone"},
-		{"remote deleted", "bridge fdb del 00:00:00:00:00:00 dev weft-vx dst $peer", "1 remotes were missing from weft-vx"},
 		{"container's port taken out", "ip link set $end nomaster", "ip link set $end master weft"},
 		{"container's port down", "ip link set $end down", "ip link set $end up"},
 		{"container's port deleted", "ip link del $end", "its interface was gone"},
@@ -44,6 +43,10 @@ func harms() []harm {
 		{"tunnel down", "ip link set weft-wg down", "weft-wg was down"},
 		{"tunnel deleted", "ip link del weft-wg", "device weft-wg was gone"},
 	}
+	if run.datapath != "userspace" { // there the daemon forwards by a table of its own
+		list = append(list, harm{"remote deleted", "bridge fdb del 00:00:00:00:00:00 dev weft-vx dst $peer", "1 remotes were missing from weft-vx"})
+	}
+	return list
 }
 
 // patient is a host to be harmed, with what it needs to be well.

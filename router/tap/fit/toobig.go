@@ -11,6 +11,8 @@ const (
 	most6 = 1280 // RFC 4443, 2.4 (c)
 
 	timeToLive = 64
+
+	ports = 8 // what the sender knows a packet by: the first bytes after its headers
 )
 
 // MaxTooBig is the length of the longest frame that [TooBig] writes, in bytes.
@@ -38,20 +40,17 @@ func TooBig(dst, frame []byte, mtu int) (n int, ok bool) {
 	}
 	mtu -= at - addresses - etherType // the tags
 	packet := frame[at:]
-	message, most := 0, most4
+	var length int
+	header, most := header4, most4
 	if kind == typeIPv4 {
-		message = tellable4(packet, mtu)
+		length = tellable4(packet, mtu)
 	} else {
-		message, most = tellable6(packet, mtu), most6
+		length, header, most = tellable6(packet, mtu), header6, most6
 	}
-	if message == 0 {
+	if length == 0 {
 		return 0, false
 	}
-	header := header4
-	if kind == typeIPv6 {
-		header = header6
-	}
-	quoted := min(message, most-header-icmp, len(packet))
+	quoted := min(length, most-header-icmp, len(packet))
 	n = at + header + icmp + quoted
 	if len(dst) < n {
 		return 0, false
@@ -85,7 +84,7 @@ func tellable4(b []byte, mtu int) int {
 	if !single4(header[12:16]) || !single4(header[16:20]) || [4]byte(header[12:16]) == [4]byte(header[16:20]) {
 		return 0
 	}
-	if header[9] == protoICMP && (len(rest) == 0 || isError4(rest[0])) {
+	if len(rest) < ports || header[9] == protoICMP && isError4(rest[0]) {
 		return 0
 	}
 	return length
@@ -101,7 +100,7 @@ func tellable6(b []byte, mtu int) int {
 		return 0
 	}
 	const redirect = 137
-	if proto == protoICMPv6 && (len(rest) == 0 || rest[0] < 128 || rest[0] == redirect) {
+	if len(rest) < ports || proto == protoICMPv6 && (rest[0] < 128 || rest[0] == redirect) {
 		return 0
 	}
 	return length

@@ -127,10 +127,7 @@ func (j *Join) find(p *packet, frame []byte) (slot int32, g *group) {
 		return noSlot, nil
 	}
 	// Somebody else has to go: what follows of that flow begins anew.
-	home %= slots
-	g = &j.groups[j.table[home]-1]
-	g.open, g.slot = false, noSlot
-	return int32(home), nil
+	return int32(home % slots), nil
 }
 
 // same is whether the packet is of the group's flow.

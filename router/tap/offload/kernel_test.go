@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"testing"
 
@@ -38,9 +41,22 @@ func openTAP(t *testing.T, k *kernel.Kernel, name, bridge string, offloads int) 
 	t.Cleanup(func() { _ = unix.Close(fd) })
 	ok(t, unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, HeaderLen))
 	ok(t, unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, offloads))
+	ok(t, k.SetMTU(name, 9000))
 	ok(t, k.SetMaster(name, bridge))
 	up(t, k, name)
 	return fd
+}
+
+// addBridge makes a bridge that does not look into frames.
+func addBridge(t *testing.T, k *kernel.Kernel, name string, mtu int) {
+	t.Helper()
+	ok(t, k.AddBridge(name, kernel.MAC{2, 0, 0, 0, 0, 99}, mtu))
+	up(t, k, name)
+	for _, tables := range []string{"iptables", "ip6tables"} {
+		if err := k.SetSysctl("net/bridge/bridge-nf-call-"+tables, "0"); !errors.Is(err, fs.ErrNotExist) {
+			ok(t, err)
+		}
+	}
 }
 
 // up sets an interface up that says nothing by itself.
@@ -67,8 +83,7 @@ type wire struct {
 
 func newWire(t *testing.T) *wire {
 	k := kerneltest.Fresh(t)
-	ok(t, k.AddBridge("br", kernel.MAC{2, 0, 0, 0, 0, 99}, 9000))
-	up(t, k, "br")
+	addBridge(t, k, "br", 9000)
 	return &wire{in: openTAP(t, k, "in", "br", 0), out: openTAP(t, k, "out", "br", 0), buffer: make([]byte, 70000)}
 }
 
@@ -116,43 +131,47 @@ func TestKernelCut(t *testing.T) {
 	w := newWire(t)
 	var c Cut
 	counts := map[string]int{}
-	for seed := range uint64(3000) {
+	for seed := range uint64(600) {
 		r := rand.New(rand.NewPCG(seed, 7))
 		s := randomSpec(r, pick(r, 100, 3000, 60000))
 		h, f := s.super(pick(r, 8+r.IntN(100), 100+r.IntN(1400), 1348, 8900))
-		if len(f) > 20000 && h.GSOSize < 500 {
+		if len(f)/int(h.GSOSize) > 400 { // more than the queue of a TAP holds
 			h.GSOSize += 500
 		}
 		if len(f) < 9000 && chance(r, 20) { // fits
 			h.GSOType, h.GSOSize = GSONone, 0
 		}
 		bridged(f)
-		kind := fmt.Sprintf("type %d v4 %v tags %d options %v", h.GSOType, s.v4, len(s.tags), len(s.options) > 0)
+		_, at := s.frame()
+		size, pieces := len(f)-at.head, 0
+		if h.GSOSize > 0 {
+			pieces = (size + int(h.GSOSize) - 1) / int(h.GSOSize)
+		}
 		if err := w.write(h, f); err != nil {
-			counts[kind+": "+err.Error()]++
-			continue
+			if s.proto == 17 && pieces > 128 && errors.Is(err, unix.EINVAL) {
+				counts["refused: too many datagrams"]++
+				continue
+			}
+			t.Fatalf("seed %d, %+v: %v", seed, h, err)
 		}
 		theirs := w.read(t)
 		ours, err := cutAll(t, &c, h, f)
 		ok(t, err)
-		if len(theirs) == 0 {
-			counts[kind+": dropped by the kernel"]++
+		if len(theirs) == 0 && pieces == 1 {
+			counts["dropped: one segment"]++ // by some kernels
 			continue
 		}
 		if len(theirs) != len(ours) {
-			t.Fatalf("seed %d, %s: %d segments, the kernel makes %d\n%+v\n%s", seed, kind, len(ours), len(theirs), h, hex.Dump(f[:min(200, len(f))]))
+			t.Fatalf("seed %d: %d segments, the kernel makes %d\n%+v\n%s", seed, len(ours), len(theirs), h, hex.Dump(f[:min(200, len(f))]))
 		}
-		_, at := s.frame()
 		for i := range ours {
 			if !bytes.Equal(meaning(ours[i], at), meaning(theirs[i], at)) {
-				t.Fatalf("seed %d, %s: segment %d of %d (-kernel +ours)\n%s", seed, kind, i, len(ours), cmp.Diff(hex.Dump(theirs[i]), hex.Dump(ours[i])))
+				t.Fatalf("seed %d: segment %d of %d (-kernel +ours)\n%s", seed, i, len(ours), cmp.Diff(hex.Dump(theirs[i]), hex.Dump(ours[i])))
 			}
 		}
-		counts[kind+": same"]++
+		counts[fmt.Sprintf("same, type %d", h.GSOType)]++
 	}
-	for k, n := range counts {
-		t.Log(n, k)
-	}
+	t.Log(counts)
 }
 
 // What Join makes is taken by the kernel, and cut into the same frames.
@@ -160,7 +179,7 @@ func TestKernelJoin(t *testing.T) {
 	w := newWire(t)
 	j := New(true)
 	frames, outputs := 0, 0
-	for seed := range uint64(500) {
+	for seed := range uint64(100) {
 		r := rand.New(rand.NewPCG(seed, 8))
 		k := randomConnection(r)
 		var sent, got [][]byte
@@ -189,11 +208,8 @@ func TestKernelJoin(t *testing.T) {
 		if len(got) != len(sent) {
 			t.Fatalf("seed %d: %d frames, sent were %d", seed, len(got), len(sent))
 		}
-		_, at := k.frame()
-		for i := range got {
-			if len(sent[i]) > at.head && !bytes.Equal(meaning(sent[i], at), meaning(got[i], at)) {
-				t.Fatalf("seed %d: frame %d (-sent +got)\n%s", seed, i, cmp.Diff(hex.Dump(sent[i]), hex.Dump(got[i])))
-			}
+		if a, b := byFlow(sent), byFlow(got); !maps.EqualFunc(a, b, bytes.Equal) {
+			t.Fatalf("seed %d: other frames (-sent +got)\n%s", seed, cmp.Diff(a, b))
 		}
 	}
 	t.Logf("%d frames in %d pieces", frames, outputs)

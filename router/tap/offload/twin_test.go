@@ -346,3 +346,15 @@ func meaning(f []byte, at slowHeaders) []byte {
 	}
 	return f
 }
+
+// essence is meaning for a frame of which nothing is known.
+func essence(f []byte) []byte {
+	for _, proto := range []byte{6, 17} {
+		if len(f) >= 14 {
+			if at, err := slowWalk(f, proto); err == nil {
+				return meaning(f, at)
+			}
+		}
+	}
+	return f
+}
