@@ -64,7 +64,7 @@ func newComposite(p *Port, t tun.Device) (*composite, error) {
 func (c *composite) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	for {
 		c.turn++
-		if c.turn%fair == 0 && !c.out.busy() && c.poll.ready()&fromTUN != 0 {
+		if c.turn%fair == 0 && c.poll.ready()&fromTUN != 0 { // what is left of a frame waits
 			return c.Device.Read(bufs, sizes, offset)
 		}
 		if n := c.out.read(bufs, sizes, offset); n > 0 {

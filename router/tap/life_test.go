@@ -219,3 +219,23 @@ func TestLeaksNothing(t *testing.T) {
 		t.Errorf("%d files became %d, %d goroutines %d", files, n, goroutines, runtime.NumGoroutine())
 	}
 }
+
+// Gossip has its turn however many frames come from the bridge, also when each
+// batch is full and the last frame is not done.
+func TestTUNHasItsTurn(t *testing.T) {
+	f := newFakePort(t, config(1, 2))
+	_, err := f.tun.kernel.Write([]byte{0x45, 1, 2, 3})
+	ok(t, err)
+	const frames = 20 * batch
+	sent := 0
+	for reads := 1; reads <= 2*fair; reads++ {
+		for sent < frames && sent < (reads+2)*batch {
+			f.toPort(t, offload.Header{}, frameOf(macAll, macHere, 50))
+			sent++
+		}
+		if got := f.read(t); len(got) == 1 && len(got[0]) == 4 {
+			return
+		}
+	}
+	t.Errorf("%d batches of frames, and none of the TUN device", 2*fair)
+}

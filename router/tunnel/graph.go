@@ -288,6 +288,7 @@ func (t *Tunnels) tellRelay() {
 
 // How often we invite a neighbour that is not bound here: at first, and then.
 const (
+	inviteWait  = 5 * time.Second // a peer that may be behind a NAT binds by itself within one
 	inviteGap   = 20 * time.Second
 	inviteTimes = 6
 	inviteSlow  = 5 * time.Minute
@@ -310,12 +311,23 @@ func (t *Tunnels) stepInvites(now time.Time) {
 		r := w.machine.Route()
 		switch {
 		case bound[id] || !r.Direct() || w.machine.State() != path.Established:
+		case w.invites == 0 && !t.harmless(w) && now.Sub(w.machine.Status().Since) < inviteWait:
 		case w.invites == 0, w.invites < inviteTimes && now.Sub(w.invited) >= inviteGap, now.Sub(w.invited) >= inviteSlow:
 			w.invited = now
 			w.invites++
 			_ = t.cfg.Relay.Invite(id, r.Endpoint) // it is for them to want it
 		}
 	}
+}
+
+// harmless says that an invitation cannot move the peer's port at its NAT: there
+// is none, or an entry from when the peer was bound here before. A NAT that lets
+// strangers in makes an entry of what comes first, and gives the peer's own
+// packets another port for as long as that lasts.
+func (t *Tunnels) harmless(w *tunnel) bool {
+	r := t.graph.reports[w.peer.Identity]
+	return r.NAT == topology.NATNone ||
+		slices.ContainsFunc(r.Links, func(l topology.Link) bool { return l.Peer == t.self && l.Bound })
 }
 
 // stepKeeper keeps our binds.
