@@ -103,7 +103,7 @@ func (g *Graph) claims(r Report) []edge {
 		}
 		if l.Peer == g.hosts[to].identity && l.Peer != r.Owner && l.State == Direct && (i == 0 || l.Peer != links[i-1].Peer) {
 			edges = append(edges, edge{
-				to: to, rtt: wholeRTT(max(0, l.RTT)), mtu: max(0, l.MTU), ipv4: l.Endpoint.Addr().Unmap().Is4(), out: l.Bound,
+				to: to, rtt: wholeRTT(max(0, l.RTT)), mtu: believable(l.MTU), ipv4: l.Endpoint.Addr().Unmap().Is4(), out: l.Bound,
 			})
 		}
 	}
@@ -176,4 +176,16 @@ func (g *Graph) edge(from, to int) (edge, bool) {
 		return edge{}, false
 	}
 	return g.hosts[from].edges[i], true
+}
+
+// leastMTU is what every IPv4 host takes (RFC 791). A member that claims less
+// would make others cut their packets to pieces.
+const leastMTU = 576
+
+// believable returns the MTU that a report says a link has; 0: not known.
+func believable(mtu int) int {
+	if mtu <= 0 {
+		return 0
+	}
+	return max(mtu, leastMTU)
 }

@@ -114,9 +114,7 @@ func (t *tables) write(ctx context.Context, tx *knftables.Transaction, p tableID
 	if p.name == pathsName {
 		t.cutsMu.Lock()
 		defer t.cutsMu.Unlock()
-		if err := t.countLocked(ctx); err != nil {
-			return err
-		}
+		_ = t.countLocked(ctx) // what was counted since the last look is no reason to go without rules
 	}
 	if err := t.nft.Run(ctx, tx); err != nil {
 		return err

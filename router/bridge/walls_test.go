@@ -4,7 +4,9 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
+	"github.com/weftnet/weft/router/vxlan"
 )
 
 // Every rule that keeps something out, tried by the thing itself: with the
@@ -135,6 +137,30 @@ func TestWalls(t *testing.T) {
 				l.send(l.a.neighbour, to(netip.MustParseAddr("fd00:18::10"), 600), to(overlayB, 6785), forgedVXLAN())
 			}),
 			omitA: []string{"overlay-origin", "vxlan-origin", "tunnel-forward"},
+		},
+		{
+			// The bridge answers questions that come out of a tunnel, too. Who
+			// learns from that sends the frames of that container here.
+			name: "answer for a container of a third host, to another host",
+			try: func(t *testing.T, l *lab, expected bool) bool {
+				x := kernel.MAC{0x02, 0xab, 0xcd, 0xef, 0x01, 0x09}
+				third := netip.MustParseAddr("fd77:6566:7400::3")
+				v := vxlan.New(l.a.Kernel, nil)
+				ok(t, v.Set(fdb.Config{
+					Name: "weft-vx", Bridge: "weft", VNI: vni, Port: 6785, Local: l.a.cfg.Overlay, MTU: 1370,
+					Remotes: []fdb.Remote{{Overlay: l.b.cfg.Overlay}, {Overlay: third}},
+					Known:   []fdb.Known{{MAC: fdb.MAC(x), At: third, Addrs: []netip.Addr{netip.MustParseAddr("10.32.0.9")}}},
+				}))
+				s := l.sniff(l.b.container, "weft0")
+				for range 3 {
+					_, _ = shell(l.b.container, "ping -c 1 -W 0.1 10.32.0.9")
+					if s.saw(x[:], expected) {
+						return true
+					}
+				}
+				return false
+			},
+			omitA: []string{"vxlan-local-sender"}, // the kernel's own answers have no mark
 		},
 		{
 			name: "host without its tunnel sends in clear",

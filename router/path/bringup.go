@@ -24,6 +24,9 @@ const (
 	// directFirst is how long relays are left alone: a direct handshake takes
 	// a round trip.
 	directFirst = 1200 * time.Millisecond
+	// relayJitter keeps two ends that began in one moment from trying a relay
+	// at once, whose round trip is the longest.
+	relayJitter = 200 * time.Millisecond
 	// bindFirst is how long before that both ends bind anew, in case that what
 	// broke the tunnel broke their mappings too.
 	bindFirst = 400 * time.Millisecond
@@ -58,6 +61,7 @@ const (
 // bringUp is a search for a route that carries a handshake.
 type bringUp struct {
 	initiator bool
+	led       bool // it is that only because it leads
 	begun     time.Time
 	tries     int
 	readds    int
@@ -72,7 +76,8 @@ type bringUp struct {
 	stood     netip.AddrPort // what carried the tunnel until it was lost or died
 	former    netip.AddrPort // that, when nothing is wrong with it: to be tried first
 	tried     map[netip.AddrPort]time.Time
-	once      bool // the next try is the only one until answerWait is over
+	once      bool      // the next try is the only one until turn
+	turn      time.Time // when the end that does not initiate begins
 }
 
 func (m *Machine) start(now time.Time, e Start) []Action {
@@ -96,6 +101,7 @@ func (m *Machine) start(now time.Time, e Start) []Action {
 		// The other end does not know that its session is dead: one try of our
 		// own. Should both have restarted and this one collide with the other's,
 		// its next try meets no other of ours.
+		m.up.turn = m.up.due
 		m.up.due, m.up.once = now.Add(e.Delay+m.rand(resumeJitter)), true
 	}
 	return nil
@@ -133,12 +139,12 @@ func (m *Machine) begin(now time.Time, delay time.Duration) {
 	m.punch.disarm()
 	m.pulse.forget()
 	u := &m.up
-	u.begun = now
+	u.begun, u.led = now, false
 	u.tries, u.readds, u.last, u.once, u.counts = 0, 0, time.Time{}, false, make(map[netip.AddrPort]int)
 	u.tried = make(map[netip.AddrPort]time.Time)
 	u.learnt, u.former, u.stood = netip.AddrPort{}, netip.AddrPort{}, netip.AddrPort{}
 	u.due = now.Add(delay)
-	u.relays = u.due.Add(directFirst)
+	u.relays = u.due.Add(directFirst + m.rand(relayJitter))
 	u.rebind = u.relays.Add(-bindFirst)
 	for _, c := range m.ends {
 		c.hurry(u.due)
@@ -258,6 +264,7 @@ func (m *Machine) lose(now time.Time, why string, initiator bool) []Action {
 	do := m.note(now, Route{}, Pending, why)
 	m.up.initiator = initiator
 	m.begin(now, 0)
+	m.up.led = initiator && !m.decider && m.leads(now)
 	m.up.stood = former.Endpoint
 	m.up.relays, m.up.rebind = now, now
 	return do

@@ -6,6 +6,7 @@ import "time"
 const (
 	floorCount = 8 // measurements at least
 	floorTime  = 30 * time.Second
+	floorMost  = 5 * time.Minute // with fewer measurements, where pings are rare
 )
 
 // floor is the least of what was measured lately: at most two windows ago. What
@@ -20,7 +21,7 @@ func (f *floor) add(now time.Time, d time.Duration) {
 	switch {
 	case f.begun.IsZero():
 		f.begun = now
-	case f.count >= floorCount && now.Sub(f.begun) >= floorTime:
+	case f.count >= floorCount && now.Sub(f.begun) >= floorTime, now.Sub(f.begun) >= floorMost:
 		f.before, f.now, f.count, f.begun = f.now, 0, 0, now
 	}
 	f.count++

@@ -36,14 +36,26 @@ func TestFloor(t *testing.T) {
 	if now.Sub(changed) < floorTime {
 		t.Errorf("a longer way shows after %s", now.Sub(changed))
 	}
-	// With few measurements a window is longer.
+	// With few measurements a window is longer, but not for ever.
 	f = floor{}
 	f.add(now, 20*ms)
-	for range 2*floorCount - 2 {
+	for i := range 10 {
 		now = now.Add(time.Minute)
 		f.add(now, 90*ms)
-		if got := f.least(); got != 20*ms {
-			t.Fatalf("forgotten: %s", got)
+		want := 20 * ms
+		if time.Duration(i+1)*time.Minute >= 2*floorMost {
+			want = 90 * ms
 		}
+		if got := f.least(); got != want {
+			t.Fatalf("after %d minutes: %s, want %s", i+1, got, want)
+		}
+	}
+	f = floor{}
+	for _, d := range []time.Duration{20 * ms, 90 * ms, 90 * ms} { // of an idle peer of 1,000
+		f.add(now, d)
+		now = now.Add(500 * time.Second)
+	}
+	if got := f.least(); got != 90*ms {
+		t.Errorf("%s: the least of a quarter of an hour", got)
 	}
 }

@@ -29,6 +29,7 @@ func (m *Machine) takeAlive(now time.Time, is bool) {
 	case m.decider:
 	case is:
 		m.lead = lead{}
+		m.handBack(now)
 	case m.lead.missed.IsZero():
 		m.lead = lead{missed: now}
 	}
@@ -38,6 +39,21 @@ func (m *Machine) takeAlive(now time.Time, is bool) {
 func (m *Machine) daemonSeen(now time.Time) {
 	if !m.lead.missed.IsZero() {
 		m.lead = lead{missed: now} // the cluster may be mistaken for ever
+		m.handBack(now)
+	}
+}
+
+// handBack leaves it to the decider to initiate, as in any bring-up without an
+// introduction: two ends that initiate void each other's handshakes.
+func (m *Machine) handBack(now time.Time) {
+	u := &m.up
+	if !u.led {
+		return
+	}
+	u.led, u.initiator = false, false
+	if m.state != Established {
+		m.enter(now, Pending)
+		u.due = laterOf(u.due, now.Add(answerWait+m.rand(answerJitter)))
 	}
 }
 

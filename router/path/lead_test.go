@@ -1,7 +1,9 @@
 package path
 
 import (
+	"maps"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 )
@@ -94,5 +96,67 @@ func TestLeads(t *testing.T) {
 	}
 	if m := New(Config{Decider: true, Rand: none}); !m.leads(epoch) {
 		t.Error("the decider does not lead")
+	}
+}
+
+// Who lost the path while it led does not go on initiating beside the decider
+// that is back.
+func TestLeadEnds(t *testing.T) {
+	for _, back := range []Event{Alive(true), Asked{one}, Punched{[]netip.AddrPort{one}}} {
+		for _, relayed := range []bool{false, true} {
+			r := standing(t, false, Route{Endpoint: one})
+			r.comes = false
+			r.step(Alive(false))
+			r.run(leadAfter)
+			clear(r.passes)
+			r.run(time.Minute)
+			if m := r.machine; m.State() != Connecting || !m.up.initiator || !m.leads(r.at()) {
+				t.Fatalf("%s, initiates %t, leads %t", m.State(), m.up.initiator, m.leads(r.at()))
+			}
+			for r.machine.up.due.Sub(r.at()) > time.Second {
+				r.run(100 * time.Millisecond)
+			}
+			r.lines = nil
+			r.step(back)
+			if relayed {
+				r.step(Relays{{Route: viaR}, {Route: Route{three, viaR.Via}}})
+				r.step(Candidates{one, two, three})
+			}
+			r.run(answerWait - 1)
+			for _, l := range r.lines {
+				if strings.Contains(l, "initiate") {
+					t.Errorf("%T, news %t: %s", back, relayed, l)
+				}
+			}
+			r.lines = nil
+			r.run(2 * time.Second)
+			if len(r.lines) == 0 {
+				t.Errorf("%T: it never helps", back)
+			}
+		}
+	}
+	// An introduction's word holds, and who leads a tunnel that came back does not
+	// initiate when it goes again.
+	for _, introduced := range []bool{false, true} {
+		r := standing(t, false, Route{Endpoint: one})
+		r.comes = false
+		r.step(Alive(false))
+		r.run(leadAfter)
+		passes := maps.Clone(r.passes)
+		clear(r.passes)
+		r.run(20 * time.Second)
+		if !r.machine.up.led {
+			t.Fatal("it does not lead")
+		}
+		maps.Copy(r.passes, passes)
+		if introduced {
+			r.step(Introduced{Initiator: true, Candidates: []netip.AddrPort{one}})
+		} else {
+			r.run(time.Minute)
+		}
+		r.step(Alive(true))
+		if got := r.machine.up.initiator; got != introduced {
+			t.Errorf("introduced %t, initiates %t, %s", introduced, got, r.machine.State())
+		}
 	}
 }

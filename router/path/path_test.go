@@ -108,9 +108,23 @@ func TestStep(t *testing.T) {
 		}},
 		{"a host that was restarted tries once at once, whoever decides", false, []step{
 			{0, Start{Candidates: []netip.AddrPort{one}, Delay: 100 * ms, Resumed: true}, "pending"},
-			{100 * ms, Tick{}, "endpoint 192.0.2.1:6784, initiate; connecting"},
-			{2599 * ms, Tick{}, "connecting"}, // the decider may have restarted, too
+			{100 * ms, Tick{}, "endpoint 192.0.2.1:6784, initiate; pending"},
+			{2599 * ms, Tick{}, "pending"}, // the decider may have restarted, too
 			{2600 * ms, Tick{}, "endpoint 192.0.2.1:6784, initiate; connecting"},
+		}},
+		{"and not again before its turn, whatever is heard meanwhile", false, []step{
+			{0, Start{Candidates: []netip.AddrPort{one}, Resumed: true}, "endpoint 192.0.2.1:6784, initiate; pending"},
+			{500 * ms, Candidates(both), "pending"},
+			{700 * ms, Relays{{Route: viaR}}, "pending"},
+			{900 * ms, Pong{Endpoint: one}, "rebind 198.51.100.1:6783; pending"},
+			{2499 * ms, Tick{}, "pending"},
+			{2500 * ms, Tick{}, "endpoint 192.0.2.1:6784, initiate; connecting"},
+		}},
+		{"nor later than in its turn, without a candidate", false, []step{
+			{0, Start{Resumed: true}, "pending"},
+			{500 * ms, Candidates{two}, "pending"},
+			{2499 * ms, Tick{}, "pending"},
+			{2500 * ms, Tick{}, "endpoint 192.0.2.2:6784, initiate; connecting"},
 		}},
 		{"a tunnel that outlived the daemon is left alone", true, []step{
 			{0, Start{Candidates: both, Handshake: epoch.Add(-179 * s)}, "established"},
@@ -292,6 +306,23 @@ func TestChance(t *testing.T) {
 	}
 	if least < 2500*time.Millisecond || least > 2600*time.Millisecond || most < 3400*time.Millisecond || most >= 3500*time.Millisecond {
 		t.Errorf("the waiting end sets its candidate after %s to %s, want 2.5 s to 3.5 s", least, most)
+	}
+}
+
+// Two ends that begin in one moment do not try a relay in one moment.
+func TestRelayChance(t *testing.T) {
+	begun := make(map[time.Time]bool)
+	for range 100 {
+		m := New(Config{Decider: true})
+		m.Step(epoch, Relays{{Route: viaR}})
+		m.Step(epoch, Start{})
+		if at := m.up.relays.Sub(epoch); at < directFirst || at >= directFirst+relayJitter {
+			t.Fatalf("a relay is tried after %s", at)
+		}
+		begun[m.up.relays.Truncate(20*time.Millisecond)] = true
+	}
+	if len(begun) < 5 {
+		t.Errorf("all begin at the same time: %v", begun)
 	}
 }
 

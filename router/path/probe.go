@@ -222,7 +222,7 @@ func (m *Machine) asked(now time.Time, ep netip.AddrPort) {
 	if m.started && !within(now, c.answered, freshAnswer) && m.route.Endpoint != ep {
 		// Two ends that both began anew for the other's probes would never
 		// become rare. What stands directly is only compared.
-		if !m.route.Direct() {
+		if m.state != Established || !m.route.Direct() {
 			c.gap = 0
 		}
 		c.due = first(c.due, c.soonest(now))

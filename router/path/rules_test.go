@@ -202,3 +202,26 @@ func TestFasterRelay(t *testing.T) {
 		}
 	}
 }
+
+// The peer's probe makes us curious again, in a bring-up that has lasted long.
+func TestAskedInBringUp(t *testing.T) {
+	r := newRig(t, true)
+	r.step(Start{Candidates: []netip.AddrPort{one, two}})
+	r.run(10 * time.Minute)
+	for r.machine.Route().Endpoint != one { // what was tried last is probed less
+		r.run(time.Second)
+	}
+	r.lines, r.verbose = nil, true
+	from := r.now
+	r.step(Asked{two})
+	r.run(10 * time.Second)
+	var probes int
+	for _, l := range r.lines {
+		if strings.Contains(l, "probe "+two.String()) {
+			probes++
+		}
+	}
+	if probes < 3 {
+		t.Errorf("%d probes in 10 s from %s\n%s", probes, from, strings.Join(r.lines, "\n"))
+	}
+}

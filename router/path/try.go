@@ -75,6 +75,9 @@ func (m *Machine) try(now time.Time) (Route, bool) {
 	list, wait := m.options(now)
 	if len(list) == 0 {
 		u.due = wait
+		if u.once {
+			u.once, u.due = false, u.turn
+		}
 		return Route{}, false
 	}
 	m.route = slices.MinFunc(list, func(a, b Route) int {
@@ -102,8 +105,9 @@ func (m *Machine) try(now time.Time) (Route, bool) {
 	} else { // leave it the time for a round trip, out of step
 		gap += gap + m.rand(gap)
 	}
-	if u.once {
-		u.once, gap = false, answerWait+m.rand(answerJitter)
+	if u.once { // it stays pending: its turn has not come, whatever is heard
+		u.once, u.due = false, u.turn
+		return m.route, true
 	}
 	u.due = now.Add(gap)
 	if len(m.relays.list) > 0 && u.relays.After(now.Add(firstGap)) && u.relays.Before(u.due) {

@@ -239,3 +239,20 @@ func TestTUNHasItsTurn(t *testing.T) {
 	}
 	t.Errorf("%d batches of frames, and none of the TUN device", 2*fair)
 }
+
+// A container that sends datagrams faster than they are encrypted fills no
+// memory: a batch holds a few of them only.
+func TestFewSinglesInABatch(t *testing.T) {
+	f := newFakePort(t, config(1, 2))
+	const frames = 3 * maxSingles
+	for range frames {
+		f.toPort(t, offload.Header{}, frameOf(macAll, macHere, 50))
+	}
+	for got := 0; got < frames; {
+		n := len(f.read(t))
+		if n > maxSingles {
+			t.Fatalf("%d datagrams in one batch, at most %d", n, maxSingles)
+		}
+		got += n
+	}
+}

@@ -15,6 +15,12 @@ import (
 // 65,535 bytes of IP.
 const largest = 1 << 17
 
+// maxSingles is how many frames that are no super-frames go into one batch.
+// wireguard-go queues up to 1,024 batches for a peer, whatever is in them: with
+// 128 datagrams in each, one container could fill the memory, and wait for its
+// own packets for seconds.
+const maxSingles = 16
+
 // outbound takes frames from the TAP device and makes packets for remotes.
 type outbound struct {
 	// Constant after init.
@@ -58,13 +64,16 @@ func (o *outbound) busy() bool { return o.now != nil }
 
 // read fills bufs as far as there are frames, and does not wait for any.
 func (o *outbound) read(bufs [][]byte, sizes []int, offset int) int {
-	n := 0
+	n, singles := 0, 0
 	for n < len(bufs) {
 		if o.now == nil {
-			if o.have == 0 && !o.fetch() {
+			if singles == maxSingles || o.have == 0 && !o.fetch() {
 				break
 			}
 			o.begin()
+			if o.header.GSOType == offload.GSONone {
+				singles++
+			}
 			continue
 		}
 		m := o.next(bufs[n][offset:])
@@ -226,9 +235,6 @@ func (o *outbound) fits(r *remote) bool {
 
 // tell answers the sender of the frame that it is too large.
 func (o *outbound) tell(mtu int) bool {
-	if !o.port.limit.allow(time.Since(o.port.born) + time.Second) {
-		return false
-	}
 	frame := o.frame
 	if o.header.GSOType != offload.GSONone {
 		// Quoted is what would have been sent: the first segment.
@@ -238,7 +244,7 @@ func (o *outbound) tell(mtu int) bool {
 		_ = o.cut.Start(o.header, o.frame) // again, as it was
 	}
 	n, ok := fit.TooBig(o.answer, frame, mtu)
-	if !ok {
+	if !ok || !o.port.limit.allow(time.Since(o.port.born)+time.Second) {
 		return false
 	}
 	o.port.counters.tooBig.Add(1)

@@ -110,7 +110,7 @@ func (in *inbound) take(bufs [][]byte, offset int) {
 		if joins {
 			join.Add(frame)
 		} else {
-			in.result(in.write.plain(in.file, frame))
+			in.result(in.write.plain(in.file, frame), 1)
 		}
 	}
 	if joins {
@@ -124,7 +124,7 @@ func (in *inbound) take(bufs [][]byte, offset int) {
 func (in *inbound) put(h offload.Header, parts [][]byte) {
 	err := in.write.super(in.file, h, parts)
 	if h.GSOType == offload.GSONone {
-		in.result(err)
+		in.result(err, 1)
 		return
 	}
 	in.supers++
@@ -132,7 +132,7 @@ func (in *inbound) put(h offload.Header, parts [][]byte) {
 		if err == nil && in.port.refused.Load() != 0 {
 			in.port.refused.Store(0)
 		}
-		in.result(err)
+		in.result(err, len(parts))
 		return
 	}
 	// This kernel does not take it, or not this one: as single frames then.
@@ -142,7 +142,7 @@ func (in *inbound) put(h offload.Header, parts [][]byte) {
 		in.whole = append(in.whole, b...)
 	}
 	if err := in.cut.Start(h, in.whole); err != nil {
-		in.result(err)
+		in.result(err, len(parts))
 		return
 	}
 	if in.single == nil {
@@ -153,7 +153,7 @@ func (in *inbound) put(h offload.Header, parts [][]byte) {
 		if !ok {
 			return
 		}
-		in.result(in.write.plain(in.file, in.single[:n]))
+		in.result(in.write.plain(in.file, in.single[:n]), 1)
 	}
 }
 
@@ -165,13 +165,14 @@ func (p *Port) refusedOne() {
 	}
 }
 
-func (in *inbound) result(err error) {
+// result counts frames that the device did not take.
+func (in *inbound) result(err error, frames int) {
 	switch {
 	case err == nil:
 	case errors.Is(err, errGone), errors.Is(err, errDown):
-		in.dropped[noDevice]++
+		in.dropped[noDevice] += uint64(frames)
 	default:
-		in.dropped[noSpace]++
+		in.dropped[noSpace] += uint64(frames)
 	}
 }
 

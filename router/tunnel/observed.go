@@ -28,6 +28,9 @@ type observed struct {
 	told   []netip.AddrPort // as last offered for the advert
 	toldAt time.Time
 	lookAt time.Time // when it is compared again
+	// known is the NAT that was seen last. Whether there is one changes with our
+	// addresses only, and those who could tell may all be idle.
+	known topology.NATKind
 }
 
 // observer is a peer by one protocol: the two have mappings of their own.
@@ -45,7 +48,7 @@ func newObserved() observed { return observed{seen: make(map[observer]observatio
 
 func (o *observed) forget() {
 	clear(o.seen)
-	o.toldAt, o.lookAt = time.Time{}, time.Time{}
+	o.toldAt, o.lookAt, o.known = time.Time{}, time.Time{}, topology.NATUnknown
 }
 
 // observe takes where a peer says that our packet came from. It is told in an
@@ -144,13 +147,13 @@ func (o *observed) list(now time.Time, own []netip.AddrPort) []netip.AddrPort {
 }
 
 // kind says what NAT we are behind, as far as the observations tell. A host
-// that nobody sees elsewhere than where it is has none.
+// that nobody ever saw elsewhere than where it is, at these addresses, has none.
 func (o *observed) kind(now time.Time, own []netip.AddrPort) topology.NATKind {
 	list := o.outsides(now, own)
 	if len(o.seen) == 0 {
-		return topology.NATUnknown
+		return o.known
 	}
-	kind := topology.NATNone
+	kind := max(o.known, topology.NATNone) // who sees none may be beside us
 	var most int
 	for _, a := range list { // what most see counts
 		switch {
@@ -161,5 +164,6 @@ func (o *observed) kind(now time.Time, own []netip.AddrPort) topology.NATKind {
 			kind, most = topology.NATSymmetric, a.seenBy
 		}
 	}
+	o.known = kind
 	return kind
 }

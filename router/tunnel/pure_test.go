@@ -228,3 +228,33 @@ func TestSteady(t *testing.T) {
 		}
 	}
 }
+
+// A NAT is not forgotten because those who told of it are idle, and a host beside
+// us sees none; when our addresses change, all is new.
+func TestNATIsRemembered(t *testing.T) {
+	now := time.Unix(1000, 0)
+	own := []netip.AddrPort{addrPort("10.0.0.5:6784")}
+	o := newObserved()
+	want := func(when string, kind topology.NATKind) {
+		t.Helper()
+		if got := o.kind(now, own); got != kind {
+			t.Errorf("%s: %s, want %s", when, got, kind)
+		}
+	}
+	o.observe(now, identity(2), own[0])
+	want("one beside us", topology.NATNone)
+	now = now.Add(2 * observedAge)
+	want("all are idle", topology.NATNone)
+	o.observe(now, identity(1), addrPort("203.0.113.1:6784"))
+	want("one far away", topology.NATEndpointIndependent)
+	now = now.Add(2 * observedAge)
+	o.observe(now, identity(2), own[0])
+	want("that one is idle", topology.NATEndpointIndependent)
+	now = now.Add(2 * observedAge)
+	want("all are idle again", topology.NATEndpointIndependent)
+	if list := o.list(now, own); len(list) > 0 {
+		t.Errorf("an old address is told: %v", list)
+	}
+	o.forget()
+	want("elsewhere", topology.NATUnknown)
+}

@@ -65,10 +65,9 @@ func (t *Tunnels) show(now time.Time) {
 		return
 	}
 	t.showAt = now.Add(showGap)
-	t.nat = t.observed.kind(now, t.own)
 	s := &Snapshot{
 		View: t.view, Peers: make([]Peer, 0, len(t.tunnels)), Lost: t.lost,
-		NAT:      t.nat,
+		NAT:      t.observed.kind(now, t.own),
 		Observed: t.observed.told, ways: make(map[crypto.Identity]Way, len(t.tunnels)),
 	}
 	for id, w := range t.tunnels {

@@ -127,7 +127,6 @@ type loop struct {
 	readAt  time.Time              // when it was read last
 
 	own        []netip.AddrPort // endpoints of our interfaces
-	nat        topology.NATKind // that we are behind, as last shown
 	idle       time.Duration    // between pings without traffic, of one peer
 	ceiling    int              // the greatest MTU of one
 	graph      graph

@@ -32,7 +32,7 @@ func (s *siege) fromLocal(t *testing.T) {
 
 	here := s.asNobody(t, s.host)
 	local := []wall{{n: s.host, rules: []string{"vxlan-local-sender", "vxlan-origin"}}}
-	localOverlay := []wall{{n: s.host, rules: []string{"vxlan-local-sender", "vxlan-origin", "overlay-leak", "overlay-origin"}}}
+	localOverlay := []wall{{n: s.host, rules: []string{"vxlan-local-sender", "vxlan-origin", "overlay-leak", "overlay-leak-late", "overlay-origin"}}}
 	looped := []wall{{n: s.host, rules: []string{"vxlan-local-sender", "tunnel-only-us", "vxlan-source-port", "overlay-origin"}}}
 	t.Run("this host", func(t *testing.T) {
 		s.fend(t, []attack{

@@ -12,7 +12,7 @@ import (
 func TestHostileRules(t *testing.T) {
 	s := newSiege(t)
 	walls := wall{n: s.host, ipv6: true, rules: []string{
-		"overlay-origin", "overlay-leak", "tunnel-only-us", "tunnel-input", "tunnel-forward", "switch-input", "switch-forward",
+		"overlay-origin", "overlay-leak", "overlay-leak-late", "tunnel-only-us", "tunnel-input", "tunnel-forward", "switch-input", "switch-forward",
 		"vxlan-origin", "vxlan-source-port", "vxlan-local-sender", "vxlan-untracked", "loose-port", "names-local", "names-origin",
 	}}
 	for _, storm := range []struct {

@@ -141,7 +141,7 @@ func TestHostileService(t *testing.T) {
 		s.stranger.sh(fmt.Sprintf("ip -6 route add %s/128 via %s dev eth0", s.host.overlay(), s.host.Addr6()))
 		overlay := netip.AddrPortFrom(s.host.overlay(), bothPort)
 		s.fend(t, []attack{{
-			name: "stranger, overlay address, TCP", ear: heard, walls: []wall{on(s.host, "overlay-origin", "overlay-leak")},
+			name: "stranger, overlay address, TCP", ear: heard, walls: []wall{on(s.host, "overlay-origin", "overlay-leak", "overlay-leak-late")},
 			shoot: knock(t, s.stranger.Place, overlay),
 		}})
 	})
