@@ -76,7 +76,7 @@ func (n *node) holds() (held, error) {
 	}
 	h := held{
 		Goroutines: int(m["go_goroutines"]), Descriptors: int(m["process_open_fds"]), memory: m["process_resident_memory_bytes"],
-		Rules:      strings.Count(n.sh("nft list ruleset"), "\n"),
+		Rules: strings.Count(n.sh("nft list ruleset"), "\n"),
 		// What the bridge learns of the other side of the port ages by itself.
 		Forwarding: strings.Count(n.sh("(bridge fdb show dev weft-vx; bridge fdb show br weft) | grep -E 'permanent|static|extern_learn|dst|dev wv'"), "\n"),
 	}
