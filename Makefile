@@ -40,6 +40,7 @@ tools: ## install the Debian packages that tests and demo need (starts no servic
 .PHONY: unit
 unit: go-version ## unit and property tests with the race detector, as root also those in fresh namespaces
 	CGO_ENABLED=1 $(GO) test -race -timeout 10m $(UNIT)
+	$(GO) test -timeout 10m -run '^(TestSim|TestReachedByOneOnly)' ./mesh ./mesh/ipam
 
 .PHONY: race
 race: e2e-race ## end-to-end tests with race-built daemons

@@ -74,7 +74,7 @@ func TestReachedByOneOnly(t *testing.T) {
 				}
 				c.net.HealAll()
 				t.Logf("members everywhere %v after relays carry", c.until(2*time.Minute, "one cluster", func() bool { return whole(c.nodes) }))
-				for time.Since(begun) < time.Hour {
+				for time.Since(begun) < reachTime {
 					time.Sleep(3 * time.Minute)
 					cut()
 					time.Sleep(5 * time.Minute)

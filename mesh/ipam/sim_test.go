@@ -63,7 +63,7 @@ type simSettings struct {
 
 func newSimSettings() *simSettings {
 	s := &simSettings{}
-	flag.Uint64Var(&s.ops, "sim.ops", 200_000, "`operations` of the simulation")
+	flag.Uint64Var(&s.ops, "sim.ops", 200_000/raceCost, "`operations` of the simulation")
 	flag.Uint64Var(&s.seed, "sim.seed", 0, "replay the world with this `seed` only; 0: many")
 	flag.Uint64Var(&s.first, "sim.first", 1, "begin with this `seed`")
 	flag.IntVar(&s.trace, "sim.trace", 60, "print so many `events` before a failure")

@@ -1,0 +1,7 @@
+//go:build !race
+
+package mesh
+
+import "time"
+
+const reachTime = time.Hour
