@@ -111,6 +111,13 @@ type Claim struct {
 	At netip.Addr // overlay address of the host
 }
 
+// Bounds of what is known: each entry costs the kernel calls and memory, and any
+// member can claim anything. What is beyond them is learnt from frames.
+const (
+	MaxPerHost = 2048
+	MaxKnown   = 32768
+)
+
 // Settle returns what is known beyond doubt, sorted by MAC. A MAC address that
 // two hosts claim is left out, and so is an address that two attachments claim:
 // while a container moves, or when a member lies, frames are flooded and the
@@ -124,11 +131,13 @@ func Settle(claims []Claim) []Known {
 			addrs[a]++
 		}
 	}
-	known := make([]Known, 0, len(claims))
+	known := make([]Known, 0, min(len(claims), MaxKnown))
+	hosts := make(map[netip.Addr]int)
 	for _, c := range claims {
-		if macs[c.MAC] > 1 {
+		if macs[c.MAC] > 1 || hosts[c.At] == MaxPerHost || len(known) == MaxKnown {
 			continue
 		}
+		hosts[c.At]++
 		k := Known{MAC: c.MAC, At: c.At}
 		for _, a := range c.Addrs {
 			if addrs[a] == 1 {

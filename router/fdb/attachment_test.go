@@ -173,3 +173,26 @@ func TestRegister(t *testing.T) {
 		t.Error("what failed is not tried again:", got)
 	}
 }
+
+// One host that claims everything neither fills the tables nor takes the room
+// of the others.
+func TestSettleIsBounded(t *testing.T) {
+	liar, honest := netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00::2")
+	var claims []Claim
+	for i := range 3 * MaxPerHost {
+		claims = append(claims, Claim{Attachment{MAC: MAC{2, 9, byte(i >> 16), byte(i >> 8), byte(i)}}, liar})
+	}
+	claims = append(claims, Claim{Attachment{MAC: MAC{2, 1}}, honest})
+	known := Settle(claims)
+	if len(known) != MaxPerHost+1 || known[0].At != honest {
+		t.Errorf("%d known, the first at %s", len(known), known[0].At)
+	}
+	claims = nil
+	for i := range 2 * MaxKnown {
+		at := netip.AddrFrom16([16]byte{0xfd, 14: byte(i / MaxPerHost >> 8), 15: byte(i / MaxPerHost)})
+		claims = append(claims, Claim{Attachment{MAC: MAC{2, 9, byte(i >> 16), byte(i >> 8), byte(i)}}, at})
+	}
+	if n := len(Settle(claims)); n != MaxKnown {
+		t.Errorf("%d known, at most %d", n, MaxKnown)
+	}
+}

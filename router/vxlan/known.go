@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"syscall"
 
 	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
@@ -176,7 +177,14 @@ func (p *Port) tell(c fdb.Config, have, want told) (missing, stale int, err erro
 		}
 	}
 	for m, at := range want.fixed {
-		if have.fixed[m] != at && errs.ok(p.kernel.AddFDB(c.Name, kernel.FDB{MAC: m, Dst: at, Fixed: true})) {
+		if have.fixed[m] == at {
+			continue
+		}
+		err := p.kernel.AddFDB(c.Name, kernel.FDB{MAC: m, Dst: at, Fixed: true})
+		if errors.Is(err, syscall.ENOSPC) {
+			continue // full of what was learnt: frames to m are flooded, and the next sweep tries again
+		}
+		if errs.ok(err) {
 			missing++
 		}
 	}
