@@ -129,16 +129,24 @@ func (n *node) sh(script string) string {
 // run, and targets or other flags.
 func (n *node) launch(args ...string) {
 	n.c.t.Helper()
-	out := n.must(append([]string{"launch", "--token", n.c.token, "--datapath", run.datapath}, args...)...)
+	out := n.must(append([]string{"launch", "--token", n.c.token, "--datapath", n.datapath()}, args...)...)
 	if out != "" {
 		n.c.t.Errorf("launch on %s prints %q; it prints nothing on stdout", n.Name(), out)
 	}
 }
 
+// datapath is that of this run, or of this host in a mixed one.
+func (n *node) datapath() string {
+	if run.mixed && n.number%2 == 0 {
+		return "userspace"
+	}
+	return run.datapath
+}
+
 // relaunch starts a daemon that was there before: no secret, no targets.
 func (n *node) relaunch(args ...string) {
 	n.c.t.Helper()
-	n.must(append([]string{"launch", "--datapath", run.datapath}, args...)...)
+	n.must(append([]string{"launch", "--datapath", n.datapath()}, args...)...)
 }
 
 // report is what `weft report` says, as far as tests look.

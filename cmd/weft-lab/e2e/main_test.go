@@ -16,6 +16,7 @@ import (
 type settings struct {
 	bin, datapath, artefacts string
 	all                      bool // also what the list leaves out
+	mixed                    bool // every second host has the other data path
 }
 
 func newSettings() *settings {
@@ -24,6 +25,7 @@ func newSettings() *settings {
 	flag.StringVar(&s.datapath, "datapath", "userspace", "data path of the daemons: kernel or userspace")
 	flag.StringVar(&s.artefacts, "artefacts", os.Getenv("ARTEFACTS"), "`directory` for what failed tests leave")
 	flag.BoolVar(&s.all, "all", false, "run also tests that are left out with this data path")
+	flag.BoolVar(&s.mixed, "mixed", false, "with -datapath kernel: let every second host forward in userspace")
 	return s
 }
 
