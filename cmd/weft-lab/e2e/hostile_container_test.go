@@ -22,7 +22,7 @@ func (s *siege) fromSwitch(t *testing.T) {
 	closed := []wall{{n: s.host, rules: []string{"switch-input"}, ipv6: true}}
 	overlay := []wall{{n: s.host, rules: []string{"switch-input", "overlay-origin"}, ipv6: true}}
 	// Where bridged packets pass through the firewall, the other host has a say.
-	leaving := wall{n: s.peer, rules: []string{"overlay-origin"}}
+	leaving := wall{n: s.peer, rules: []string{"overlay-origin", "overlay-leak-late"}}
 	local := func(n *node) wall { return wall{n: n, rules: []string{"names-local"}} }
 	for _, by := range []struct {
 		where           string
