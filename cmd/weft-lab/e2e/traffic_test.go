@@ -75,11 +75,14 @@ func linkLocal(t testing.TB, of, from *box) netip.Addr {
 func pingAll(t *testing.T, a, b *box) {
 	for _, to := range []netip.Addr{b.addr, linkLocal(t, b, a)} {
 		for _, size := range []int{1, 9000} {
-			ctx, cancel := tries(t, 5*time.Second)
-			if _, err := a.Ping(ctx, to, size, []byte(marker)); err != nil {
-				t.Error(err)
-			}
-			cancel()
+			// The first large one over IPv6 may be what teaches the sender how
+			// much the path carries.
+			wait(t, fmt.Sprintf("%s answers %s with %d bytes", to, a.Name(), size), 5*time.Second, func() error {
+				ctx, cancel := tries(t, time.Second)
+				defer cancel()
+				_, err := a.Ping(ctx, to, size, []byte(marker))
+				return err
+			})
 		}
 	}
 }
