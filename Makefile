@@ -62,6 +62,7 @@ kernel: build ## the same end-to-end tests with the kernel data path, in a QEMU 
 	$(GO) test -c -o bin/e2e.test ./cmd/weft-lab/e2e
 	ARTEFACTS=$(ARTEFACTS) bin/weft-lab guest -- -test.v=$(if $(V),true,false) $(E2E)
 	bin/weft-lab guest --append ipv6.disable=1 -- -test.run TestKernelWithoutIPv6
+	bin/weft-lab guest -- -mixed -test.run 'TestTraffic|TestChain$$'
 
 .PHONY: fuzz
 fuzz: go-version ## run every fuzz target for FUZZTIME (2s)
