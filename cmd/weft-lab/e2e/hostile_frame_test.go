@@ -181,6 +181,19 @@ func macOf(t testing.TB, p *lab.Place, link string) net.HardwareAddr {
 // hearFrames listens for marked frames that come to an interface.
 func hearFrames(t testing.TB, p *lab.Place, link string) *ear {
 	t.Helper()
+	e := newEar()
+	eachFrame(t, p, link, func(frame []byte) {
+		if text := textOf(frame); text != "" {
+			e.hear(text)
+		}
+	})
+	return e
+}
+
+// eachFrame calls f, from a goroutine, for every frame that comes to an interface
+// until the test ends. The frame is valid during the call only.
+func eachFrame(t testing.TB, p *lab.Place, link string, f func(frame []byte)) {
+	t.Helper()
 	index, err := p.Index(link)
 	if err != nil {
 		t.Fatal(err)
@@ -202,7 +215,6 @@ func hearFrames(t testing.TB, p *lab.Place, link string) *ear {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := newEar()
 	go func() {
 		buf := make([]byte, 1<<16)
 		for closed := error(nil); closed == nil; {
@@ -212,15 +224,12 @@ func hearFrames(t testing.TB, p *lab.Place, link string) *ear {
 					return false
 				}
 				if sa, ok := from.(*unix.SockaddrLinklayer); ok && err == nil && sa.Pkttype != unix.PACKET_OUTGOING {
-					if text := textOf(buf[:n]); text != "" {
-						e.hear(text)
-					}
+					f(buf[:n])
 				}
 				return true
 			})
 		}
 	}()
-	return e
 }
 
 // hearDatagrams listens for VXLAN datagrams at a port of a place, over "udp4" or

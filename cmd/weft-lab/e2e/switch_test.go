@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,43 +19,12 @@ import (
 // are what is looked for.
 func watchFrames(t testing.TB, p *lab.Place, link string, is func(frame []byte) bool) *atomic.Int64 {
 	t.Helper()
-	index, err := p.Index(link)
-	if err != nil {
-		t.Fatal(err)
-	}
-	const all = unix.ETH_P_ALL<<8&0xff00 | unix.ETH_P_ALL>>8
-	fd := -1
-	err = p.Do(func() error {
-		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, all); err != nil {
-			return err
-		}
-		return unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: index, Protocol: all})
-	})
-	if err != nil {
-		t.Fatal(fmt.Errorf("%s: listen on %s: %w", p.Name(), link, err))
-	}
-	file := os.NewFile(uintptr(fd), "frames")
-	t.Cleanup(func() { _ = file.Close() })
-	raw, err := file.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
 	count := &atomic.Int64{}
-	go func() {
-		buf := make([]byte, 1<<16)
-		for closed := error(nil); closed == nil; {
-			closed = raw.Read(func(fd uintptr) bool {
-				n, from, err := unix.Recvfrom(int(fd), buf, 0)
-				if errors.Is(err, unix.EAGAIN) {
-					return false
-				}
-				if sa, ok := from.(*unix.SockaddrLinklayer); ok && err == nil && sa.Pkttype != unix.PACKET_OUTGOING && is(buf[:n]) {
-					count.Add(1)
-				}
-				return true
-			})
+	eachFrame(t, p, link, func(frame []byte) {
+		if is(frame) {
+			count.Add(1)
 		}
-	}()
+	})
 	return count
 }
 
