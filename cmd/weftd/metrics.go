@@ -36,10 +36,8 @@ type metrics struct {
 	addresses   []addressGauge
 	peer        *prometheus.Desc
 	peers       []peerMetric
-	relay       []relayMetric
-	drops       *prometheus.Desc
-	port        []switchMetric
-	unsent      *prometheus.Desc
+	relay       section[api.RelayStatus]
+	port        section[api.SwitchStatus]
 }
 
 // addressGauge is one number about the address space.
@@ -97,9 +95,7 @@ func newMetrics(status statusReader, server *dns.Server) *metrics {
 		peer:      peerInfo(),
 		peers:     peerMetrics(),
 		relay:     relayMetrics(),
-		drops:     relayDrops(),
 		port:      switchMetrics(),
-		unsent:    switchDrops(),
 	}
 }
 
@@ -116,14 +112,8 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, p := range m.peers {
 		ch <- p.desc
 	}
-	for _, r := range m.relay {
-		ch <- r.desc
-	}
-	ch <- m.drops
-	for _, x := range m.port {
-		ch <- x.desc
-	}
-	ch <- m.unsent
+	m.relay.describe(ch)
+	m.port.describe(ch)
 }
 
 // Collect implements [prometheus.Collector].
@@ -147,8 +137,8 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- prometheus.MustNewConstMetric(m.terminated, prometheus.CounterValue, float64(s.Terminated))
 	m.collectPeers(s.Connections, ch)
-	m.collectRelay(s.Relay, ch)
-	m.collectSwitch(s.Switch, ch)
+	m.relay.collect(s.Relay, ch)
+	m.port.collect(s.Switch, ch)
 	if s.DNS != nil {
 		ch <- prometheus.MustNewConstMetric(m.entries, prometheus.GaugeValue, float64(len(s.DNS.Entries)))
 	}

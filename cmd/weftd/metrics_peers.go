@@ -66,42 +66,17 @@ func (m *metrics) collectPeers(list []api.Connection, ch chan<- prometheus.Metri
 	}
 }
 
-// relayMetric is one number about what this host forwards for others.
-type relayMetric struct {
-	desc *prometheus.Desc
-	kind prometheus.ValueType
-	read func(*api.RelayStatus) float64
-}
-
-func relayMetrics() []relayMetric {
-	metric := func(name, help string, kind prometheus.ValueType, read func(*api.RelayStatus) float64) relayMetric {
-		return relayMetric{prometheus.NewDesc(name, help, nil, nil), kind, read}
-	}
-	return []relayMetric{
-		metric("weft_relayed_packets_total", "Sealed packets forwarded for other hosts.", prometheus.CounterValue,
-			func(r *api.RelayStatus) float64 { return float64(r.Packets) }),
-		metric("weft_relayed_bytes_total", "Bytes in sealed packets forwarded for other hosts.", prometheus.CounterValue,
-			func(r *api.RelayStatus) float64 { return float64(r.Bytes) }),
-		metric("weft_relay_sessions", "Number of WireGuard sessions of others whose way is recorded.", prometheus.GaugeValue,
-			func(r *api.RelayStatus) float64 { return float64(r.Sessions) }),
-		metric("weft_relay_bound", "Number of hosts that can be reached through this one.", prometheus.GaugeValue,
-			func(r *api.RelayStatus) float64 { return float64(r.Bound) }),
-	}
-}
-
-func relayDrops() *prometheus.Desc {
-	return prometheus.NewDesc("weft_relay_dropped_packets_total", "Packets at the relay port that were not forwarded, by reason.", []string{"reason"}, nil)
-}
-
-// collectRelay reads what is forwarded; nothing where nothing is.
-func (m *metrics) collectRelay(r *api.RelayStatus, ch chan<- prometheus.Metric) {
-	if r == nil {
-		return
-	}
-	for _, x := range m.relay {
-		ch <- prometheus.MustNewConstMetric(x.desc, x.kind, x.read(r))
-	}
-	for reason, n := range r.Dropped {
-		ch <- prometheus.MustNewConstMetric(m.drops, prometheus.CounterValue, float64(n), reason)
+// relayMetrics is what this host forwards for others.
+func relayMetrics() section[api.RelayStatus] {
+	type relay = api.RelayStatus
+	return section[relay]{
+		readings: []reading[relay]{
+			counter("weft_relayed_packets_total", "Sealed packets forwarded for other hosts.", func(r *relay) uint64 { return r.Packets }),
+			counter("weft_relayed_bytes_total", "Bytes in sealed packets forwarded for other hosts.", func(r *relay) uint64 { return r.Bytes }),
+			gauge("weft_relay_sessions", "Number of WireGuard sessions of others whose way is recorded.", func(r *relay) float64 { return float64(r.Sessions) }),
+			gauge("weft_relay_bound", "Number of hosts that can be reached through this one.", func(r *relay) float64 { return float64(r.Bound) }),
+		},
+		drops:   prometheus.NewDesc("weft_relay_dropped_packets_total", "Packets at the relay port that were not forwarded, by reason.", []string{"reason"}, nil),
+		dropped: func(r *relay) map[string]uint64 { return r.Dropped },
 	}
 }

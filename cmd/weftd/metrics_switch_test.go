@@ -29,13 +29,13 @@ func TestSwitchMetrics(t *testing.T) {
 		"weft_switch_remotes 16", "weft_switch_known_addresses 13", "weft_switch_learnt_addresses 14", "weft_switch_offload 1",
 		`weft_switch_dropped_frames_total{reason="vni"} 15`, `weft_switch_dropped_frames_total{reason="short"} 0`,
 	}
-	text := scrape(t, collector(func(ch chan<- prometheus.Metric) { m.collectSwitch(status, ch) }))
+	text := scrape(t, collector(func(ch chan<- prometheus.Metric) { m.port.collect(status, ch) }))
 	for _, want := range values {
 		if !strings.Contains(text, want+"\n") {
 			t.Errorf("no %q in\n%s", want, text)
 		}
 	}
-	if text := scrape(t, collector(func(ch chan<- prometheus.Metric) { m.collectSwitch(nil, ch) })); text != "" {
+	if text := scrape(t, collector(func(ch chan<- prometheus.Metric) { m.port.collect(nil, ch) })); text != "" {
 		t.Errorf("a host whose kernel forwards has %s", text)
 	}
 }
