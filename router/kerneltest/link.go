@@ -262,8 +262,8 @@ func (f *Fake) change(name string, fn func(*link) error) error {
 	return wrap(err, "change link %s", name)
 }
 
-// FDB is [kernel.Kernel.FDB].
-func (f *Fake) FDB(name string) ([]kernel.FDB, error) {
+// list is a call that returns a copy of what of reads off a link.
+func list[T any](f *Fake, name, what string, of func(*link) []T) ([]T, error) {
 	leave, err := f.call()
 	defer leave()
 	if err != nil {
@@ -271,9 +271,14 @@ func (f *Fake) FDB(name string) ([]kernel.FDB, error) {
 	}
 	l, err := f.find(name)
 	if err != nil {
-		return nil, fmt.Errorf("list forwarding entries: %w", err)
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
-	return slices.Clone(l.fdb), nil
+	return slices.Clone(of(l)), nil
+}
+
+// FDB is [kernel.Kernel.FDB].
+func (f *Fake) FDB(name string) ([]kernel.FDB, error) {
+	return list(f, name, "list forwarding entries", func(l *link) []kernel.FDB { return l.fdb })
 }
 
 // AddFDB is [kernel.Kernel.AddFDB].

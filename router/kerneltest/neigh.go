@@ -76,16 +76,7 @@ func (f *Fake) DelBridgeFDB(port string, m kernel.MAC) error {
 
 // Neighbours is [kernel.Kernel.Neighbours].
 func (f *Fake) Neighbours(name string) ([]kernel.Neighbour, error) {
-	leave, err := f.call()
-	defer leave()
-	if err != nil {
-		return nil, err
-	}
-	l, err := f.find(name)
-	if err != nil {
-		return nil, fmt.Errorf("list neighbours: %w", err)
-	}
-	return slices.Clone(l.neighbours), nil
+	return list(f, name, "list neighbours", func(l *link) []kernel.Neighbour { return l.neighbours })
 }
 
 // AddNeighbour is [kernel.Kernel.AddNeighbour].

@@ -15,16 +15,7 @@ const protoKernel = 2
 
 // Addrs is [kernel.Kernel.Addrs].
 func (f *Fake) Addrs(name string) ([]netip.Prefix, error) {
-	leave, err := f.call()
-	defer leave()
-	if err != nil {
-		return nil, err
-	}
-	l, err := f.find(name)
-	if err != nil {
-		return nil, fmt.Errorf("list addresses: %w", err)
-	}
-	return slices.Clone(l.addrs), nil
+	return list(f, name, "list addresses", func(l *link) []netip.Prefix { return l.addrs })
 }
 
 // AddAddr is [kernel.Kernel.AddAddr].
