@@ -54,6 +54,8 @@ type node struct {
 	resume    bool
 	resolve   func(context.Context, string) ([]netip.Addr, error)
 	deliver   func(crypto.Identity, []byte)
+	versions  hello.Versions
+	counts    *GossipCounts
 
 	mesh  *Mesh // other goroutines than the test's use current
 	stop  func()
@@ -127,7 +129,7 @@ func (n *node) start(targets ...string) {
 		Endpoints: n.endpoints, Hello: (*fakeHello)(n), Listener: fakeListener{},
 		Transport: n.c.net.Transport(netip.AddrPortFrom(n.overlay(), GossipPort)),
 		Resolve:   n.resolve, Targets: targets, Resume: n.resume, Discovery: n.discovery,
-		Deliver: n.deliver, Log: n.c.log.With("host", n.i+1),
+		Deliver: n.deliver, Versions: n.versions, Counts: n.counts, Log: n.c.log.With("host", n.i+1),
 	})
 	if err != nil {
 		n.c.t.Fatal(err)
@@ -396,16 +398,20 @@ func (h *fakeHello) Dial(ctx context.Context, addr netip.AddrPort, pin *crypto.I
 	case pin != nil && *pin != o.id():
 		return hello.Result{}, hello.ErrIdentity
 	}
+	version, common := n.versions.Common(o.versions)
+	if !common {
+		return hello.Result{}, fmt.Errorf("%w: %s there, %s here", hello.ErrVersion, o.versions, n.versions)
+	}
 	here, there := n.current(), o.current()
 	ours, theirs := here.Adverts(), there.Adverts()
 	if err := errors.Join(there.Check(ours[0]), here.Check(theirs[0])); err != nil {
 		return hello.Result{}, fmt.Errorf("%w: %w", hello.ErrRefused, err)
 	}
 	there.desk.introduce(hello.Result{
-		Peer: n.id(), Boot: here.cfg.Boot, Adverts: ours, Order: o.order(), Remote: netip.AddrPortFrom(n.addr.Addr(), 40000),
+		Peer: n.id(), Boot: here.cfg.Boot, Adverts: ours, Version: version, Order: o.order(), Remote: netip.AddrPortFrom(n.addr.Addr(), 40000),
 	})
 	return hello.Result{
-		Peer: o.id(), Boot: there.cfg.Boot, Adverts: theirs, Dialled: true, Initiator: true, Order: n.order(), Remote: addr,
+		Peer: o.id(), Boot: there.cfg.Boot, Adverts: theirs, Version: version, Dialled: true, Initiator: true, Order: n.order(), Remote: addr,
 	}, nil
 }
 

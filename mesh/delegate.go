@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/hello"
 	"github.com/weftnet/weft/mesh/replica"
 )
 
@@ -29,8 +30,8 @@ var (
 	_ memberlist.PingDelegate  = (*delegate)(nil)
 )
 
-// NodeMeta is the version of what we say in messages.
-func (d *delegate) NodeMeta(int) []byte { return []byte{1} }
+// NodeMeta is which versions we speak.
+func (d *delegate) NodeMeta(int) []byte { return d.m.cfg.Versions.Meta() }
 
 // NotifyMsg delivers a payload and queues any other message. One that is too large, or does not fit into the
 // queue, is dropped and counted; the next digest shows what was in it.
@@ -81,7 +82,7 @@ func (d *delegate) NotifyAlive(n *memberlist.Node) error {
 		return err
 	}
 	addr, _ := netip.AddrFromSlice(n.Addr)
-	return d.m.desk.alive(d.m.self, id, netip.AddrPortFrom(addr, n.Port))
+	return d.m.desk.alive(d.m.self, id, netip.AddrPortFrom(addr, n.Port), hello.ParseMeta(n.Meta))
 }
 
 func (d *delegate) NotifyJoin(n *memberlist.Node) { d.setMember(n.Name, true) }

@@ -11,6 +11,7 @@ import (
 	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/mesh/hello"
 	"github.com/weftnet/weft/mesh/replica"
+	"github.com/weftnet/weft/router/bell"
 )
 
 const (
@@ -30,7 +31,9 @@ var (
 // reports are kept per peer. Memberlist's callbacks touch nothing else but the
 // queues.
 type desk struct {
-	wake chan struct{} // constant after newDesk; holds one signal
+	// Constant after newDesk.
+	wake     bell.Bell
+	versions hello.Versions
 
 	mu sync.Mutex // guards the fields below
 
@@ -42,6 +45,8 @@ type desk struct {
 	retargeted bool
 
 	standing map[crypto.Identity]standing
+	speaks   map[crypto.Identity]hello.Versions // what known peers said last
+	spoke    map[crypto.Identity]hello.Versions // of that, what the loop has not seen
 	haunted  map[crypto.Identity]time.Time      // expelled peers, and when gossip last had one alive
 	joined   map[crypto.Identity]bool           // membership that the loop has not seen
 	reached  map[crypto.Identity]netip.AddrPort // handshakes that the loop has not seen
@@ -71,6 +76,7 @@ type inbox struct {
 	targets    []targetSpec
 	retargeted bool
 	joined     map[crypto.Identity]bool
+	spoke      map[crypto.Identity]hello.Versions
 	reached    map[crypto.Identity]netip.AddrPort
 	intros     []hello.Result
 	lost       int
@@ -81,22 +87,18 @@ type inbox struct {
 	endpoints  bool
 }
 
-func newDesk() *desk {
+func newDesk(v hello.Versions) *desk {
 	return &desk{
-		wake:     make(chan struct{}, 1),
+		versions: v,
+		wake:     bell.New(),
+		speaks:   make(map[crypto.Identity]hello.Versions),
+		spoke:    make(map[crypto.Identity]hello.Versions),
 		entries:  make(map[string][]byte),
 		changed:  make(map[string]struct{}),
 		standing: make(map[crypto.Identity]standing),
 		haunted:  make(map[crypto.Identity]time.Time),
 		joined:   make(map[crypto.Identity]bool),
 		reached:  make(map[crypto.Identity]netip.AddrPort),
-	}
-}
-
-func (d *desk) ring() {
-	select {
-	case d.wake <- struct{}{}:
-	default:
 	}
 }
 
@@ -121,6 +123,10 @@ func (d *desk) take() inbox {
 	if len(d.joined) > 0 {
 		in.joined = d.joined
 		d.joined = make(map[crypto.Identity]bool)
+	}
+	if len(d.spoke) > 0 {
+		in.spoke = d.spoke
+		d.spoke = make(map[crypto.Identity]hello.Versions)
 	}
 	if len(d.reached) > 0 {
 		in.reached = d.reached
@@ -152,7 +158,7 @@ func (d *desk) put(key string, value []byte) error {
 	// An empty value is one too: nil would mean that the key is deleted.
 	d.entries[key], d.size = append(make([]byte, 0, len(value)), value...), size
 	d.changed[key] = struct{}{}
-	d.ring()
+	d.wake.Ring()
 	return nil
 }
 
@@ -166,7 +172,7 @@ func (d *desk) del(key string) error {
 		delete(d.entries, key)
 		d.size -= len(key) + len(old)
 		d.changed[key] = struct{}{}
-		d.ring()
+		d.wake.Ring()
 	}
 	return nil
 }
@@ -191,7 +197,7 @@ func (d *desk) connect(typed []string, replace bool, port uint16) error {
 		return fmt.Errorf("connect: %d targets, at most %d are taken", len(all), maxTargets)
 	}
 	d.targets, d.retargeted = all, true
-	d.ring()
+	d.wake.Ring()
 	return nil
 }
 
@@ -206,7 +212,7 @@ func (d *desk) forget(typed []string, port uint16) error {
 		return slices.ContainsFunc(specs, t.same)
 	})
 	d.retargeted = true
-	d.ring()
+	d.wake.Ring()
 	return nil
 }
 
@@ -241,14 +247,14 @@ func (d *desk) introduce(r hello.Result) {
 	} else {
 		d.intros = append(d.intros, r)
 	}
-	d.ring()
+	d.wake.Ring()
 }
 
 func (d *desk) overlayReady() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.overlay = true
-	d.ring()
+	d.wake.Ring()
 }
 
 // expel notes a wish that the loop decides about.
@@ -257,7 +263,7 @@ func (d *desk) expel(id crypto.Identity) {
 	defer d.mu.Unlock()
 	if d.standing[id].known && !slices.Contains(d.expelled, id) {
 		d.expelled = append(d.expelled, id)
-		d.ring()
+		d.wake.Ring()
 	}
 }
 
@@ -267,7 +273,7 @@ func (d *desk) leave() <-chan error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.farewell = append(d.farewell, told)
-	d.ring()
+	d.wake.Ring()
 	return told
 }
 
@@ -275,7 +281,7 @@ func (d *desk) lookAtEndpoints() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.endpoints = true
-	d.ring()
+	d.wake.Ring()
 }
 
 // setKnown is called by the loop when it has a peer's signed advert. It
@@ -295,6 +301,8 @@ func (d *desk) forgotten(id crypto.Identity) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.reached, id)
+	delete(d.speaks, id)
+	delete(d.spoke, id)
 	if s := d.standing[id]; s.member {
 		d.standing[id] = standing{member: true} // memberlist finds out by itself
 	} else {
@@ -335,7 +343,7 @@ func (d *desk) reachable(id crypto.Identity, endpoint netip.AddrPort) {
 	s.reachable = true
 	d.standing[id] = s
 	d.reached[id] = endpoint
-	d.ring()
+	d.wake.Ring()
 }
 
 // ponged notes that a probe was answered, or that probing starts.
@@ -363,13 +371,13 @@ func (d *desk) setMember(id crypto.Identity, member bool) {
 		d.standing[id] = s
 	}
 	d.joined[id] = member
-	d.ring()
+	d.wake.Ring()
 }
 
 // alive decides whether memberlist may take a node for alive. It is called by
 // memberlist, which holds its lock, for every statement about a node: news of
 // a member must pass, or its refutations of a suspicion would be lost.
-func (d *desk) alive(self, id crypto.Identity, addr netip.AddrPort) error {
+func (d *desk) alive(self, id crypto.Identity, addr netip.AddrPort, speaks hello.Versions) error {
 	if addr != netip.AddrPortFrom(id.Overlay(), GossipPort) {
 		return errNotPeer
 	}
@@ -378,7 +386,12 @@ func (d *desk) alive(self, id crypto.Identity, addr netip.AddrPort) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	switch s := d.standing[id]; {
+	s := d.standing[id]
+	if s.known {
+		d.hearLocked(id, speaks)
+	}
+	_, common := speaks.Common(d.versions)
+	switch {
 	case s.member:
 		return nil
 	case !s.known:
@@ -386,6 +399,8 @@ func (d *desk) alive(self, id crypto.Identity, addr netip.AddrPort) error {
 			d.haunted[id] = time.Now()
 		}
 		return errUnknown
+	case !common:
+		return hello.ErrVersion
 	case !s.reachable:
 		return errNotReachable
 	}

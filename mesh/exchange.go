@@ -41,6 +41,7 @@ type outbox struct {
 func (m *Mesh) receive(now time.Time, b message) {
 	msg, err := replica.Parse(b)
 	if err != nil {
+		m.NotUnderstood("message")
 		m.log.Debug("message not understood", "err", err)
 		return
 	}

@@ -32,8 +32,8 @@ type gossip struct {
 	stop context.CancelFunc
 }
 
-// gossipConfig returns memberlist's configuration; the numbers are those of
-// PROTOCOL.md, section 3.
+// gossipConfig returns memberlist's configuration; why each number is what it
+// is: docs/protocol.md#membership.
 func gossipConfig(self crypto.Identity, keys crypto.Keys) *memberlist.Config {
 	c := memberlist.DefaultLANConfig()
 	overlay := self.Overlay().String()

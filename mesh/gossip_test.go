@@ -78,7 +78,7 @@ func TestSplitLine(t *testing.T) {
 
 func TestAlive(t *testing.T) {
 	self, peer, stranger := crypto.KeyFromSeed(testSeed(0)).Identity(), crypto.KeyFromSeed(testSeed(1)).Identity(), crypto.KeyFromSeed(testSeed(2)).Identity()
-	m := &Mesh{self: self, desk: newDesk()}
+	m := &Mesh{self: self, desk: newDesk(hello.Versions{})}
 	d := &delegate{m}
 	node := func(id crypto.Identity, overlay netip.Addr, port uint16) *memberlist.Node {
 		return &memberlist.Node{Name: id.String(), Addr: net.IP(overlay.AsSlice()), Port: port}
@@ -211,7 +211,7 @@ func TestLeave(t *testing.T) {
 
 // What does not fit into the queue is dropped and counted; nothing waits.
 func TestQueueFull(t *testing.T) {
-	m := &Mesh{desk: newDesk(), messages: make(chan []byte, 2)}
+	m := &Mesh{desk: newDesk(hello.Versions{}), messages: make(chan []byte, 2)}
 	d := &delegate{m}
 	b := replica.Message{Kind: replica.KindDigest}.Marshal()
 	for range 5 {

@@ -70,6 +70,7 @@ type loop struct {
 	saving       bool
 	warned       map[string]bool
 	warnings     []string
+	passing      map[string]passing // those that go again, by key
 
 	next time.Time // of the next tick
 }
@@ -87,6 +88,7 @@ func newLoop(s *replica.Store) loop {
 		relaying:    make(map[replica.ID]bool),
 		casting:     make(map[replica.ID]bool),
 		warned:      make(map[string]bool),
+		passing:     make(map[string]passing),
 	}
 }
 
@@ -158,6 +160,8 @@ func (m *Mesh) step(now time.Time, e event) {
 		m.sendEnded(now, e)
 	case saved:
 		m.saveEnded(now, e)
+	case asked:
+		close(e)
 	}
 
 	m.next = now.Add(retryMost)
@@ -170,6 +174,7 @@ func (m *Mesh) step(now time.Time, e event) {
 	m.stepNews(now)
 	m.stepCasts(now)
 	m.stepSave(now)
+	m.stepAttention(now)
 	m.stepPublish(now)
 }
 
@@ -198,6 +203,9 @@ func (m *Mesh) takeInbox(now time.Time, in inbox) {
 	}
 	for id, member := range in.joined {
 		m.setMember(now, id, member)
+	}
+	for id, v := range in.spoke {
+		m.spoken(now, id, v)
 	}
 	for id, endpoint := range in.reached {
 		m.reached(now, id, endpoint)
@@ -332,7 +340,7 @@ func (m *Mesh) publish() {
 
 func (m *Mesh) makeStatus() *Status {
 	s := &Status{
-		Targets: m.targetStatus(), Known: len(m.peers), Members: int(m.counts.members.Load()),
+		Targets: append(m.targetStatus(), m.strangers()...), Known: len(m.peers), Members: int(m.counts.members.Load()),
 		Gossip: m.ml != nil, Seq: m.advert.Seq, Gone: len(m.ghosts),
 	}
 	s.Warnings = append(s.Warnings, m.warnings...)

@@ -50,6 +50,8 @@ type Config struct {
 	Name     crypto.Name // zero: the one derived from the key
 	Nickname string
 	Version  string // of the program
+	// Versions are those of the rules between hosts that we speak.
+	Versions hello.Versions
 	Datapath advert.Datapath
 
 	StateDir string // peers.json is in it; it exists
@@ -84,6 +86,8 @@ type Config struct {
 	// more shortly after Run has returned, and must not block. Nil: payloads
 	// are dropped.
 	Deliver func(from crypto.Identity, payload []byte)
+
+	Counts *GossipCounts // counts what is not understood; nil: nobody does
 
 	Log *slog.Logger // nil: silence
 }
@@ -140,7 +144,7 @@ func New(cfg Config) (*Mesh, error) {
 		log:      cfg.Log,
 		self:     cfg.Key.Identity(),
 		resolve:  cfg.Resolve,
-		desk:     newDesk(),
+		desk:     newDesk(cfg.Versions),
 		messages: make(chan []byte, 256),
 		results:  make(chan event, 64),
 		views:    make(chan View, 1),

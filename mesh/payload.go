@@ -98,7 +98,7 @@ func (d *desk) post(p post) bool {
 	}
 	d.posts = append(d.posts, p)
 	d.postBytes += len(p.data)
-	d.ring()
+	d.wake.Ring()
 	return true
 }
 

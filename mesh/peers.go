@@ -17,16 +17,17 @@ import (
 const (
 	pollEndpoints = 5 * time.Second
 	cloneReturns  = 3 // boot ids that came back before a clone is reported
-	maxWarnings   = 32
 )
 
 // peer is a known peer.
 type peer struct {
-	advert advert.Signed
-	boots  boots
-	member bool
-	dial   bool   // see chooseDialled
-	target string // as typed
+	advert  advert.Signed
+	boots   boots
+	member  bool
+	speaks  hello.Versions // as it said last; zero: not heard of
+	strange bool           // none of these is ours
+	dial    bool           // see chooseDialled
+	target  string         // as typed
 
 	introduced uint64
 	decided    bool // by an introduction in this run of both daemons:
@@ -92,7 +93,7 @@ type boots struct {
 	returns int
 }
 
-// see reports whether boot shows, for the first time, that there are two.
+// see reports whether boot shows that there are two.
 func (b *boots) see(boot uint64) bool {
 	if boot == b.current {
 		return false
@@ -110,7 +111,7 @@ func (b *boots) see(boot uint64) bool {
 	}
 	b.former = slices.Delete(b.former, i, i+1)
 	b.returns++
-	return b.returns == cloneReturns
+	return b.returns >= cloneReturns
 }
 
 // verifyAdvert is the hook of replica.Store: it is called within the loop.
@@ -202,7 +203,7 @@ func (m *Mesh) setAdvert(now time.Time, a advert.Signed) {
 	}
 	m.names[a.Name], m.keys[a.WireGuard] = a.Identity, a.Identity
 	if p.boots.see(a.Boot) {
-		m.warn("clone "+a.Identity.String(), fmt.Sprintf(
+		m.warnWhile(now, "clone "+a.Identity.String(), fmt.Sprintf(
 			"two hosts have the identity of peer %s (%s), a copied state directory or a cloned disk; run 'weft reset' on one of them",
 			a.Name, a.Nickname))
 	}
@@ -228,6 +229,7 @@ func (m *Mesh) introduced(now time.Time, r hello.Result) {
 	if p == nil {
 		return // refused: learn said why
 	}
+	m.agree(p)
 	m.reassert(now, p, r.Adverts)
 	p.introduced++
 	if !p.decided || r.Order >= p.order {
@@ -242,7 +244,7 @@ func (m *Mesh) introduced(now time.Time, r hello.Result) {
 	}
 	p.join.soon(now)
 	m.log.Info("peer introduced", "peer", p.advert.Name, "nickname", p.advert.Nickname,
-		"address", r.Remote, "dialled", r.Dialled, "initiator", r.Initiator)
+		"address", r.Remote, "dialled", r.Dialled, "initiator", r.Initiator, "protocol", r.Version)
 	m.namesChanged = true
 	m.viewChanged()
 	m.saveSoon(now)
@@ -377,18 +379,7 @@ func (m *Mesh) overtaken(now time.Time, a advert.Signed) {
 	if m.overtakes > 1 {
 		m.signAt = now.Add(min(retryFirst<<min(m.overtakes-2, 6), retryMost))
 	}
-	if m.overtakes == cloneReturns && a.Boot != m.cfg.Boot {
-		m.warn("clone", "another host has our identity, a copied state directory or a cloned disk; run 'weft reset' on one of the two")
+	if m.overtakes >= cloneReturns && a.Boot != m.cfg.Boot {
+		m.warnWhile(now, "clone", "another host has our identity, a copied state directory or a cloned disk; run 'weft reset' on one of the two")
 	}
-}
-
-// warn logs a condition once and keeps it for the status.
-func (m *Mesh) warn(key, text string) {
-	if m.warned[key] || len(m.warnings) >= maxWarnings {
-		return
-	}
-	m.warned[key] = true
-	m.warnings = append(m.warnings, text)
-	m.log.Warn("attention needed", "what", text)
-	m.viewChanged()
 }

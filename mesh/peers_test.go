@@ -280,7 +280,7 @@ func TestBoots(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		seen []uint64
-		want int // at which it is reported, -1: never
+		want int // at which it is first reported, -1: never
 	}{
 		{"one", []uint64{1, 1, 1}, -1},
 		{"restarts", []uint64{1, 2, 3, 4, 5, 6, 7}, -1},
@@ -291,10 +291,7 @@ func TestBoots(t *testing.T) {
 		var b boots
 		got := -1
 		for i, boot := range tt.seen {
-			if b.see(boot) {
-				if got >= 0 {
-					t.Errorf("%s: reported twice", tt.name)
-				}
+			if b.see(boot) && got < 0 {
 				got = i
 			}
 		}

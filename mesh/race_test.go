@@ -6,4 +6,4 @@ import "time"
 
 // reachTime is shorter with the race detector; `make unit` runs the whole hour
 // without it.
-const reachTime = 20 * time.Minute
+const reachTime = 6 * time.Minute

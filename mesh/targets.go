@@ -18,7 +18,7 @@ const (
 	retryFirst    = time.Second
 	retryMost     = time.Minute
 	pendingFor    = 10 * time.Second // from an introduction to the next one without membership
-	knownGrace    = 3 * time.Second  // after the start: a known peer is met without introduction
+	knownGrace    = 3 * time.Second  // after our start or its end: a known peer is met without introduction
 	lookupTimeout = 10 * time.Second
 	maxAddresses  = 8 // of one name
 )
@@ -204,7 +204,7 @@ func (m *Mesh) stepTargets(now time.Time) {
 			continue
 		case t.state == Established:
 			t.state, t.err = Retrying, errors.New("it is a member no longer")
-			t.next = now.Add(t.delay)
+			t.next = now.Add(max(t.delay, knownGrace)) // one that was only started again is back before
 		}
 		if t.busy || t.never {
 			continue
@@ -298,20 +298,20 @@ func (m *Mesh) targetDialled(now time.Time, d dialled) {
 		m.nameTargets()
 		m.saveSoon(now)
 	} else {
-		m.targetFailed(t, d.err)
+		m.targetFailed(now, t, d.err)
 	}
 	t.next = now.Add(jitter(t.delay))
 	t.delay = min(2*t.delay, retryMost)
 }
 
-func (m *Mesh) targetFailed(t *target, err error) {
+func (m *Mesh) targetFailed(now time.Time, t *target, err error) {
 	state := Retrying
 	if refusal(err) {
 		state, t.delay = Failed, retryMost
 		t.never = errors.Is(err, hello.ErrSelf) && t.addr.IsValid()
 	}
 	if errors.Is(err, hello.ErrClone) {
-		m.warn("clone "+t.typed, fmt.Sprintf("target %s: %v", t.typed, err))
+		m.warnWhile(now, "clone "+t.typed, fmt.Sprintf("target %s: %v", t.typed, err))
 	}
 	if errors.Is(err, hello.ErrSelf) && !t.isSelf() {
 		m.viewChanged() // it counts as met

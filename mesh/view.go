@@ -42,6 +42,9 @@ type Peer struct {
 	// answers; there are no Candidates then.
 	Passive bool
 	Target  string // as typed, when it is known as one
+	// Protocol is the highest version of the rules between hosts that both
+	// speak: the first until something else was heard of.
+	Protocol uint16
 	// Report is what it last said of its links, for [topology.Parse]; nil:
 	// nothing is known. It is there also when the peer is not alive: it may be
 	// a member to others, who are on the way to it. It must not be modified.
@@ -134,8 +137,12 @@ type Payloads struct {
 func (m *Mesh) view() View {
 	v := View{Self: m.advert, Peers: make([]Peer, 0, len(m.peers))}
 	for id, p := range m.peers {
+		if p.left() {
+			continue
+		}
 		vp := Peer{Signed: p.advert, Alive: p.member, Introduced: p.introduced, Target: p.target}
 		vp.Passive = !p.dial
+		vp.Protocol, _ = p.speaks.Common(m.cfg.Versions)
 		if p.dial {
 			vp.Candidates = m.candidates(p)
 			vp.Initiator = m.self.Compare(id) < 0

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"iter"
 	"net/netip"
 
 	"github.com/weftnet/weft/router/api"
@@ -11,9 +12,14 @@ import (
 
 var _ api.Backend = (*Router)(nil)
 
-// LogCopier copies the daemon's log.
-type LogCopier interface {
-	Copy(ctx context.Context, follow bool, w io.Writer) error
+// Observer is the part of [api.Backend] that tells of the daemon itself.
+type Observer interface {
+	Logs(ctx context.Context, follow bool, w io.Writer) error
+	Events(ctx context.Context, q api.EventRequest) iter.Seq2[api.Event, error]
+	Doctor(ctx context.Context, q api.DoctorRequest) (api.Diagnosis, error)
+	// Findings is what is wrong, as of the last look. It must not block.
+	Findings() []api.Finding
+	UI(ctx context.Context, q api.UIRequest) (api.UI, error)
 }
 
 // Connect implements [api.Backend].
@@ -34,6 +40,36 @@ func (r *Router) Attach(ctx context.Context, q api.AttachRequest) (api.Addresses
 // Detach implements [api.Backend].
 func (r *Router) Detach(ctx context.Context, q api.DetachRequest) (api.Addresses, error) {
 	return r.containers.Detach(ctx, q)
+}
+
+// Reserve implements [api.Backend].
+func (r *Router) Reserve(ctx context.Context, q api.ReserveRequest) (netip.Prefix, error) {
+	return r.containers.Reserve(ctx, q)
+}
+
+// Unreserve implements [api.Backend].
+func (r *Router) Unreserve(ctx context.Context, addr netip.Addr) error {
+	return r.containers.Unreserve(ctx, addr)
+}
+
+// AddEndpoint implements [api.Backend].
+func (r *Router) AddEndpoint(ctx context.Context, q api.EndpointRequest) (api.Endpoint, error) {
+	return r.containers.AddEndpoint(ctx, q)
+}
+
+// JoinEndpoint implements [api.Backend].
+func (r *Router) JoinEndpoint(ctx context.Context, q api.EndpointJoin) (api.Endpoint, error) {
+	return r.containers.JoinEndpoint(ctx, q)
+}
+
+// LeaveEndpoint implements [api.Backend].
+func (r *Router) LeaveEndpoint(ctx context.Context, id string) error {
+	return r.containers.LeaveEndpoint(ctx, id)
+}
+
+// RemoveEndpoint implements [api.Backend].
+func (r *Router) RemoveEndpoint(ctx context.Context, id string) error {
+	return r.containers.RemoveEndpoint(ctx, id)
 }
 
 // Expose implements [api.Backend].
@@ -108,11 +144,6 @@ func (r *Router) HandOver(ctx context.Context) (h api.HandOver, err error) {
 
 // Token implements [api.Backend].
 func (r *Router) Token(context.Context) (api.Token, error) { return r.cfg.Token, nil }
-
-// Logs implements [api.Backend].
-func (r *Router) Logs(ctx context.Context, follow bool, w io.Writer) error {
-	return r.cfg.Logs.Copy(ctx, follow, w)
-}
 
 // Stop implements [api.Backend].
 func (r *Router) Stop(context.Context) error {

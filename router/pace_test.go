@@ -38,7 +38,7 @@ func TestManyViewsAreFollowedTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, views := newWorld(), make(chan mesh.View, 1)
 		d := &slowDevice{fakeDevice: fakeDevice{w}, takes: 50 * time.Millisecond}
-		r := New(Config{Host: host(1), Mesh: fakeMesh{w, views}, Device: d, Tunnels: fakeTunnels{w}, Relay: fakeRelay{}, Port: fakePort{w}, Bridge: fakeBridge{w}})
+		r := New(Config{Observer: silent{}, Host: host(1), Mesh: fakeMesh{w, views}, Device: d, Tunnels: fakeTunnels{w}, Relay: fakeRelay{}, Port: fakePort{w}, Bridge: fakeBridge{w}})
 		ctx, stop := context.WithCancel(t.Context())
 		defer func() {
 			stop()

@@ -19,12 +19,7 @@ const (
 	WireGuardName = "weft-wg"
 	VXLANName     = "weft-vx"
 	VXLANPort     = 6785
-	GossipPort    = 6786
 
-	// DefaultMTU of the switch is what fits an IPv4 underlay of 1500 without
-	// fragments. It is the same on every host whose underlay does not carry
-	// more: a host with a smaller switch drops the frames of the others.
-	DefaultMTU = 1370
 	// FwMark keeps what goes to the underlay apart from the switch's packets.
 	FwMark = 0x77656674 & 0xffff0000
 )
@@ -71,7 +66,7 @@ func makePlan(h Host, v mesh.View, known []fdb.Known, e exposure, way func(crypt
 		wireguard: wireguard.Config{
 			PrivateKey: h.Key.WireGuardPrivate(),
 			ListenPort: h.Port + 1,
-			MTU:        h.MTU + 74, // PROTOCOL section 6
+			MTU:        h.MTU + fdb.Encapsulation + fdb.TagSize,
 			Address:    self.Overlay(),
 			FwMark:     FwMark,
 			ToldMark:   bridge.FrameMark, WholeMark: bridge.WholeMark, FrameMask: bridge.FrameMask,
@@ -85,7 +80,7 @@ func makePlan(h Host, v mesh.View, known []fdb.Known, e exposure, way func(crypt
 			Name: BridgeName, MAC: bridgeMAC(self), MTU: h.MTU,
 			DNS: h.DNS, Overlay: self.Overlay(),
 			WireGuard: WireGuardName, VXLAN: VXLANName,
-			Port: h.Port + 1, RelayPort: h.Port, VXLANPort: VXLANPort, GossipPort: GossipPort,
+			Port: h.Port + 1, RelayPort: h.Port, VXLANPort: VXLANPort, GossipPort: mesh.GossipPort,
 			Exposed: e.addresses, Masquerade: e.masquerade,
 		},
 	}

@@ -179,16 +179,17 @@ func TestSwitchMTU(t *testing.T) {
 		return addressed{kernel.Link{Name: name, MTU: mtu}, []netip.Prefix{netip.MustParsePrefix(addr)}}
 	}
 	lo := link("lo", "127.0.0.1/8", 65536)
+	const ordinary = 1370
 	for _, tc := range []struct {
 		name  string
 		links []addressed
 		want  int
 	}{
-		{"nothing", nil, DefaultMTU},
-		{"ordinary", []addressed{lo, link("eth0", "192.0.2.1/24", 1500)}, DefaultMTU},
+		{"nothing", nil, ordinary},
+		{"ordinary", []addressed{lo, link("eth0", "192.0.2.1/24", 1500)}, ordinary},
 		{"jumbo", []addressed{lo, link("eth0", "192.0.2.1/24", 9000)}, 8858},
-		{"one of two", []addressed{link("eth0", "192.0.2.1/24", 9000), link("eth1", "198.51.100.1/24", 1500)}, DefaultMTU},
-		{"a narrow one does not narrow the switch", []addressed{link("ppp0", "192.0.2.1/24", 1492)}, DefaultMTU},
+		{"one of two", []addressed{link("eth0", "192.0.2.1/24", 9000), link("eth1", "198.51.100.1/24", 1500)}, ordinary},
+		{"a narrow one does not narrow the switch", []addressed{link("ppp0", "192.0.2.1/24", 1492)}, ordinary},
 	} {
 		if got := switchMTU(tc.links); got != tc.want {
 			t.Errorf("%s: %d, want %d", tc.name, got, tc.want)

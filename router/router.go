@@ -20,6 +20,7 @@ import (
 	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/mesh"
 	"github.com/weftnet/weft/router/api"
+	"github.com/weftnet/weft/router/bell"
 	"github.com/weftnet/weft/router/bridge"
 	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
@@ -80,6 +81,12 @@ type Bridge interface {
 type Containers interface {
 	Attach(ctx context.Context, r api.AttachRequest) (api.Addresses, error)
 	Detach(ctx context.Context, r api.DetachRequest) (api.Addresses, error)
+	Reserve(ctx context.Context, r api.ReserveRequest) (netip.Prefix, error)
+	Unreserve(ctx context.Context, addr netip.Addr) error
+	AddEndpoint(ctx context.Context, r api.EndpointRequest) (api.Endpoint, error)
+	JoinEndpoint(ctx context.Context, r api.EndpointJoin) (api.Endpoint, error)
+	LeaveEndpoint(ctx context.Context, id string) error
+	RemoveEndpoint(ctx context.Context, id string) error
 	Expose(ctx context.Context, r api.ExposeRequest) (api.Addresses, error)
 	Hide(ctx context.Context, r api.HideRequest) (api.Addresses, error)
 	DNSAdd(ctx context.Context, r api.NameRequest) error
@@ -113,18 +120,18 @@ type Config struct {
 	Mesh   Mesh
 	Device Device
 	// Tunnels is to be run by the caller as soon as the router is Built.
-	Tunnels Tunnels
-	Relay   Relay
-	Switch  func() *api.SwitchStatus // optional: the kernel forwards
-	Port    Port
-	Bridge  Bridge
-	Names   *NameServer // optional: no name server
-	Space   Addresses   // optional: no address allocator
-	Token   api.Token
-	Status  Static
-	Logs    LogCopier
-	Stop    func() // begins the daemon's end; must not block
-	Log     *slog.Logger
+	Tunnels  Tunnels
+	Relay    Relay
+	Observer Observer                 // of the daemon
+	Switch   func() *api.SwitchStatus // optional: the kernel forwards
+	Port     Port
+	Bridge   Bridge
+	Names    *NameServer // optional: no name server
+	Space    Addresses   // optional: no address allocator
+	Token    api.Token
+	Status   Static
+	Stop     func() // begins the daemon's end; must not block
+	Log      *slog.Logger
 }
 
 // Static is the part of the status that does not change.
@@ -140,13 +147,14 @@ type Static struct {
 // [Router.SetContainers], then Run it.
 type Router struct {
 	// Constant after New, and after SetContainers.
+	Observer
 	cfg        Config
 	containers Containers
 	log        *slog.Logger
-	changes    chan struct{} // the kernel changed something; capacity 1
-	links      chan struct{} // a link changed, for the containers' task; capacity 1
-	sweeps     chan struct{} // it is time for a sweep, for the same; capacity 1
-	remotes    chan struct{} // frames reach another host, for the same; capacity 1
+	changes    bell.Bell // the kernel changed something
+	links      bell.Bell // a link changed, for the containers' task
+	sweeps     bell.Bell // it is time for a sweep, for the same
+	remotes    bell.Bell // frames reach another host, for the same
 	exposures  chan exposeRequest
 	built      chan struct{} // closed when the first plan stands
 	complete   chan struct{} // closed by Complete
@@ -184,12 +192,13 @@ func New(c Config) *Router {
 	retry.Stop()
 	due.Stop()
 	return &Router{
+		Observer:  c.Observer,
 		cfg:       c,
 		log:       c.Log,
-		changes:   make(chan struct{}, 1),
-		links:     make(chan struct{}, 1),
-		sweeps:    make(chan struct{}, 1),
-		remotes:   make(chan struct{}, 1),
+		changes:   bell.New(),
+		links:     bell.New(),
+		sweeps:    bell.New(),
+		remotes:   bell.New(),
 		exposures: make(chan exposeRequest),
 		built:     make(chan struct{}),
 		complete:  make(chan struct{}),
@@ -283,7 +292,7 @@ func (r *Router) Run(ctx context.Context) error {
 			e := kernel.Event(r.changed.Swap(0))
 			r.check(ctx, "notified", e)
 			if e&kernel.LinkChanged != 0 {
-				nudge(r.links)
+				r.links.Ring()
 			}
 			if e&(kernel.LinkChanged|kernel.AddrChanged) != 0 {
 				r.cfg.Tunnels.Moved()
@@ -291,7 +300,7 @@ func (r *Router) Run(ctx context.Context) error {
 		case <-sweep.C:
 			r.check(ctx, "swept", kernel.AllChanged)
 			r.cfg.Tunnels.Moved()
-			nudge(r.sweeps)
+			r.sweeps.Ring()
 		}
 	}
 }
@@ -415,7 +424,7 @@ func (r *Router) apply(ctx context.Context) error {
 			return fmt.Errorf("set up switch port %s: %w", VXLANName, err)
 		}
 		if len(both(r.applied.port.Remotes, p.port.Remotes)) < len(p.port.Remotes) {
-			nudge(r.remotes)
+			r.remotes.Ring()
 		}
 	}
 	r.applied, r.stands = p, true

@@ -12,6 +12,7 @@ import (
 
 	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/mesh"
+	"github.com/weftnet/weft/router/bell"
 	"github.com/weftnet/weft/router/bridge"
 	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
@@ -29,14 +30,14 @@ type world struct {
 	remotes int
 	fail    string // the next call whose text begins with this fails
 	up      map[crypto.Identity]bool
-	changed chan struct{}
+	changed bell.Bell
 	cut     map[netip.AddrPort]uint64 // constant
 	cutErr  error                     // constant
 }
 
 func newWorld() *world {
 	return &world{
-		peers: map[[32]byte]bool{}, up: map[crypto.Identity]bool{}, changed: make(chan struct{}, 1),
+		peers: map[[32]byte]bool{}, up: map[crypto.Identity]bool{}, changed: bell.New(),
 	}
 }
 
@@ -139,7 +140,7 @@ func (w *world) stand(id crypto.Identity, up bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.up[id] = up
-	nudge(w.changed)
+	w.changed.Ring()
 }
 
 type fakePort struct{ *world }
@@ -187,7 +188,7 @@ func start(t *testing.T) (*Router, *world, chan mesh.View) {
 // startOn does the same on a world that a predecessor left.
 func startOn(t *testing.T, w *world, views chan mesh.View) *Router {
 	t.Helper()
-	r := New(Config{Host: host(1), Mesh: fakeMesh{w, views}, Device: fakeDevice{w}, Tunnels: fakeTunnels{w}, Relay: fakeRelay{}, Port: fakePort{w}, Bridge: fakeBridge{w}})
+	r := New(Config{Observer: silent{}, Host: host(1), Mesh: fakeMesh{w, views}, Device: fakeDevice{w}, Tunnels: fakeTunnels{w}, Relay: fakeRelay{}, Port: fakePort{w}, Bridge: fakeBridge{w}})
 	ctx, stop := context.WithCancel(t.Context())
 	end := make(chan error, 1)
 	go func() { end <- r.Run(ctx) }()
@@ -306,7 +307,7 @@ func TestStartAdoptsWhatStands(t *testing.T) {
 // Whoever undoes something while the daemon stops is not kept waiting.
 func TestExposeEndsWithTheRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := New(Config{})
+		r := New(Config{Observer: silent{}})
 		close(r.ended)
 		if err := r.SetExposed(context.WithoutCancel(t.Context()), nil, nil); err == nil {
 			t.Error("no error")

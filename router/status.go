@@ -43,6 +43,7 @@ func (r *Router) status(ctx context.Context) api.Status {
 		out.Warnings = slices.Concat(out.Warnings, out.IPAM.Warnings)
 	}
 	out.Peers = peers(self, c.Status, s, out.Connections)
+	out.Findings = r.Findings()
 	out.Waiting = r.waiting()
 	out.Ready = out.Waiting == ""
 	return out
@@ -115,7 +116,7 @@ func connections(s *tunnel.Snapshot, targets []mesh.Target, datapath string, now
 		if targeted && target.Address.IsValid() && c.State != api.Relayed {
 			c.Address = target.Address.String()
 		}
-		if !connected(c.State) {
+		if !c.State.Carries() {
 			c.Info = waitsFor(p, target, now)
 		}
 		if c.State == api.Retrying && target.State == mesh.Failed {
@@ -143,7 +144,7 @@ func connection(s *tunnel.Snapshot, p tunnel.Peer, datapath string) api.Connecti
 		Name: p.Name.String(), Nickname: p.Nickname, Overlay: p.Identity.Overlay(),
 		Encrypted: true, Datapath: datapath, MTU: p.Way.Whole,
 		Handshake: p.Device.LastHandshake, RxBytes: p.Device.RxBytes, TxBytes: p.Device.TxBytes,
-		RTT: p.Path.RTT, Loss: p.Path.Loss, Changes: p.Path.Changes, Fragmented: p.Device.Fragmented,
+		RTT: p.Path.RTT, Loss: p.Path.Loss, Changes: p.Path.Changes, Fragmented: p.Device.Fragmented, Single: p.Way.Single,
 	}
 	if ep := p.Endpoint(); ep.IsValid() {
 		c.Address = ep.String()
@@ -153,8 +154,6 @@ func connection(s *tunnel.Snapshot, p tunnel.Peer, datapath string) api.Connecti
 	}
 	return c
 }
-
-func connected(s api.State) bool { return s == api.Established || s == api.Relayed }
 
 // outbound says on which side of a connection we are: the one that has the
 // peer as a target, else the one with the smaller identity.
@@ -199,16 +198,16 @@ func waitsFor(p tunnel.Peer, target mesh.Target, now time.Time) string {
 // peers lists this host and every live one with its own connections, as it
 // tells of them.
 func peers(self crypto.Identity, static Static, s *tunnel.Snapshot, own []api.Connection) []api.Peer {
-	label := map[crypto.Identity]advert.Advert{self: s.View.Self.Advert}
+	attached, label := s.Attached(), map[crypto.Identity]advert.Advert{self: s.View.Self.Advert}
 	for _, p := range s.Peers {
 		label[p.Identity] = p.Advert
 	}
 	me := api.Peer{
 		Name: static.Name.String(), Nickname: static.Nickname, Identity: self.String(),
-		Overlay: self.Overlay(), Boot: s.View.Self.Boot, Self: true, Alive: true, Version: s.View.Self.Seq,
+		Overlay: self.Overlay(), Boot: s.View.Self.Boot, Self: true, Alive: true, Version: s.View.Self.Seq, Attached: attached[self],
 	}
 	for _, c := range own {
-		if connected(c.State) || c.State == api.Pending {
+		if c.State.Carries() || c.State == api.Pending {
 			me.Connections = append(me.Connections, api.PeerConnection{
 				Name: c.Name, Nickname: c.Nickname, Address: c.Address, Outbound: c.Outbound, State: c.State,
 			})
@@ -219,7 +218,7 @@ func peers(self crypto.Identity, static Static, s *tunnel.Snapshot, own []api.Co
 		if p.Alive {
 			out = append(out, api.Peer{
 				Name: p.Name.String(), Nickname: p.Nickname, Identity: p.Identity.String(),
-				Overlay: p.Identity.Overlay(), Boot: p.Boot, Alive: true, Version: p.Seq,
+				Overlay: p.Identity.Overlay(), Boot: p.Boot, Alive: true, Version: p.Seq, Attached: attached[p.Identity],
 				Connections: linksOf(p.Report, label),
 			})
 		}
@@ -241,7 +240,7 @@ func linksOf(r topology.Report, label map[crypto.Identity]advert.Advert) []api.P
 		}
 		list = append(list, api.PeerConnection{
 			Name: a.Name.String(), Nickname: a.Nickname,
-			Address: l.Endpoint.String(), Outbound: l.Outbound, State: linkStates[l.State],
+			Address: l.Endpoint.String(), Outbound: l.Outbound, State: linkStates[l.State], RTT: l.RTT, MTU: l.MTU,
 		})
 	}
 	slices.SortFunc(list, func(a, b api.PeerConnection) int {

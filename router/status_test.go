@@ -141,7 +141,7 @@ func TestFragmentedByDataPath(t *testing.T) {
 	} {
 		w := newWorld()
 		w.cut, w.cutErr = tc.cut, tc.err
-		r := New(Config{Host: host(1), Tunnels: shownTunnels{fakeTunnels{w}, shown}, Bridge: fakeBridge{w}})
+		r := New(Config{Observer: silent{}, Host: host(1), Tunnels: shownTunnels{fakeTunnels{w}, shown}, Bridge: fakeBridge{w}})
 		if got := r.snapshot(t.Context()).Peers[0].Device.Fragmented; got != tc.want {
 			t.Errorf("%s: %d", tc.name, got)
 		}

@@ -12,7 +12,7 @@ import (
 
 // foreignBridges are the interfaces of other container networks: their
 // addresses mean something else on every host.
-var foreignBridges = regexp.MustCompile(`^(docker\d*|br-[0-9a-f]{12}|docker_gwbridge|cni\d+|podman\d+|virbr\d+|lxcbr\d+|flannel.*|cali.*)$`)
+var foreignBridges = regexp.MustCompile(`^(docker\d*|br-[0-9a-f]{12}|docker_gwbridge|cni(-podman)?\d+|podman\d+|virbr\d+|lxcbr\d+|flannel.*|cali.*)$`)
 
 // addressed is a link and what it carries.
 type addressed struct {
@@ -30,9 +30,10 @@ func Endpoints(k *kernel.Kernel, given []netip.Addr, port uint16) []netip.AddrPo
 // not, the path to the peer concerned is measured and narrowed.
 const standardMTU = 1500
 
-// SwitchMTU returns the MTU of the switch that fits this host's underlay: more
-// than [DefaultMTU] when every interface with an address for other hosts
-// carries more than 1500 bytes.
+// SwitchMTU returns the MTU of the switch that fits this host's underlay: 1370,
+// and more when every interface with an address for other hosts carries more
+// than 1500 bytes. It is the same on every other host, whatever is narrow there:
+// a host with a smaller switch drops the frames of the others.
 func SwitchMTU(k *kernel.Kernel) int { return switchMTU(underlay(k)) }
 
 func switchMTU(links []addressed) int {
@@ -117,7 +118,7 @@ func outward(links []kernel.Link) []kernel.Link {
 // underlayEndpoints returns where other hosts may reach our WireGuard port,
 // best first: the addresses given with --host, then IPv4, then IPv6. At most
 // [advert.MaxEndpoints]; never an address of the switch, the overlay, loopback
-// or another container network (PROTOCOL section 1).
+// or another container network (docs/protocol.md#endpoints).
 func underlayEndpoints(links []addressed, given []netip.Addr, port uint16) []netip.AddrPort {
 	var v4, v6 []netip.Addr
 	for _, l := range links {

@@ -4,17 +4,18 @@ import (
 	"context"
 	"time"
 
+	"github.com/weftnet/weft/router/bell"
 	"github.com/weftnet/weft/router/kernel"
 )
 
 // Watch follows the kernel's notifications until ctx ends. It is a task of its
 // own, so that the sweep can be tested without it.
 func (r *Router) Watch(ctx context.Context) error {
-	burst := make(chan struct{}, 1)
+	burst := bell.New()
 	go r.collect(ctx, burst)
 	return r.cfg.Kernel.Watch(ctx, func(e kernel.Event) {
 		r.changed.Or(uint32(e))
-		nudge(burst)
+		burst.Ring()
 	})
 }
 
@@ -31,21 +32,13 @@ func (r *Router) collect(ctx context.Context, burst <-chan struct{}) {
 		case <-ctx.Done():
 			return
 		case <-time.After(settle):
-			nudge(r.changes)
+			r.changes.Ring()
 		}
 		select { // rules that change all the time must not keep us busy
 		case <-ctx.Done():
 			return
 		case <-time.After(calm):
 		}
-	}
-}
-
-// nudge wakes whoever reads from ch, once.
-func nudge(ch chan<- struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default:
 	}
 }
 

@@ -95,7 +95,7 @@ func TestBridgeIsLookedAtBeforeContainers(t *testing.T) {
 			{kernel.LinkChanged | kernel.AddrChanged, "bridge, containers"},
 		} {
 			r.changed.Or(uint32(tc.event))
-			nudge(r.changes)
+			r.changes.Ring()
 			synctest.Wait()
 			if got := w.take(); got != tc.want {
 				t.Errorf("after event %b: %q, want %q", tc.event, got, tc.want)

@@ -24,6 +24,16 @@ func (r *Router) Why(ctx context.Context, peer string) (api.Why, error) {
 	return why(s, p, r.cfg.Mesh.Status().Targets, time.Now()), nil
 }
 
+// Whys is Why of all peers, at most so many of them, by one look.
+func (r *Router) Whys(ctx context.Context, most int) []api.Why {
+	s, targets, now := r.snapshot(ctx), r.cfg.Mesh.Status().Targets, time.Now()
+	list := make([]api.Why, min(most, len(s.Peers)))
+	for i := range list {
+		list[i] = why(s, s.Peers[i], targets, now)
+	}
+	return list
+}
+
 // find returns the peer that people call id.
 func find(s *tunnel.Snapshot, self crypto.Identity, static Static, id string) (tunnel.Peer, error) {
 	known := []api.PeerID{{Name: static.Name.String(), Nickname: static.Nickname, Identity: self.String()}}
@@ -57,7 +67,7 @@ func why(s *tunnel.Snapshot, p tunnel.Peer, targets []mesh.Target, now time.Time
 	if n := len(p.Path.History); n > 0 && w.Since.Before(p.Path.History[n-1].At) {
 		w.Since = p.Path.History[n-1].At
 	}
-	if !connected(w.State) {
+	if !w.State.Carries() {
 		i := slices.IndexFunc(targets, func(t mesh.Target) bool { return t.Peer == p.Identity })
 		var target mesh.Target
 		if i >= 0 {

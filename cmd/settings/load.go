@@ -35,9 +35,11 @@ type Source struct {
 func AddFlags(flags *pflag.FlagSet, p Program) {
 	for _, o := range options() {
 		switch {
-		case o.programs&p == 0 || flags.Lookup(o.name) != nil:
+		case o.programs&p == 0 || o.noFlag || flags.Lookup(o.name) != nil:
 		case o.isBool:
-			flags.Bool(o.name, false, o.help)
+			flags.Bool(o.name, o.def == "true", o.help)
+		case o.many:
+			flags.VarP(&list{value: o.def}, o.name, o.short, o.help)
 		default:
 			flags.String(o.name, o.def, o.help)
 		}
@@ -73,7 +75,23 @@ func ChildEnviron(environ []string) []string {
 // daemon, on the secret's descriptor. A wrong setting is an error that wraps
 // [api.ErrUsage] and names the option as its setter wrote it.
 func Load(p Program, src Source, targets []string) (Settings, error) {
-	l := loader{program: p, src: src, flags: koanf.New("."), env: koanf.New("."), file: koanf.New(".")}
+	return load(newLoader(p, src), targets)
+}
+
+// LoadWithoutFile is [Load] for who must go on with a configuration file that is
+// broken: nothing is read from it, and Config says which it is.
+func LoadWithoutFile(p Program, src Source) (Settings, error) {
+	l := newLoader(p, src)
+	l.noFile = true
+	return load(l, nil)
+}
+
+func newLoader(p Program, src Source) loader {
+	return loader{program: p, src: src, flags: koanf.New("."), env: koanf.New("."), file: koanf.New(".")}
+}
+
+func load(l loader, targets []string) (Settings, error) {
+	p := l.program
 	s := Settings{Sources: map[string]string{}}
 	if err := l.read(); err != nil {
 		return Settings{}, err
@@ -108,6 +126,9 @@ func Load(p Program, src Source, targets []string) (Settings, error) {
 	if err := s.checkRange(); err != nil {
 		return Settings{}, err
 	}
+	if err := s.checkProxy(); err != nil {
+		return Settings{}, err
+	}
 	var err error
 	if s.Secret, err = l.secret(s.WeakPassword); err != nil {
 		return Settings{}, err
@@ -118,17 +139,43 @@ func Load(p Program, src Source, targets []string) (Settings, error) {
 	return s, nil
 }
 
+// setTargets takes the peers that are named as arguments, if there are any:
+// they come instead of those that were set.
 func setTargets(s *Settings, targets []string) error {
+	if len(targets) == 0 {
+		return nil
+	}
+	s.Targets = nil
 	for _, t := range targets {
-		if _, _, err := api.ParseTarget(t); err != nil {
+		if err := addTarget(s, t); err != nil {
 			return err
 		}
-		if !slices.Contains(s.Targets, t) {
-			s.Targets = append(s.Targets, t)
+	}
+	if s.Resume {
+		return invalid("--resume keeps the peers of the last run: name none, or leave it out")
+	}
+	return nil
+}
+
+// setPeers takes a list of peers.
+func setPeers(s *Settings, v string) error {
+	for t := range strings.SplitSeq(v, ",") {
+		if t = strings.TrimSpace(t); t == "" {
+			continue
+		}
+		if err := addTarget(s, t); err != nil {
+			return err
 		}
 	}
-	if s.Resume && len(targets) > 0 {
-		return invalid("--resume keeps the peers of the last run: name none, or leave it out")
+	return nil
+}
+
+func addTarget(s *Settings, t string) error {
+	if _, _, err := api.ParseTarget(t); err != nil {
+		return err
+	}
+	if !slices.Contains(s.Targets, t) {
+		s.Targets = append(s.Targets, t)
 	}
 	return nil
 }
@@ -137,7 +184,9 @@ func setTargets(s *Settings, targets []string) error {
 type loader struct {
 	program          Program
 	src              Source
-	path             string // of the configuration file
+	noFile           bool           // the configuration file is not looked at
+	path             string         // of it
+	lines            map[string]int // of its keys
 	flags, env, file *koanf.Koanf
 }
 
@@ -170,6 +219,9 @@ func (l *loader) read() error {
 	if err != nil {
 		return fmt.Errorf("read environment: %w", err)
 	}
+	if l.noFile {
+		return nil
+	}
 	return l.readFile()
 }
 
@@ -195,21 +247,11 @@ func (l *loader) readFile() error {
 		}
 		return invalid("read settings: %s: %s", l.path, oneLine(err))
 	}
+	l.lines = keyLines(l.path)
 	if l.program&run == 0 {
 		return nil // what a command does not need must not keep it from working
 	}
-	keys := l.file.Raw()
-	names := make([]string, 0, len(keys))
-	for name := range keys {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		if o, ok := find(name); !ok || o.noFile {
-			return invalid("%s: unknown key %q", l.path, name)
-		}
-	}
-	return nil
+	return l.checkFile()
 }
 
 // value returns an option's value, how an error should call it, and its
@@ -223,12 +265,12 @@ func (l *loader) value(o option) (value, label, origin string, err error) {
 		value, origin, label = l.env.String(o.name), o.variable(), o.variable()+"="
 	case !o.noFile && l.file.Exists(o.name):
 		if value, err = scalar(l.file.Get(o.name)); err != nil {
-			return "", "", "", invalid("%s: %s: %v", l.path, o.name, err)
+			return "", "", "", invalid("%s: %s: %v", l.at(o.name), o.name, err)
 		}
-		origin, label = l.path, l.path+": "+o.name+": "
+		origin, label = l.path, l.at(o.name)+": "+o.name+": "
 	default:
 		value = o.def
-		if o.isBool {
+		if o.isBool && value == "" {
 			value = "false"
 		}
 		return value, flag + "=" + value, "", nil

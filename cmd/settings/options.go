@@ -1,15 +1,8 @@
 package settings
 
 import (
-	"net"
-	"net/netip"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/mesh/advert"
@@ -39,27 +32,42 @@ type option struct {
 	programs Program
 	def      string // as people would type it
 	help     string // one line; the word in back quotes names the value
+	short    string // one letter, as a flag; mostly none
 	isBool   bool
+	many     bool // the flag may be repeated
 	secret   bool // never shown, never handed on by argument or environment
 	noFile   bool // not a YAML key
+	noFlag   bool // not a flag: arguments say it
 	set      func(*Settings, string) error
 }
 
 // options is the table, in the order in which help shows it.
 func options() []option {
+	return slices.Concat(clusterOptions(), peerOptions(), packetOptions(), nameOptions(), addressOptions(), daemonOptions(), dockerOptions())
+}
+
+// clusterOptions say which cluster this is, and who may be in it.
+func clusterOptions() []option {
 	return []option{
 		{
 			name: "cluster", programs: run, def: "weft", help: "call the cluster `NAME`; hosts of another one are refused",
 			set: func(s *Settings, v string) error { return label(&s.Cluster, v, 64) },
 		},
-		// The three secrets are taken together, in secret.go.
+		// The secrets are taken together, in secret.go.
 		{name: "password", programs: Launch, secret: true, help: "password of the cluster: `TEXT` of at least 14 characters"},
 		{name: "password-file", programs: run, secret: true, help: "password of the cluster: the first line of `FILE`; - is standard input"},
 		{name: "token", programs: Launch, secret: true, help: "secret of the cluster: `TOKEN` as 'weft token' prints it on another host"},
+		{name: "token-file", programs: run, secret: true, help: "secret of the cluster: a token, the first line of `FILE`; - is standard input"},
 		{
 			name: "weak-password", programs: run, isBool: true, help: "take a password of less than 14 characters",
 			set: func(s *Settings, v string) error { return boolean(&s.WeakPassword, v) },
 		},
+	}
+}
+
+// peerOptions say what this peer is called, where others reach it, and whom it looks for.
+func peerOptions() []option {
+	return []option{
 		{name: "host", programs: run, help: "tell other hosts to reach this one at `ADDRESS`[,ADDRESS …] first", set: setHosts},
 		{name: "port", programs: run, def: "6783", help: "introduction and relay use TCP and UDP `PORT`, WireGuard the next one", set: setPort},
 		{
@@ -79,6 +87,10 @@ func options() []option {
 			set: func(s *Settings, v string) error { return label(&s.Nickname, v, advert.MaxNickname) },
 		},
 		{
+			name: "peers", programs: run, noFlag: true, help: "join these `PEER`[,PEER …], IP-OR-NAME[:PORT]; those named to weft launch come instead",
+			set: setPeers,
+		},
+		{
 			name: "resume", programs: run, isBool: true, help: "keep the peers of the last run",
 			set: func(s *Settings, v string) error { return boolean(&s.Resume, v) },
 		},
@@ -90,15 +102,27 @@ func options() []option {
 			name: "conn-limit", programs: run, def: "200", help: "dial at most `NUMBER` peers, and reach the others through relays; 0 is no limit",
 			set: func(s *Settings, v string) error { return number(&s.ConnLimit, v, 0, 65535) },
 		},
+	}
+}
+
+// packetOptions say how packets are moved.
+func packetOptions() []option {
+	return []option{
 		{
 			name: "datapath", programs: run, def: "auto", help: "let `auto|kernel|userspace` move the packets",
 			set: func(s *Settings, v string) error { return oneOf(&s.Datapath, v, "auto", "kernel", "userspace") },
 		},
 		{
-			name: "offload", programs: run, def: "auto", help: "let `auto|off` decide whether the userspace switch port moves TCP in pieces of up to 64 kB",
+			name: "offload", programs: run, def: "auto", help: "let `auto|off` decide whether the userspace data path moves packets in pieces of 64 kB",
 			set: func(s *Settings, v string) error { return oneOf(&s.Offload, v, "auto", "off") },
 		},
 		{name: "mtu", programs: run, def: "0", help: "let the switch carry packets of `BYTES`; 0 chooses from the underlay", set: setMTU},
+	}
+}
+
+// nameOptions say how names are served.
+func nameOptions() []option {
+	return []option{
 		{
 			name: "no-dns", programs: run, isBool: true, help: "do not serve names",
 			set: func(s *Settings, v string) error { return boolean(&s.NoDNS, v) },
@@ -120,6 +144,12 @@ func options() []option {
 			name: "resolv-conf", programs: run, def: "/etc/resolv.conf", help: "ask the servers that `FILE` names about other domains",
 			set: func(s *Settings, v string) error { return path(&s.ResolvConf, v) },
 		},
+	}
+}
+
+// addressOptions say which addresses containers get.
+func addressOptions() []option {
+	return []option{
 		{
 			name: "ipalloc-range", programs: run, def: "10.32.0.0/12", help: "give containers addresses in `CIDR`, the same on every host; empty turns the allocator off",
 			set: setRange,
@@ -146,6 +176,12 @@ func options() []option {
 			name: "ipalloc-reclaim-after", programs: run, def: "24h", help: "ask for rmpeer when a host with address space was out of reach for `TIME`; 0 never does",
 			set: func(s *Settings, v string) error { return duration(&s.ReclaimAfter, v) },
 		},
+	}
+}
+
+// daemonOptions say where the daemon keeps, shows and logs what.
+func daemonOptions() []option {
+	return []option{
 		{
 			name: "state-dir", programs: run | Reset, def: DefaultStateDir, help: "keep identity, secret and journal in `DIRECTORY`",
 			set: func(s *Settings, v string) error { return path(&s.StateDir, v) },
@@ -165,6 +201,10 @@ func options() []option {
 			set: func(s *Settings, v string) error { return path(&s.Config, v) },
 		},
 		{name: "status-addr", programs: run, def: "127.0.0.1:6782", help: "serve status and metrics at `ADDRESS:PORT`; empty for none", set: setStatusAddr},
+		{
+			name: "ui", programs: run, isBool: true, help: "show the picture at the status address, to those whom 'weft ui' gives a way in",
+			set: func(s *Settings, v string) error { return boolean(&s.UI, v) },
+		},
 		{
 			name: "log-level", programs: run, def: "info", help: "log what is at least `debug|info|warning|error`",
 			set: func(s *Settings, v string) error {
@@ -190,178 +230,4 @@ func find(name string) (option, bool) {
 // variable is the name of an option in the environment.
 func (o option) variable() string {
 	return "WEFT_" + strings.ToUpper(strings.ReplaceAll(o.name, "-", "_"))
-}
-
-func boolean(to *bool, v string) error {
-	b, err := strconv.ParseBool(v)
-	if err != nil {
-		return invalid("want true or false")
-	}
-	*to = b
-	return nil
-}
-
-func number(to *int, v string, least, most int) error {
-	n, err := strconv.Atoi(v)
-	if err != nil || n < least || n > most {
-		return invalid("want a number from %d to %d", least, most)
-	}
-	*to = n
-	return nil
-}
-
-func oneOf(to *string, v string, words ...string) error {
-	if !slices.Contains(words, v) {
-		last := len(words) - 1
-		return invalid("want %s or %s", strings.Join(words[:last], ", "), words[last])
-	}
-	*to = v
-	return nil
-}
-
-// label takes what is printed in columns: no spaces and nothing that a
-// terminal would act on.
-func label(to *string, v string, most int) error {
-	odd := func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }
-	if v == "" || len(v) > most || !utf8.ValidString(v) || strings.ContainsFunc(v, odd) {
-		return invalid("want 1 to %d bytes without spaces and control characters", most)
-	}
-	*to = v
-	return nil
-}
-
-func path(to *string, v string) error {
-	if !filepath.IsAbs(v) || filepath.Clean(v) == "/" {
-		return invalid("want an absolute path")
-	}
-	*to = filepath.Clean(v)
-	return nil
-}
-
-func setHosts(s *Settings, v string) error {
-	if v == "" {
-		return nil
-	}
-	for text := range strings.SplitSeq(v, ",") {
-		a, err := netip.ParseAddr(strings.TrimSpace(text))
-		if err != nil {
-			return invalid("%q is not an address", text)
-		}
-		a = a.Unmap()
-		if a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast() || crypto.OverlayPrefix.Contains(a) {
-			return invalid("other hosts cannot reach this one at %s", a)
-		}
-		if !slices.Contains(s.Hosts, a) {
-			s.Hosts = append(s.Hosts, a)
-		}
-	}
-	if len(s.Hosts) > advert.MaxEndpoints {
-		return invalid("want at most %d addresses", advert.MaxEndpoints)
-	}
-	return nil
-}
-
-// setPort refuses the ports that VXLAN and gossip have inside every tunnel.
-func setPort(s *Settings, v string) error {
-	var n int
-	if err := number(&n, v, 1, 65534); err != nil {
-		return err
-	}
-	if n >= 6784 && n <= 6786 {
-		return invalid("the port and the next one must not be 6785 or 6786, which VXLAN and gossip have")
-	}
-	s.Port = uint16(n)
-	return nil
-}
-
-// setRange takes the address range, or nothing.
-func setRange(s *Settings, v string) error {
-	if v == "" {
-		return nil
-	}
-	if err := network(&s.Range, v); err != nil {
-		return err
-	}
-	if own := netip.MustParsePrefix("169.254.0.0/16"); s.Range.Overlaps(own) {
-		return invalid("%s overlaps %s, in which the name server listens", v, own)
-	}
-	return nil
-}
-
-// network takes an IPv4 network in which addresses can be given out.
-func network(to *netip.Prefix, v string) error {
-	p, err := netip.ParsePrefix(v)
-	if err != nil || !p.Addr().Is4() {
-		return invalid("want an IPv4 network such as 10.32.0.0/12")
-	}
-	switch {
-	case p != p.Masked():
-		return invalid("%s is an address, its network is %s", v, p.Masked())
-	case p.Bits() < 8 || p.Bits() > 30:
-		return invalid("want a network from /8 to /30")
-	case p.Addr().IsLoopback() || p.Addr().IsMulticast() || p.Addr().IsLinkLocalUnicast() || p.Addr().IsUnspecified():
-		return invalid("%s cannot be given to containers", v)
-	}
-	*to = p
-	return nil
-}
-
-func duration(to *time.Duration, v string) error {
-	d, err := time.ParseDuration(v)
-	if v == "0" {
-		d, err = 0, nil
-	}
-	if err != nil || d < 0 {
-		return invalid("want a time such as 90m or 24h")
-	}
-	*to = d
-	return nil
-}
-
-func setMTU(s *Settings, v string) error {
-	if err := number(&s.MTU, v, 0, 9216); err != nil {
-		return err
-	}
-	if s.MTU != 0 && s.MTU < 576 {
-		return invalid("want 0 or a number from 576 to 9216")
-	}
-	return nil
-}
-
-func setDomain(s *Settings, v string) error {
-	d, err := api.ParseFQDN(v)
-	if err != nil {
-		return invalid("want a domain name such as weft.internal.")
-	}
-	s.DNSDomain = strings.ToLower(d)
-	return nil
-}
-
-func setDNSListen(s *Settings, v string) error {
-	if a, err := netip.ParseAddr(v); err == nil {
-		s.DNSListen = netip.AddrPortFrom(a, 53)
-		return nil
-	}
-	ap, err := netip.ParseAddrPort(v)
-	if err != nil || ap.Port() == 0 {
-		return invalid("want an address with or without port, such as 169.254.67.83:53")
-	}
-	s.DNSListen = ap
-	return nil
-}
-
-func setStatusAddr(s *Settings, v string) error {
-	if v == "" {
-		return nil
-	}
-	host, port, err := net.SplitHostPort(v)
-	n, perr := strconv.ParseUint(port, 10, 16)
-	if err != nil || perr != nil || n == 0 {
-		return invalid("want ADDRESS:PORT such as 127.0.0.1:6782")
-	}
-	if _, err := netip.ParseAddr(host); host != "" && err != nil {
-		return invalid("want ADDRESS:PORT such as 127.0.0.1:6782")
-	}
-	s.StatusAddr = v
-	return nil
 }

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -105,7 +107,7 @@ func (l *loader) secret(weak bool) (Secret, error) {
 	}
 	switch len(given) {
 	case 0:
-		return Secret{}, nil
+		return l.fromCredentials(weak)
 	case 1:
 		return l.take(given[0], weak)
 	}
@@ -125,23 +127,61 @@ func (l *loader) fromDescriptor() (Secret, error) {
 	return ReadSecret(f)
 }
 
+// fromCredentials takes what systemd gives to a daemon as the credential
+// weft.token or weft.password, see systemd.exec(5).
+func (l *loader) fromCredentials(weak bool) (Secret, error) {
+	dir := ""
+	for _, kv := range l.src.Environ {
+		if v, ok := strings.CutPrefix(kv, "CREDENTIALS_DIRECTORY="); ok {
+			dir = v
+		}
+	}
+	if l.program != Daemon || dir == "" {
+		return Secret{}, nil
+	}
+	var found Secret
+	for _, kind := range []string{"token", "password"} {
+		path := filepath.Join(dir, "weft."+kind)
+		text, err := l.readLine(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return Secret{}, fmt.Errorf("read the credential: %w", err)
+		}
+		if !found.IsZero() {
+			return Secret{}, invalid("the credentials weft.token and weft.password are two secrets; give one")
+		}
+		if found, err = checkSecret(kind, text, path, weak); err != nil {
+			return Secret{}, err
+		}
+	}
+	return found, nil
+}
+
 // take reads and checks one secret.
 func (l *loader) take(o option, weak bool) (Secret, error) {
 	value, label, _, err := l.value(o)
 	if err != nil {
 		return Secret{}, err
 	}
-	if o.name == "token" {
+	kind, isFile := strings.CutSuffix(o.name, "-file")
+	if isFile {
+		label += " " + value
+		if value, err = l.readLine(value); err != nil {
+			return Secret{}, invalid("%s: %v", label, err)
+		}
+	}
+	return checkSecret(kind, value, label, weak)
+}
+
+// checkSecret makes a secret of a token or a password.
+func checkSecret(kind, value, label string, weak bool) (Secret, error) {
+	if kind == "token" {
 		if _, err := crypto.ParseToken(value); err != nil {
 			return Secret{}, invalid("%s: %v", label, err)
 		}
 		return Secret{Token: strings.TrimSpace(value)}, nil
-	}
-	if o.name == "password-file" {
-		label += " " + value
-		if value, err = l.readPassword(value); err != nil {
-			return Secret{}, invalid("%s: %v", label, err)
-		}
 	}
 	switch {
 	case value == "":
@@ -155,8 +195,9 @@ func (l *loader) take(o option, weak bool) (Secret, error) {
 	return Secret{Password: value}, nil
 }
 
-// readPassword returns the first line of a file.
-func (l *loader) readPassword(path string) (string, error) {
+// readLine returns the first line of a file that holds a secret. One that
+// everybody can read is refused.
+func (l *loader) readLine(path string) (string, error) {
 	r := l.src.Stdin
 	if path != "-" {
 		f, err := os.Open(path)
@@ -164,6 +205,13 @@ func (l *loader) readPassword(path string) (string, error) {
 			return "", err
 		}
 		defer f.Close()
+		info, err := f.Stat()
+		if err != nil {
+			return "", err
+		}
+		if open := info.Mode().Perm() & 0o007; info.Mode().IsRegular() && open != 0 {
+			return "", fmt.Errorf("everybody on this host can open the secret: run 'chmod 600 %s'", path)
+		}
 		r = f
 	}
 	if r == nil {

@@ -24,6 +24,9 @@ import (
 const (
 	Version  = "0.1.0"
 	Protocol = "weft 1"
+	// The versions of the rules between hosts that this program speaks; the last
+	// one is that of Protocol.
+	OldestProtocol, NewestProtocol = 1, 1
 )
 
 // Where things are unless somebody says otherwise.
@@ -31,6 +34,8 @@ const (
 	DefaultConfig   = "/etc/weft/weft.yaml"
 	DefaultStateDir = "/var/lib/weft"
 	DefaultSocket   = api.DefaultSocket
+
+	DefaultPluginSocket = "/run/docker/plugins/weft.sock"
 )
 
 // Settings are checked values. They are immutable.
@@ -64,10 +69,17 @@ type Settings struct {
 	Division      ipam.Mode     // how Range is divided, once
 	ReclaimAfter  time.Duration // when to ask for rmpeer; zero: never
 
+	Plugin           bool // serve Docker's network driver
+	PluginSocket     string
+	WithoutDNS       bool // for Docker's containers
+	NoMulticastRoute bool // likewise
+	Proxy            Proxy
+
 	StateDir   string
 	Socket     string
 	Config     string
 	StatusAddr string // host:port; empty: no status listener
+	UI         bool   // show the picture there from the start
 	LogLevel   string // debug | info | warning | error
 	LogFormat  string // text | json
 

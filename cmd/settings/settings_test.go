@@ -50,6 +50,15 @@ func (in input) load(t *testing.T) (Settings, error) {
 	if err := os.WriteFile(filepath.Join(dir, "password"), []byte("a long enough password\r\nmore\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if err := errors.Join(
+		os.WriteFile(filepath.Join(dir, "token"), []byte(crypto.Token{Secret: crypto.Secret{1}}.String()+"\n"), 0o600),
+		os.WriteFile(filepath.Join(dir, "open"), []byte("a long enough password\n"), 0o604),
+		os.Mkdir(filepath.Join(dir, "credentials"), 0o700), os.Mkdir(filepath.Join(dir, "both"), 0o700),
+		os.Symlink("../token", filepath.Join(dir, "credentials/weft.token")),
+		os.Symlink("../token", filepath.Join(dir, "both/weft.token")), os.Symlink("../password", filepath.Join(dir, "both/weft.password")),
+	); err != nil {
+		t.Fatal(err)
+	}
 	flags := pflag.NewFlagSet("test", pflag.ContinueOnError)
 	AddFlags(flags, in.program)
 	if err := flags.Parse(in.args); err != nil {
@@ -75,6 +84,7 @@ func defaults(t *testing.T) Settings {
 		Cluster: "weft", Port: 6783, Nickname: host, ConnLimit: 200, Datapath: "auto", Offload: "auto",
 		DNSDomain: "weft.internal.", DNSListen: netip.MustParseAddrPort("169.254.67.83:53"), DNSTTL: 1,
 		Range: netip.MustParsePrefix("10.32.0.0/12"), DefaultSubnet: netip.MustParsePrefix("10.32.0.0/12"), ReclaimAfter: 24 * time.Hour,
+		Plugin: true, PluginSocket: "/run/docker/plugins/weft.sock", Proxy: Proxy{On: true, HostnameMatch: "(.*)", HostnameReplacement: "$1"},
 		ResolvConf: "/etc/resolv.conf", StateDir: "/var/lib/weft", Socket: "/run/weft/weft.sock",
 		Config: "/etc/weft/weft.yaml", StatusAddr: "127.0.0.1:6782", LogLevel: "info", LogFormat: "text",
 		Sources: map[string]string{},
@@ -94,7 +104,10 @@ func TestLoad(t *testing.T) {
 			"--no-discovery", "--conn-limit=0", "--datapath=kernel", "--offload=off", "--mtu=1400", "--no-dns", "--dns-domain=Example.Internal",
 			"--dns-listen-address=127.0.0.53", "--dns-ttl=0", "--resolv-conf=/etc/r", "--state-dir=/s/", "--socket=/x/weft.sock",
 			"--ipalloc-range=10.128.0.0/10", "--ipalloc-default-subnet=10.129.0.0/16", "--ipalloc-init=seed=::2,::1", "--ipalloc-reclaim-after=90m",
-			"--status-addr=", "--log-level=debug", "--log-format=json", "host2", "192.0.2.3:7000", "host2",
+			"--plugin=false", "--plugin-socket=/p/weft2.sock", "--proxy=false", "-H", "tcp://0.0.0.0:2376", "-H=unix:///x/d.sock", "--proxy-listen=tcp://[::1]:2376,unix:///x/d.sock",
+			"--tls", "--tlsverify", "--tlscacert=/t/ca", "--tlscert=/t/cert", "--tlskey=/t/key", "--without-dns", "--no-multicast-route",
+			"--no-rewrite-hosts", "--no-default-ipalloc", "--rewrite-inspect", "--hostname-from-label=host", "--hostname-match=^a(.)", "--hostname-replacement=b$1",
+			"--status-addr=", "--ui", "--log-level=debug", "--log-format=json", "host2", "192.0.2.3:7000", "host2",
 		}}, func(s *Settings) {
 			*s = Settings{
 				Cluster: "c", Secret: Secret{Password: "short"}, WeakPassword: true,
@@ -102,12 +115,19 @@ func TestLoad(t *testing.T) {
 				Name: crypto.Name{5: 1}, Nickname: "nick", Targets: []string{"host2", "192.0.2.3:7000"}, NoDiscovery: true,
 				Datapath: "kernel", Offload: "off", MTU: 1400, NoDNS: true, DNSDomain: "example.internal.", DNSListen: netip.MustParseAddrPort("127.0.0.53:53"),
 				Range: netip.MustParsePrefix("10.128.0.0/10"), DefaultSubnet: netip.MustParsePrefix("10.129.0.0/16"), ReclaimAfter: 90 * time.Minute,
+				PluginSocket: "/p/weft2.sock", WithoutDNS: true, NoMulticastRoute: true,
+				Proxy: Proxy{
+					Listen: []string{"tcp://0.0.0.0:2376", "unix:///x/d.sock", "tcp://[::1]:2376"},
+					TLS:    true, TLSVerify: true, TLSCACert: "/t/ca", TLSCert: "/t/cert", TLSKey: "/t/key",
+					NoDefaultIPAlloc: true, NoRewriteHosts: true, RewriteInspect: true,
+					HostnameFromLabel: "host", HostnameMatch: "^a(.)", HostnameReplacement: "b$1",
+				},
 				Division:   ipam.Mode{Kind: ipam.ModeSeed, Seeds: []crypto.Name{{5: 1}, {5: 2}}},
-				ResolvConf: "/etc/r", StateDir: "/s", Socket: "/x/weft.sock", Config: "/etc/weft/weft.yaml", LogLevel: "debug", LogFormat: "json",
+				ResolvConf: "/etc/r", StateDir: "/s", Socket: "/x/weft.sock", Config: "/etc/weft/weft.yaml", LogLevel: "debug", LogFormat: "json", UI: true,
 				Sources: map[string]string{},
 			}
 			for _, o := range options() {
-				if o.name != "config" && o.name != "token" && o.name != "password-file" && o.name != "resume" {
+				if o.name != "config" && o.name != "token" && !strings.HasSuffix(o.name, "-file") && o.name != "resume" && !o.noFlag {
 					s.Sources[o.name] = "--" + o.name
 				}
 			}
@@ -134,6 +154,14 @@ func TestLoad(t *testing.T) {
 			s.Name, s.Config = crypto.Name{2, 0, 0, 0, 0, 1}, "DIR/weft.yaml"
 			s.Sources = map[string]string{"host": "DIR/weft.yaml", "name": "DIR/weft.yaml", "config": "WEFT_CONFIG"}
 		}},
+		{"TCP for everybody, because somebody says so", input{program: Launch, args: []string{"-H", "tcp://127.0.0.1:2375", "--tls=false"}}, func(s *Settings) {
+			s.Proxy.Listen = []string{"tcp://127.0.0.1:2375"}
+			s.Sources = map[string]string{"proxy-listen": "--proxy-listen", "tls": "--tls"}
+		}},
+		{"endpoints in the file", input{program: Daemon, yaml: "proxy-listen: [unix:///a, unix:///b]\nproxy: false\n"}, func(s *Settings) {
+			s.Proxy.On, s.Proxy.Listen, s.Config = false, []string{"unix:///a", "unix:///b"}, "DIR/weft.yaml"
+			s.Sources = map[string]string{"proxy-listen": "DIR/weft.yaml", "proxy": "DIR/weft.yaml", "config": "WEFT_CONFIG"}
+		}},
 		{"an empty file", input{program: Daemon, yaml: "# nothing\n"}, func(s *Settings) {
 			s.Config, s.Sources = "DIR/weft.yaml", map[string]string{"config": "WEFT_CONFIG"}
 		}},
@@ -152,6 +180,23 @@ func TestLoad(t *testing.T) {
 		}},
 		{"password from standard input", input{program: Launch, environ: []string{"WEFT_PASSWORD_FILE=-"}, stdin: "a long enough password"}, func(s *Settings) {
 			s.Secret, s.Sources = Secret{Password: "a long enough password"}, map[string]string{"password-file": "WEFT_PASSWORD_FILE"}
+		}},
+		{"token from a file", input{program: Launch, args: []string{"--token-file=@dir/token"}}, func(s *Settings) {
+			s.Secret, s.Sources = Secret{Token: token}, map[string]string{"token-file": "--token-file"}
+		}},
+		{"a credential", input{program: Daemon, environ: []string{"CREDENTIALS_DIRECTORY=@dir/credentials"}}, func(s *Settings) {
+			s.Secret = Secret{Token: token}
+		}},
+		{"everything beats a credential", input{program: Daemon, args: []string{"--password-file=@dir/password"}, environ: []string{"CREDENTIALS_DIRECTORY=@dir/credentials"}}, func(s *Settings) {
+			s.Secret, s.Sources = Secret{Password: "a long enough password"}, map[string]string{"password-file": "--password-file"}
+		}},
+		{"credentials are a daemon's", input{program: Launch, environ: []string{"CREDENTIALS_DIRECTORY=@dir/credentials"}}, func(*Settings) {}},
+		{"peers of the file", input{program: Daemon, yaml: "peers: [host2, '192.0.2.3:7000']\nresume: true\n"}, func(s *Settings) {
+			s.Targets, s.Resume, s.Config = []string{"host2", "192.0.2.3:7000"}, true, "DIR/weft.yaml"
+			s.Sources = map[string]string{"peers": "DIR/weft.yaml", "resume": "DIR/weft.yaml", "config": "WEFT_CONFIG"}
+		}},
+		{"peers named come instead", input{program: Launch, args: []string{"host4"}, environ: []string{"WEFT_PEERS=host2,host3"}}, func(s *Settings) {
+			s.Targets, s.Sources = []string{"host4"}, map[string]string{"peers": "WEFT_PEERS"}
 		}},
 		{"a daemon's token from the file", input{program: Daemon, yaml: "token: " + token + "\n"}, func(s *Settings) {
 			s.Secret, s.Config = Secret{Token: token}, "DIR/weft.yaml"
@@ -211,6 +256,16 @@ func TestLoadRefuses(t *testing.T) {
 		{flag("--state-dir=/"), "--state-dir=/: want an absolute path"},
 		{flag("--socket=weft.sock"), "--socket=weft.sock: want an absolute path of at most 107 bytes"},
 		{flag("--status-addr=6782"), "--status-addr=6782: want ADDRESS:PORT such as 127.0.0.1:6782"},
+		{flag("--plugin-socket=/run/docker/plugins/weft"), "--plugin-socket=/run/docker/plugins/weft: want an absolute path of at most 107 bytes that ends in NAME.sock, NAME in lower case"},
+		{flag("--proxy-listen=2376"), `--proxy-listen=2376: "2376": want tcp://ADDRESS:PORT or unix:///PATH`},
+		{flag("-Htcp://0.0.0.0"), `--proxy-listen=tcp://0.0.0.0: "tcp://0.0.0.0": want tcp://ADDRESS:PORT or unix:///PATH`},
+		{flag("-Hunix://d.sock"), `--proxy-listen=unix://d.sock: "unix://d.sock": want tcp://ADDRESS:PORT or unix:///PATH`},
+		{flag("-Htcp://127.0.0.1:2375"), "-H tcp://127.0.0.1:2375: whoever reaches that port is root on this host; give --tlsverify with --tlscacert, --tlscert and --tlskey, " +
+			"or say --tls=false to serve it to everybody"},
+		{flag("--tls"), "--tls needs --tlscert and --tlskey"},
+		{input{program: Launch, args: []string{"--tlsverify", "--tlscert=/c", "--tlskey=/k"}}, "--tlsverify needs --tlscacert"},
+		{flag("--tlscert=c.pem"), "--tlscert=c.pem: want an absolute path"},
+		{flag("--hostname-match=("), "--hostname-match=(: want a regular expression: error parsing regexp: missing closing ): `(`"},
 		{flag("--log-level=warn"), "--log-level=warn: want debug, info, warning or error"},
 		{flag("--log-format=xml"), "--log-format=xml: want text or json"},
 		{flag("host:0"), `peer "host:0": want IP-OR-NAME[:PORT] with a port from 1 to 65535`},
@@ -229,14 +284,20 @@ func TestLoadRefuses(t *testing.T) {
 
 		{input{program: Launch, environ: []string{"WEFT_PORT=x"}}, "WEFT_PORT=x: want a number from 1 to 65534"},
 		{input{program: Launch, environ: []string{"WEFT_NO_DNS=maybe"}}, "WEFT_NO_DNS=maybe: want true or false"},
-		{input{program: Launch, yaml: "port: 70000"}, "DIR/weft.yaml: port: 70000: want a number from 1 to 65534"},
-		{input{program: Launch, yaml: "port: {a: 1}"}, "DIR/weft.yaml: port: want one value"},
-		{input{program: Launch, yaml: "colour: red\nsize: 1"}, `DIR/weft.yaml: unknown key "colour"`},
-		{input{program: Launch, yaml: "config: /x"}, `DIR/weft.yaml: unknown key "config"`},
-		{input{program: Launch, yaml: "secret-fd: 3"}, `DIR/weft.yaml: unknown key "secret-fd"`},
+		{input{program: Launch, yaml: "# first\nport: 70000"}, "DIR/weft.yaml:2: port: 70000: want a number from 1 to 65534"},
+		{input{program: Launch, yaml: "port: {a: 1}"}, "DIR/weft.yaml:1: port: want one value"},
+		{input{program: Launch, yaml: "colour: red\nsize: 1"}, `DIR/weft.yaml:1: unknown key "colour"`},
+		{input{program: Launch, yaml: "config: /x"}, `DIR/weft.yaml:1: unknown key "config"`},
+		{input{program: Launch, yaml: "secret-fd: 3"}, `DIR/weft.yaml:1: unknown key "secret-fd"`},
+		{input{program: Daemon, yaml: "port: 7000\nlog_level: debug"}, `DIR/weft.yaml:2: unknown key "log_level", did you mean log-level?`},
+		{input{program: Daemon, yaml: "port: 7000\nport: 7001"}, `read settings: DIR/weft.yaml: yaml: unmarshal errors: line 2: mapping key "port" already defined at line 1`},
+		{input{program: Daemon, yaml: "peers: [host2, 'host:0']"}, `DIR/weft.yaml:1: peers: host2,host:0: peer "host:0": want IP-OR-NAME[:PORT] with a port from 1 to 65535`},
+		{input{program: Daemon, args: []string{"--token-file=@dir/password"}}, `--token-file DIR/password: token does not begin with "weft1."; print one with 'weft token' on a host of the cluster`},
+		{input{program: Daemon, args: []string{"--password-file=@dir/open"}}, "--password-file DIR/open: everybody on this host can open the secret: run 'chmod 600 DIR/open'"},
+		{input{program: Daemon, environ: []string{"CREDENTIALS_DIRECTORY=@dir/both"}}, "the credentials weft.token and weft.password are two secrets; give one"},
 		{input{program: Daemon, yaml: "- a list"}, "read settings: DIR/weft.yaml: yaml: unmarshal errors: line 1: cannot unmarshal !!seq into map[string]interface {}"},
 		{input{program: Client, yaml: "socket: a: b"}, "read settings: DIR/weft.yaml: yaml: mapping values are not allowed in this context"},
-		{input{program: Client, yaml: "socket: weft.sock"}, "DIR/weft.yaml: socket: weft.sock: want an absolute path of at most 107 bytes"},
+		{input{program: Client, yaml: "socket: weft.sock"}, "DIR/weft.yaml:1: socket: weft.sock: want an absolute path of at most 107 bytes"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.want, func(t *testing.T) {
@@ -275,7 +336,7 @@ func TestClientNeedsLittle(t *testing.T) {
 
 func TestOnlyWhatWorksExists(t *testing.T) {
 	for p, unknown := range map[Program][]string{
-		Launch: {"secret-fd", "no-restart", "trusted-subnets", "plugin", "proxy"},
+		Launch: {"secret-fd", "no-restart", "trusted-subnets"},
 		Daemon: {"password", "token"},
 		Reset:  {"port", "token"},
 		Client: {"state-dir", "port"},
@@ -291,11 +352,11 @@ func TestOnlyWhatWorksExists(t *testing.T) {
 func TestDaemonArgsAndEnviron(t *testing.T) {
 	flags := pflag.NewFlagSet("launch", pflag.ContinueOnError)
 	AddFlags(flags, Launch)
-	err := flags.Parse([]string{"--port=7000", "--no-dns", "--resume=false", "--password=very secret", "--password-file=/p", "--token=t", "--status-addr=", "x"})
+	err := flags.Parse([]string{"--port=7000", "--no-dns", "-H", "unix:///a", "-H", "unix:///b", "--proxy=false", "--resume=false", "--password=very secret", "--password-file=/p", "--token=t", "--status-addr=", "x"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"--port=7000", "--resume=false", "--no-dns=true", "--status-addr="}
+	want := []string{"--port=7000", "--resume=false", "--no-dns=true", "--status-addr=", "--proxy=false", "--proxy-listen=unix:///a,unix:///b"}
 	if diff := cmp.Diff(want, DaemonArgs(flags, Daemon)); diff != "" {
 		t.Error(diff)
 	}
@@ -317,6 +378,9 @@ func TestTable(t *testing.T) {
 			t.Errorf("%s: twice, without help, or for nobody", o.name)
 		}
 		seen[o.name] = true
+		if o.isBool && o.def != "" && o.def != "true" {
+			t.Errorf("%s: default %q", o.name, o.def)
+		}
 		if !o.isBool && strings.Count(o.help, "`") != 2 {
 			t.Errorf("%s: help %q names no value", o.name, o.help)
 		}

@@ -44,6 +44,7 @@ func benchCommand() *cobra.Command {
 	c.Flags().DurationVar(&o.Time, "time", o.Time, "length of one measurement of throughput, whole seconds")
 	c.Flags().StringSliceVar(&o.Ways, "ways", nil, "only these")
 	c.Flags().StringVar(&o.Datapath, "datapath", o.Datapath, "weft's data path: kernel or userspace")
+	c.Flags().BoolVar(&o.Filter, "filter", false, "let frames on bridges pass through the packet filter of IP, as Docker wants it (br_netfilter)")
 	c.Flags().StringVar(&out, "out", binDir(), "directory for the results")
 	c.AddCommand(benchTunnelCommand())
 	return c

@@ -82,16 +82,17 @@ func downCommand(name *string) *cobra.Command {
 	all := false
 	c := &cobra.Command{
 		Use: "down [LAB]", Short: "end a lab and remove everything of it", Args: args(cobra.MaximumNArgs(1)),
-		RunE: func(_ *cobra.Command, a []string) error {
+		RunE: func(cmd *cobra.Command, a []string) error {
+			there, err := lab.Names()
+			if err != nil {
+				return err
+			}
 			names := a
 			switch {
 			case all && len(a) > 0:
 				return usagef("--all and a name do not go together")
 			case all:
-				var err error
-				if names, err = lab.Names(); err != nil {
-					return err
-				}
+				names = there
 			case len(a) == 0:
 				n, err := theLab(*name)
 				if err != nil {
@@ -101,7 +102,15 @@ func downCommand(name *string) *cobra.Command {
 			}
 			var errs []error
 			for _, n := range names {
-				errs = append(errs, lab.Down(n))
+				err := lab.Down(n)
+				errs = append(errs, err)
+				switch {
+				case err != nil:
+				case slices.Contains(there, n):
+					cmd.Printf("lab %s is gone\n", n)
+				default:
+					cmd.Printf("there is no lab %s\n", n)
+				}
 			}
 			return errors.Join(errs...)
 		},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,27 +22,34 @@ import (
 
 const demoName = "demo"
 
-func demoCommand() *cobra.Command {
-	return &cobra.Command{
+// demoCommand takes the name of its lab from --lab, when that is given.
+func demoCommand(name *string) *cobra.Command {
+	c := &cobra.Command{
 		Use: "demo", Short: "three hosts with a container each, joined by weft, left running", Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runDemo(cmd.Context(), cmd.OutOrStdout())
+			return runDemo(cmd.Context(), cmd.OutOrStdout(), cmp.Or(*name, demoName))
 		},
 	}
+	c.AddCommand(demoUICommand(name))
+	return c
 }
 
 // demo is what the steps share.
 type demo struct {
 	out        io.Writer
+	name       string
 	lab        *lab.Lab
 	containers []*lab.Container
 }
 
-func runDemo(ctx context.Context, out io.Writer) error {
-	if _, err := lab.Open(demoName); err == nil {
-		return errors.New("the demo is running: weft-lab exec host1 weft status, or make demo-down")
+func runDemo(ctx context.Context, out io.Writer, name string) error {
+	if os.Geteuid() != 0 {
+		return errors.New("the demo makes networks and hosts: run it as root, as 'sudo make demo'")
+	}
+	if _, err := lab.Open(name); err == nil {
+		return errors.New("the demo is running already; look at it with 'bin/weft-lab exec host1 weft status', or end it with 'make demo-down'")
 	} else if !errors.Is(err, fs.ErrNotExist) {
-		if err := lab.Down(demoName); err != nil { // left by a machine that was switched off, or worse
+		if err := lab.Down(name); err != nil { // left by a machine that was switched off, or worse
 			return err
 		}
 	}
@@ -50,7 +58,7 @@ func runDemo(ctx context.Context, out io.Writer) error {
 			return fmt.Errorf("%s is not next to weft-lab: make build: %w", p, err)
 		}
 	}
-	d := &demo{out: out}
+	d := &demo{out: out, name: name}
 	err := d.run(ctx)
 	if err != nil && d.lab != nil {
 		d.evidence(context.WithoutCancel(ctx))
@@ -90,7 +98,7 @@ func (d *demo) run(ctx context.Context) error {
 }
 
 func (d *demo) hosts(ctx context.Context) (err error) {
-	d.lab, err = lab.Up(ctx, lab.Flat(demoName, 3), lab.Options{Keep: true, BinDir: binDir()})
+	d.lab, err = lab.Up(ctx, lab.Flat(d.name, 3), lab.Options{Keep: true, BinDir: binDir()})
 	return err
 }
 
@@ -263,9 +271,11 @@ The three hosts stay. Things to try (bin/weft-lab from here; bin/ comes first in
   bin/weft-lab exec host3 weft status ipam              whose addresses are whose
   bin/weft-lab exec host2 weft expose                   put the host itself on the switch
   bin/weft-lab capture lan | tcpdump -nr -              all that the network between the hosts sees
-  bin/weft-lab cut host3                                pull host3's cable; then watch:
+                                                        (tcpdump takes WireGuard's port 6784 for BFD)
+  bin/weft-lab cut host3                                pull host3's cable, wait ten seconds, and look:
   bin/weft-lab exec host1 weft status connections
   bin/weft-lab heal                                     and put it back
   bin/weft-lab exec host1 sh                            look around: ip link, wg, nft list ruleset
+  make demo-ui                                          all of it as a picture in a browser
   make demo-down                                        remove everything
 `

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -20,7 +21,7 @@ func guestCommand() *cobra.Command {
 		Use: "guest [-- TEST-FLAG …]", Short: "run the end-to-end tests with the kernel data path, in a virtual machine",
 		Long: "Boots Debian's kernel under QEMU without hardware acceleration and runs bin/e2e.test -datapath kernel in it.\n" +
 			"The console is shown; the exit code is that of the tests. Files that failed tests leave come as guest.tar\n" +
-			"into the directory that ARTEFACTS names.",
+			"into the directory that ARTEFACTS names. Variables WEFT_… reach the tests.",
 		RunE: func(cmd *cobra.Command, a []string) error {
 			o.flags = a
 			return o.run(cmd.Context())
@@ -45,8 +46,15 @@ func (g guest) run(ctx context.Context) error {
 		return fmt.Errorf("guest: this needs a checkout around bin/weft-lab: %w", err)
 	}
 	a := []string{"--timeout", strconv.Itoa(g.timeout), "--bin", bin}
-	if g.append != "" {
-		a = append(a, "--append", g.append)
+	// The kernel makes what it does not know the environment of its first process.
+	words := strings.Fields(g.append)
+	for _, v := range os.Environ() {
+		if strings.HasPrefix(v, "WEFT_") && !strings.ContainsAny(v, " \t\n\"") {
+			words = append(words, v)
+		}
+	}
+	if len(words) > 0 {
+		a = append(a, "--append", strings.Join(words, " "))
 	}
 	if dir := os.Getenv("ARTEFACTS"); dir != "" {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -58,7 +66,8 @@ func (g guest) run(ctx context.Context) error {
 		a = append(append(a, g.program), g.flags...)
 	} else {
 		a = append(a, filepath.Join(bin, "e2e.test"), "-weft-bin", "/opt/weft", "-datapath", "kernel", "-artefacts", "/artifacts")
-		a = append(append(a, "-test.timeout", fmt.Sprintf("%ds", g.timeout)), g.flags...)
+		// Sooner than the machine is stopped: who hangs says where.
+		a = append(append(a, "-test.timeout", fmt.Sprintf("%ds", max(g.timeout-30, g.timeout/2))), g.flags...)
 	}
 	cmd := exec.CommandContext(ctx, script, a...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr

@@ -86,7 +86,7 @@ func newRoot() *cobra.Command {
 	}
 	root.AddCommand(
 		upCommand(), listCommand(), downCommand(name), execCommand(open), captureCommand(open),
-		cutCommand(open), healCommand(open), drawCommand(open), demoCommand(), guestCommand(), benchCommand(),
+		cutCommand(open), healCommand(open), drawCommand(open), demoCommand(name), forwardCommand(open), guestCommand(), benchCommand(),
 	)
 	return root
 }
@@ -101,7 +101,7 @@ func theLab(name string) (string, error) {
 	case err != nil:
 		return "", err
 	case len(names) == 0:
-		return "", errors.New("no lab is up: weft-lab up TOPOLOGY.yaml, or weft-lab demo")
+		return "", errors.New("no lab is up; 'make demo' starts one with three hosts, 'weft-lab up' any other")
 	case len(names) > 1:
 		return "", usagef("there are several labs (%v): name one with --lab", names)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,6 +17,8 @@ import (
 // fakeBackend behaves as weftd towards the command line: it knows the
 // containers web and db, and keeps in memory what it is told.
 type fakeBackend struct {
+	noEndpoints
+
 	stopped func()        // constant; called by Stop
 	logFile func() []byte // constant
 	ready   func() bool   // constant; nil: at once
@@ -284,6 +287,39 @@ func (f *fakeBackend) Logs(ctx context.Context, follow bool, w io.Writer) error 
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// Events tells three, and those that come: none.
+func (f *fakeBackend) Events(ctx context.Context, r api.EventRequest) iter.Seq2[api.Event, error] {
+	list := fakeEvents()
+	if r.Last > 0 {
+		list = list[max(0, len(list)-r.Last):]
+	}
+	return func(yield func(api.Event, error) bool) {
+		for _, e := range list {
+			if !yield(e, nil) {
+				return
+			}
+		}
+		if r.Follow {
+			<-ctx.Done()
+		}
+	}
+}
+
+func (f *fakeBackend) UI(context.Context, api.UIRequest) (api.UI, error) {
+	return api.UI{URL: "http://127.0.0.1:6782/ui/?code=fake", Expires: time.Unix(1763600000, 0)}, nil
+}
+
+// Doctor finds what the script put into the status.
+func (f *fakeBackend) Doctor(_ context.Context, r api.DoctorRequest) (api.Diagnosis, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	d := api.Diagnosis{
+		Host: "host1", Version: "0.1.0", Time: time.Date(2026, 11, 20, 18, 55, 38, 0, time.UTC), Took: time.Second, Daemon: true, Peer: r.Peer,
+		Findings: append(slices.Clone(f.status.Findings), api.Finding{ID: "daemon", Severity: api.OK, What: "the daemon answers"}),
+	}
+	return d, nil
 }
 
 func (f *fakeBackend) Stop(context.Context) error {

@@ -199,8 +199,11 @@ func remarksOf(s api.Status, section string, now time.Time) []string {
 	warn := func(format string, a ...any) { lines = append(lines, "warning: "+fmt.Sprintf(format, a...)) }
 	if section == "" {
 		for _, w := range s.Warnings {
-			warn("%s", w)
+			if !api.Held(s.Findings, w) {
+				warn("%s", w)
+			}
 		}
+		lines = append(lines, told(s.Findings)...)
 	}
 	if section != "" && section != "ipam" || s.IPAM == nil {
 		return lines

@@ -2,9 +2,16 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weftnet/weft/cmd/settings"
+	"github.com/weftnet/weft/router/api"
 )
 
 // lastError picks out of the log what the daemon died of: what it said itself,
@@ -44,6 +51,27 @@ func lastError(lines []string) string {
 		return ""
 	}
 	return message(lines[0])
+}
+
+// ended adds to the error that there is no daemon what the last one died of, when
+// that is the last in its log.
+func (p *program) ended(cmd *cobra.Command, err error) error {
+	if !errors.Is(err, api.ErrUnreachable) {
+		return err
+	}
+	s, broken := settings.Load(settings.Client, p.source(cmd), nil)
+	if broken != nil {
+		return err
+	}
+	lines := (&child{log: s.LogFile()}).logged()
+	if len(lines) == 0 {
+		return err
+	}
+	words, ok := strings.CutPrefix(lines[len(lines)-1], "weftd: ")
+	if !ok {
+		return err
+	}
+	return fmt.Errorf("%w; the last one ended with: %s", err, words)
 }
 
 // message is the message of a log line with the error, if it has one.

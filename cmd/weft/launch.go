@@ -171,7 +171,7 @@ func (p *program) start(s settings.Settings, flags []string) (*child, error) {
 		cmd.ExtraFiles = []*os.File{r}
 		cmd.Args = append(cmd.Args, "--secret-fd=3")
 	}
-	if len(s.Targets) > 0 {
+	if len(s.Targets) > 0 && !s.Resume { // then they are those of the file, which the daemon reads, too
 		cmd.Args = append(append(cmd.Args, "--"), s.Targets...)
 	}
 	if err := cmd.Start(); err != nil {

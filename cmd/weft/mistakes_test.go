@@ -77,7 +77,7 @@ func TestMistakes(t *testing.T) {
 		{"", "name a command; see 'weft --help'"},
 		{"lunch", `unknown command "lunch", did you mean launch?; see 'weft --help'`},
 		{"ipam", `unknown command "ipam"; see 'weft --help'`},
-		{"config host2", `unknown command "config"; see 'weft --help'`},
+		{"setup-cni host2", `unknown command "setup-cni"; see 'weft --help'`},
 		{"--nothing", "unknown flag: --nothing; see 'weft --help'"},
 		{"--socket=weft.sock status", "--socket=weft.sock: want an absolute path of at most 107 bytes"},
 		{"--config=weft.yaml status", "--config=weft.yaml: want an absolute path"},
@@ -102,6 +102,8 @@ func TestMistakes(t *testing.T) {
 		{"attach --rewrite-hosts --add-host=a 10.32.0.1/12 web", "attach: --add-host=a: want NAME:ADDRESS" + see("attach")},
 		{"attach --nothing web", "attach: unknown flag: --nothing" + see("attach")},
 		{"attach -h x web", "attach: unknown flag: -h" + see("attach")},
+
+		{"ui now", `ui: takes no arguments, got "now"` + see("ui")},
 
 		{"detach", "detach: name a container" + see("detach")},
 		{"detach web db", `detach: takes one container, got "web" and "db"` + see("detach")},
@@ -128,6 +130,8 @@ func TestMistakes(t *testing.T) {
 		{"dns-lookup a..b", `name "a..b": want a domain name such as web.weft.internal`},
 		{"dns-lookup bücher", `name "bücher": want a domain name such as web.weft.internal`},
 		{"dns-args x", `dns-args: takes no arguments, got "x"` + see("dns-args")},
+		{"env now", `env: takes no arguments, got "now"` + see("env")},
+		{"config --restore", "config: unknown flag: --restore" + see("config")},
 
 		{"connect", "connect: name a peer: IP-OR-NAME[:PORT]" + see("connect")},
 		{"connect host:0", `peer "host:0": want IP-OR-NAME[:PORT] with a port from 1 to 65535`},
@@ -150,6 +154,8 @@ func TestMistakes(t *testing.T) {
 		{"status --timeout=3s", "status: --timeout needs --wait=connections=N" + see("status")},
 		{"why", "why: name a peer, as 'weft status connections' shows it" + see("why")},
 		{"why host2 host3", `why: takes one peer, got "host2" and "host3"` + see("why")},
+		{"doctor host2 host3", `doctor: takes one peer, got "host2" and "host3"` + see("doctor")},
+		{"events now", `events: takes no arguments, got "now"` + see("events")},
 		{"why -o yaml host2", `why: invalid argument "yaml" for "-o, --output" flag: want table or json` + see("why")},
 		{"report x", `report: takes no arguments, got "x"` + see("report")},
 		{"report -f {{end}}", "report: -f: template: report:1: unexpected {{end}}" + see("report")},

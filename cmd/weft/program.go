@@ -79,7 +79,7 @@ func exitCode(err error) int {
 		return e.code
 	case errors.Is(err, api.ErrUsage):
 		return exitUsage
-	case errors.Is(err, api.ErrUnreachable):
+	case errors.Is(err, api.ErrUnreachable), errors.Is(err, api.ErrSilent):
 		return exitUnreachable
 	}
 	return exitFailed
@@ -156,8 +156,8 @@ func (p *program) command() *cobra.Command {
 		p.launchCommand(), p.stopCommand(), p.resetCommand(), p.connectCommand(), p.forgetCommand(),
 		p.attachCommand(), p.detachCommand(), p.exposeCommand(), p.hideCommand(), p.psCommand(),
 		p.dnsAddCommand(), p.dnsRemoveCommand(), p.dnsLookupCommand(), p.dnsArgsCommand(),
-		p.primeCommand(), p.rmpeerCommand(), p.statusCommand(), p.whyCommand(), p.reportCommand(), p.tokenCommand(),
-		p.logsCommand(), p.versionCommand(), p.completionCommand(),
+		p.primeCommand(), p.rmpeerCommand(), p.statusCommand(), p.whyCommand(), p.uiCommand(), p.reportCommand(), p.tokenCommand(),
+		p.envCommand(), p.configCommand(), p.logsCommand(), p.eventsCommand(), p.doctorCommand(), p.versionCommand(), p.completionCommand(),
 	)
 	return root
 }

@@ -112,7 +112,7 @@ func reportOf(s api.Status) report {
 		}
 		for _, c := range p.Connections {
 			out.Connections = append(out.Connections, peerConnectionReport{
-				Name: c.Name, NickName: c.Nickname, Address: c.Address, Outbound: c.Outbound, Established: carries(c.State),
+				Name: c.Name, NickName: c.Nickname, Address: c.Address, Outbound: c.Outbound, Established: c.State.Carries(),
 			})
 		}
 		r.Router.Peers = append(r.Router.Peers, out)
@@ -146,7 +146,7 @@ func attributesOf(c api.Connection) attributes {
 		return attributes{}
 	}
 	a := attributes{"name": c.Datapath, "encrypted": c.Encrypted, "peer": c.Name, "nickname": c.Nickname}
-	if !carries(c.State) {
+	if !c.State.Carries() {
 		return a
 	}
 	a["mtu"], a["rx_bytes"], a["tx_bytes"] = c.MTU, c.RxBytes, c.TxBytes

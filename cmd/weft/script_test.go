@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -69,7 +70,7 @@ func TestScripts(t *testing.T) {
 			return os.Geteuid() == 0, nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"daemon": startDaemon, "exits": exitsWith, "line": oneLine, "gone": gone,
+			"daemon": startDaemon, "exits": exitsWith, "line": oneLine, "gone": gone, "proxy": startProxy,
 		},
 	})
 }
@@ -113,6 +114,13 @@ func startDaemon(ts *testscript.TestScript, neg bool, args []string) {
 			f.waits = append(f.waits, reason)
 		case arg == "met":
 			f.status.Connections = host1().Connections
+		case arg == "ill":
+			f.status.Findings = []api.Finding{
+				{ID: "clock", Severity: api.Problem, Subject: "host2", What: "the clock of host2 is 1h0m0s behind ours", Remedy: "'timedatectl set-ntp true'"},
+				{ID: "disk", Severity: api.Problem, What: "the disk is full"},
+				{ID: "mtu", Severity: api.Warning, What: "the path is narrow"},
+				{ID: "port-closed", Severity: api.Warning, What: "the port is closed"},
+			}
 		case arg == "troubled":
 			trouble(&f.status)
 		default:
@@ -130,6 +138,14 @@ func startDaemon(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Logf("serve: %v", err)
 		}
 	})
+}
+
+// startProxy lets somebody listen where the proxy does.
+// Usage: proxy
+func startProxy(ts *testscript.TestScript, neg bool, args []string) {
+	ln, err := net.Listen("unix", filepath.Join(filepath.Dir(ts.Getenv("WEFT_SOCKET")), "docker.sock"))
+	ts.Check(err)
+	ts.Defer(func() { _ = ln.Close() })
 }
 
 // exitsWith runs a program and checks its exit code.

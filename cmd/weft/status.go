@@ -18,13 +18,14 @@ const waitInterval = 200 * time.Millisecond
 func (p *program) statusCommand() *cobra.Command {
 	var wait string
 	var timeout time.Duration
+	var watch watching
 	sections := []string{"targets", "connections", "peers", "dns", "ipam"}
 	cmd := &cobra.Command{
 		Use:   "status [targets|connections|peers|dns|ipam]",
 		Short: "Show what weft knows and does; exit 1 before it is ready",
 		Long: `Show what weft knows and does; exit 1 before it is ready. The tables are for people and for scripts that cut columns out
 of them. Warnings, addresses that are held twice, and requests that wait go to stderr; with -o json they are part of the answer.`,
-		Example:   "  weft status --wait=connections=2 --timeout=30s\n  weft status connections",
+		Example:   "  weft status --wait=connections=2 --timeout=30s\n  weft status connections --watch",
 		ValidArgs: sections,
 		Args: func(_ *cobra.Command, args []string) error {
 			switch {
@@ -37,6 +38,7 @@ of them. Warnings, addresses that are held twice, and requests that wait go to s
 		},
 	}
 	o := outputFlag(cmd)
+	watch.addFlags(cmd.Flags())
 	cmd.Flags().StringVar(&wait, "wait", "", "wait until there are N: `connections=N`")
 	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "let --wait wait for `TIME`")
 	cmd.RunE = p.withDaemon(func(ctx context.Context, d daemon, args []string) error {
@@ -44,15 +46,21 @@ of them. Warnings, addresses that are held twice, and requests that wait go to s
 		if err != nil {
 			return err
 		}
-		s, err := waitConnections(ctx, d, want, timeout)
-		if err != nil {
+		if err := watch.check(cmd.Flags()); err != nil {
 			return err
 		}
-		sortStatus(&s)
+		s, err := waitConnections(ctx, d, want, timeout)
+		if err != nil {
+			return p.ended(cmd, err)
+		}
 		section, name := section(wholeStatus), ""
 		if len(args) == 1 {
 			section, name = sectionOf(args[0]), args[0]
 		}
+		if watch.on {
+			return p.watchStatus(ctx, d, s, view{section, name, *o == "json", watch.interval})
+		}
+		sortStatus(&s)
 		value, table := section(s)
 		if err := p.list(*o, value, table); err != nil {
 			return err
@@ -110,7 +118,7 @@ func waitConnections(ctx context.Context, d daemon, want int, timeout time.Durat
 		}
 		n := 0
 		for _, c := range s.Connections {
-			if carries(c.State) {
+			if c.State.Carries() {
 				n++
 			}
 		}
@@ -131,18 +139,21 @@ func waitConnections(ctx context.Context, d daemon, want int, timeout time.Durat
 }
 
 // carries reports whether packets pass.
-func carries(s api.State) bool { return s == api.Established || s == api.Relayed }
-
 func (p *program) reportCommand() *cobra.Command {
-	var format string
+	var format, bundle string
 	cmd := &cobra.Command{
-		Use:     "report [-f TEMPLATE]",
-		Short:   "Print everything as JSON, or through a Go template",
-		Example: "  weft report -f '{{.Router.Name}}'\n  weft report -f '{{json .DNS.Entries}}'",
+		Use:   "report [-f TEMPLATE | --bundle FILE]",
+		Short: "Print everything as JSON, or through a Go template; or pack what helps to understand a host",
+		Long: `Print everything as JSON, or through a Go template.
+
+With --bundle nothing is printed: status, paths, what the doctor finds, events, the end of the log, the configuration, and what
+ip, nft and others say of the host go into an archive that only its owner can read. Passwords, tokens and keys are taken out.`,
+		Example: "  weft report -f '{{.Router.Name}}'\n  weft report -f '{{json .DNS.Entries}}'\n  weft report --bundle report.tar.gz",
 		Args:    noArgs,
 	}
+	cmd.Flags().StringVar(&bundle, "bundle", "", "pack an archive for whoever helps: `FILE.tar.gz`")
 	cmd.Flags().StringVarP(&format, "format", "f", "", "Go `TEMPLATE` with a json function")
-	cmd.RunE = p.withDaemon(func(ctx context.Context, d daemon, _ []string) error {
+	show := p.withDaemon(func(ctx context.Context, d daemon, _ []string) error {
 		render := marshalJSON
 		if cmd.Flags().Changed("format") {
 			var err error
@@ -161,5 +172,14 @@ func (p *program) reportCommand() *cobra.Command {
 		}
 		return p.print(append(b, '\n'))
 	})
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		switch {
+		case !cmd.Flags().Changed("bundle"):
+			return show(cmd, args)
+		case bundle == "" || cmd.Flags().Changed("format"):
+			return usagef("--bundle takes the name of a file, and no -f")
+		}
+		return p.bundle(cmd, bundle)
+	}
 	return cmd
 }

@@ -165,7 +165,7 @@ func peerCounts(list []api.Peer) string {
 
 // peerState leaves the three words that are said of another peer's connection.
 func peerState(s api.State) api.State {
-	if carries(s) {
+	if s.Carries() {
 		return s
 	}
 	return api.Pending
@@ -200,7 +200,7 @@ func direction(outbound bool, s api.State) string {
 // connectionInfo is the last column: why there is no connection, or what it is
 // like.
 func connectionInfo(c api.Connection) string {
-	if !carries(c.State) && (c.Info != "" || c.Name == "") {
+	if !c.State.Carries() && (c.Info != "" || c.Name == "") {
 		return c.Info
 	}
 	encryption := "unencrypted"
@@ -209,7 +209,7 @@ func connectionInfo(c api.Connection) string {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%-11v %-9v %s(%s)", encryption, c.Datapath, c.Name, c.Nickname)
-	if !carries(c.State) {
+	if !c.State.Carries() {
 		return b.String()
 	}
 	if c.MTU > 0 {

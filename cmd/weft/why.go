@@ -137,7 +137,7 @@ func whyState(w api.Why, now time.Time) string {
 	if !w.Since.IsZero() {
 		text += " for " + span(now.Sub(w.Since))
 	}
-	if w.Info != "" && !carries(w.State) {
+	if w.Info != "" && !w.State.Carries() {
 		text += ": " + w.Info
 	}
 	return text
@@ -152,7 +152,7 @@ func whyPath(w api.Why) string {
 	if len(w.Via) > 0 {
 		path = "via " + strings.Join(w.Via, ",")
 	}
-	if !carries(w.State) && w.State != api.Pending {
+	if !w.State.Carries() && w.State != api.Pending {
 		path = "trying " + path
 	}
 	return path + " (" + w.Address + ")"

@@ -11,6 +11,7 @@ import (
 	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/mesh"
 	"github.com/weftnet/weft/mesh/ipam"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 	"github.com/weftnet/weft/router/api"
 	"github.com/weftnet/weft/router/workload"
 )
@@ -31,7 +32,7 @@ func (a *addresses) See(v mesh.View) {
 	}
 	entries := make([]ipam.Entry, 0, len(v.Entries))
 	for _, e := range v.Entries {
-		if e.Owner != v.Self.Identity && ipam.IsEntry(e.Key) {
+		if e.Owner != v.Self.Identity && wire.IsEntry(e.Key) {
 			entries = append(entries, ipam.Entry{Owner: e.Owner, Key: e.Key, Value: e.Value})
 		}
 	}

@@ -22,6 +22,8 @@ import (
 	"github.com/weftnet/weft/router/api"
 	"github.com/weftnet/weft/router/bridge"
 	"github.com/weftnet/weft/router/docker"
+	"github.com/weftnet/weft/router/doctor"
+	"github.com/weftnet/weft/router/events"
 	"github.com/weftnet/weft/router/kernel"
 	"github.com/weftnet/weft/router/path"
 	"github.com/weftnet/weft/router/relay"
@@ -39,6 +41,8 @@ type daemon struct {
 	settings settings.Settings
 	log      *slog.Logger
 	logFile  *logFile
+	events   *events.Ring
+	doctor   *doctor.Physician
 	stop     context.CancelFunc
 
 	hello   net.Listener // of introductions
@@ -55,12 +59,17 @@ type daemon struct {
 	bridge  *bridge.Bridge
 	tunnels *tunnel.Tunnels
 	mesh    *mesh.Mesh
-	space   *addresses // nil: the allocator is off
+	gossip  *mesh.GossipCounts
+	watched *watchedTunnels // whether the router's loop goes round
+	space   *addresses      // nil: the allocator is off
 	names   *router.NameServer
 	server  *dns.Server
 	router  *router.Router
 	work    *workload.Workload
 	docker  *docker.Client
+	proxy   *dockerProxy // nil: off
+	picture picture
+	built   chan struct{} // closed by wire: the router can be asked
 
 	inside atomic.Pointer[[]netip.Prefix] // where no other host can be, see usable
 }
@@ -68,7 +77,8 @@ type daemon struct {
 // serve runs the daemon until ctx ends or somebody stops it. What stands on
 // the host keeps standing.
 func serve(ctx context.Context, s settings.Settings) error {
-	log, err := newLogger(s.LogLevel, s.LogFormat)
+	said := events.New()
+	log, err := newLogger(s.LogLevel, s.LogFormat, said)
 	if err != nil {
 		return err
 	}
@@ -77,7 +87,7 @@ func serve(ctx context.Context, s settings.Settings) error {
 	}
 	asked, stop := context.WithCancel(ctx)
 	defer stop()
-	d := &daemon{settings: s, log: log, logFile: openLogFile(), stop: stop}
+	d := &daemon{settings: s, log: log, logFile: openLogFile(), events: said, stop: stop, built: make(chan struct{})}
 
 	socket, err := api.Listen(s.Socket)
 	if errors.Is(err, api.ErrConflict) {
@@ -96,8 +106,16 @@ func serve(ctx context.Context, s settings.Settings) error {
 	if err := d.identify(); err != nil {
 		return err
 	}
+	defer d.servePlugin(asked)()
+	if err := d.prepareProxy(); err != nil {
+		return err
+	}
 	defer d.close()
+	d.doctor = d.newPhysician()
 	if err := d.wire(); err != nil {
+		return err
+	}
+	if err := d.wireProxy(asked); err != nil {
 		return err
 	}
 	return d.run(asked, socket)
@@ -159,8 +177,13 @@ func (d *daemon) run(asked context.Context, socket net.Listener) error {
 	group.Go(func() error { return d.pinger.Run(ctx) })
 	group.Go(func() error { return d.router.Watch(ctx) })
 	group.Go(func() error { return d.router.Tend(ctx) })
+	group.Go(func() error { return d.work.Run(ctx) })
+	group.Go(func() error { return d.runProxy(ctx) })
+	group.Go(func() error { d.doctor.Run(ctx); return nil })
+	group.Go(func() error { runProcessors(ctx, d.carried, d.log.With("part", "processors")); return nil })
+	group.Go(func() error { d.runSystemd(ctx, asked); return nil })
 	if d.settings.StatusAddr != "" {
-		group.Go(func() error { return serveStatus(ctx, d.settings.StatusAddr, d.router, d.server, d.log) })
+		group.Go(func() error { return d.serveStatus(ctx) })
 	}
 	group.Go(func() error {
 		select {
@@ -174,7 +197,7 @@ func (d *daemon) run(asked context.Context, socket net.Listener) error {
 		d.router.Complete()
 		d.log.Info("ready", "name", d.state.Name, "nickname", d.settings.Nickname,
 			"overlay", d.state.Key.Identity().Overlay(), "datapath", d.device.Mode())
-		return d.docker.Run(ctx, func(e docker.Event) { d.follow(ctx, e) })
+		return d.docker.Run(ctx, d.noteContainer, d.follow)
 	})
 	if d.server != nil {
 		group.Go(func() error { return d.server.Run(ctx) })

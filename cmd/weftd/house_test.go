@@ -17,7 +17,7 @@ import (
 	"testing"
 )
 
-// The rules of the house (DESIGN.md section 4). Each is a small function over
+// The rules of the house (docs/design.md#the-house). Each is a small function over
 // the module's files; TestHouseComplains shows that each can complain.
 
 const (
@@ -92,7 +92,7 @@ func floor(dir string) int {
 func packagesAreKnown(h house, bad complain) {
 	for dir := range h.packages() {
 		if floor(dir) < 0 {
-			bad("%s: unknown package: give it a floor in DESIGN.md section 4 and here", dir)
+			bad("%s: unknown package: give it a floor in house_plan_test.go and a line in docs/architecture.md", dir)
 		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"time"
+
+	"github.com/weftnet/weft/router/events"
 )
 
 // The log file is cut to its last logKeep bytes when it grows beyond logMax.
@@ -16,8 +18,9 @@ const (
 	logKeep = 4 << 20
 )
 
-// newLogger writes key-value lines to stderr in the format named.
-func newLogger(level, format string) (*slog.Logger, error) {
+// newLogger writes key-value lines to stderr in the format named, and keeps the
+// last ones as events.
+func newLogger(level, format string, keep *events.Ring) (*slog.Logger, error) {
 	var l slog.Level
 	switch level {
 	case "debug":
@@ -33,9 +36,9 @@ func newLogger(level, format string) (*slog.Logger, error) {
 	}
 	o := &slog.HandlerOptions{Level: l}
 	if format == "json" {
-		return slog.New(slog.NewJSONHandler(os.Stderr, o)), nil
+		return slog.New(keep.Handler(slog.NewJSONHandler(os.Stderr, o))), nil
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, o)), nil
+	return slog.New(keep.Handler(slog.NewTextHandler(os.Stderr, o))), nil
 }
 
 // logFile is the daemon's log when stderr is a regular file, as `weft launch`

@@ -27,6 +27,13 @@ const (
 )
 
 func main() {
+	switch code, ended, err := enterHost(os.Environ()); {
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "weftd:", err)
+		os.Exit(exitFailed)
+	case ended:
+		os.Exit(code)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	err := command().ExecuteContext(ctx)
 	stop()
@@ -36,7 +43,7 @@ func main() {
 	fmt.Fprintln(os.Stderr, "weftd:", err)
 	switch {
 	case errors.Is(err, api.ErrUsage):
-		os.Exit(exitUsage)
+		os.Exit(usageCode(os.Getenv))
 	case errors.Is(err, errRunning):
 		os.Exit(exitRunning)
 	}
@@ -44,7 +51,7 @@ func main() {
 }
 
 func command() *cobra.Command {
-	var printName bool
+	var printName, checkOnly bool
 	root := &cobra.Command{
 		Use:           "weftd [flags] [peer ...]",
 		Short:         "Join this host's containers to the switch",
@@ -57,7 +64,11 @@ func command() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if printName {
+			switch {
+			case checkOnly:
+				_, err := s.CheckSecret()
+				return err
+			case printName:
 				return printPeerName(s)
 			}
 			return serve(cmd.Context(), s)
@@ -67,6 +78,7 @@ func command() *cobra.Command {
 	root.SetFlagErrorFunc(usageError)
 	settings.AddFlags(root.Flags(), settings.Daemon)
 	root.Flags().BoolVar(&printName, "print-peer-name", false, "print this host's name and exit")
+	root.Flags().BoolVar(&checkOnly, "check-config", false, "check the settings and exit")
 
 	var force bool
 	reset := &cobra.Command{
@@ -83,8 +95,39 @@ func command() *cobra.Command {
 	}
 	settings.AddFlags(reset.Flags(), settings.Reset)
 	reset.Flags().BoolVar(&force, "force", false, "go on although former settings of the host cannot be read")
-	root.AddCommand(reset)
+	root.AddCommand(reset, keepSecretCommand(), keeperCommand(), doctorCommand())
 	return root
+}
+
+// keepSecretCommand is how a container gets its secret: what is in its arguments
+// and environment can be read as long as there is the container.
+func keepSecretCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:    "keep-secret --secret-fd=0",
+		Short:  "Keep the cluster secret that the descriptor gives, and exit",
+		Args:   cobra.NoArgs,
+		Hidden: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := load(cmd, settings.Daemon, nil)
+			if err != nil {
+				return err
+			}
+			if s.Secret.IsZero() {
+				return fmt.Errorf("%w: keep-secret takes a secret from --secret-fd", api.ErrUsage)
+			}
+			secret, _, err := s.Secret.Derive(s.Cluster, s.WeakPassword)
+			if err != nil {
+				return err
+			}
+			if _, err := crypto.OpenState(s.StateDir, machineID()); err != nil { // it makes the directory
+				return err
+			}
+			_, err = crypto.SaveSecret(s.StateDir, secret, s.Cluster)
+			return err
+		},
+	}
+	settings.AddFlags(cmd.Flags(), settings.Daemon)
+	return cmd
 }
 
 func load(cmd *cobra.Command, p settings.Program, peers []string) (settings.Settings, error) {

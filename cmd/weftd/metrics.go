@@ -2,19 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"log/slog"
-	"net"
-	"net/http"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/weftnet/weft/dns"
+	"github.com/weftnet/weft/mesh"
 	"github.com/weftnet/weft/router/api"
 )
 
@@ -29,6 +22,9 @@ type metrics struct {
 	dns    *dns.Server // nil: off
 	now    func() time.Time
 
+	info        *prometheus.Desc
+	ready       *prometheus.Desc
+	findings    *prometheus.Desc
 	connections *prometheus.Desc
 	terminated  *prometheus.Desc
 	entries     *prometheus.Desc
@@ -38,6 +34,7 @@ type metrics struct {
 	peers       []peerMetric
 	relay       section[api.RelayStatus]
 	port        section[api.SwitchStatus]
+	gossip      gossipMetrics
 }
 
 // addressGauge is one number about the address space.
@@ -79,11 +76,16 @@ func addressGauges() []addressGauge {
 	}
 }
 
-func newMetrics(status statusReader, server *dns.Server) *metrics {
+func newMetrics(status statusReader, server *dns.Server, gossip *mesh.GossipCounts) *metrics {
 	return &metrics{
 		status: status,
 		dns:    server,
 		now:    time.Now,
+		info: prometheus.NewDesc("weft_build_info",
+			"Always 1; says which weft this is and how it forwards.", []string{"version", "protocol", "datapath"}, nil),
+		ready: prometheus.NewDesc("weft_ready", "Whether this host is ready; weft status says what it waits for.", nil, nil),
+		findings: prometheus.NewDesc("weft_findings",
+			"What the daemon found wrong when it last looked at its host, by kind; weft doctor says what to do.", []string{"id", "severity"}, nil),
 		connections: prometheus.NewDesc("weft_connections",
 			"Number of peer-to-peer connections.", []string{"state", "type", "encryption"}, nil),
 		terminated: prometheus.NewDesc("weft_connection_terminations_total",
@@ -96,11 +98,15 @@ func newMetrics(status statusReader, server *dns.Server) *metrics {
 		peers:     peerMetrics(),
 		relay:     relayMetrics(),
 		port:      switchMetrics(),
+		gossip:    newGossipMetrics(gossip),
 	}
 }
 
 // Describe implements [prometheus.Collector].
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
+	ch <- m.info
+	ch <- m.ready
+	ch <- m.findings
 	ch <- m.connections
 	ch <- m.terminated
 	ch <- m.entries
@@ -114,6 +120,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	}
 	m.relay.describe(ch)
 	m.port.describe(ch)
+	m.gossip.describe(ch)
 }
 
 // Collect implements [prometheus.Collector].
@@ -122,6 +129,19 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	if err != nil {
 		ch <- prometheus.NewInvalidMetric(m.connections, err)
 		return
+	}
+	ready := 0.0
+	if s.Ready {
+		ready = 1
+	}
+	ch <- prometheus.MustNewConstMetric(m.info, prometheus.GaugeValue, 1, s.Version, s.Protocol, s.Datapath)
+	ch <- prometheus.MustNewConstMetric(m.ready, prometheus.GaugeValue, ready)
+	found := make(map[[2]string]float64)
+	for _, f := range s.Findings {
+		found[[2]string{f.ID, string(f.Severity)}]++
+	}
+	for k, n := range found {
+		ch <- prometheus.MustNewConstMetric(m.findings, prometheus.GaugeValue, n, k[0], k[1])
 	}
 	type key struct{ state, kind, encryption string }
 	count := make(map[key]float64)
@@ -139,6 +159,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.collectPeers(s.Connections, ch)
 	m.relay.collect(s.Relay, ch)
 	m.port.collect(s.Switch, ch)
+	m.gossip.collect(ch)
 	if s.DNS != nil {
 		ch <- prometheus.MustNewConstMetric(m.entries, prometheus.GaugeValue, float64(len(s.DNS.Entries)))
 	}
@@ -152,53 +173,4 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 			ch <- prometheus.MustNewConstMetric(m.queries, prometheus.CounterValue, float64(n), outcome)
 		}
 	}
-}
-
-// serveStatus serves /metrics until ctx ends. The listener is for this host's
-// own programs: a browser that was sent here by another site is refused.
-func serveStatus(ctx context.Context, addr string, status statusReader, server *dns.Server, log *slog.Logger) error {
-	registry := prometheus.NewPedanticRegistry()
-	for _, c := range []prometheus.Collector{
-		newMetrics(status, server),
-		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	} {
-		if err := registry.Register(c); err != nil {
-			return fmt.Errorf("metrics: %w", err)
-		}
-	}
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	srv := &http.Server{
-		Handler:           ownHostOnly(mux),
-		ReadHeaderTimeout: 5 * time.Second,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
-	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
-	if err != nil {
-		return fmt.Errorf("listen for metrics: %w; choose another --status-addr, or an empty one for none", err)
-	}
-	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
-	defer stop()
-	if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve metrics: %w", err)
-	}
-	return nil
-}
-
-// ownHostOnly refuses foreign Host and Origin headers: they are what a page of
-// another site sends when it uses a name of its own for our address.
-func ownHostOnly(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host := r.Host
-		if h, _, err := net.SplitHostPort(host); err == nil {
-			host = h
-		}
-		host = strings.Trim(host, "[]")
-		if r.Header.Get("Origin") != "" || (net.ParseIP(host) == nil && host != "localhost") {
-			http.Error(w, "this address is for programs of this host", http.StatusForbidden)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
 }

@@ -37,6 +37,13 @@ func peerMetrics() []peerMetric {
 		counter("weft_peer_receive_bytes_total", "Bytes that came through the tunnel.", func(c api.Connection) uint64 { return c.RxBytes }),
 		counter("weft_peer_transmit_bytes_total", "Bytes that went through the tunnel.", func(c api.Connection) uint64 { return c.TxBytes }),
 		counter("weft_peer_fragmented_packets_total", "Packets that left in fragments, being larger than the path carries.", func(c api.Connection) uint64 { return c.Fragmented }),
+		metric("weft_peer_single_sends", "Whether packets to the peer leave one by one, because coalesced ones do not arrive.", prometheus.GaugeValue,
+			func(c api.Connection, _ time.Time) (float64, bool) {
+				if c.Single {
+					return 1, true
+				}
+				return 0, c.Datapath == "userspace"
+			}),
 		counter("weft_path_changes_total", "Changes of the path to the peer, or of whether there is one.", func(c api.Connection) uint64 { return c.Changes }),
 	}
 }

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"encoding/json"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -24,7 +27,7 @@ func TestPeerMetrics(t *testing.T) {
 			{
 				Name: "02:00:00:00:00:02", Nickname: "host2", State: api.Established, MTU: 1370, RTT: 1500 * time.Microsecond, Loss: 0.25,
 				Handshake: now.Add(-90 * time.Second), RxBytes: 10, TxBytes: 20, Changes: 3,
-				Datapath: "userspace", Fragmented: 9,
+				Datapath: "userspace", Fragmented: 9, Single: true,
 			},
 			{Name: "02:00:00:00:00:03", State: api.Relayed, Datapath: "kernel", RTT: time.Second, Handshake: now.Add(time.Second), Via: []string{"host2"}},
 			{Name: "02:00:00:00:00:04", Nickname: "host4", State: api.Retrying, Loss: 1},
@@ -33,7 +36,7 @@ func TestPeerMetrics(t *testing.T) {
 		},
 		Relay: &api.RelayStatus{Packets: 5, Bytes: 6000, Sessions: 4, Bound: 2, Dropped: map[string]uint64{"replay": 7, "unbound": 0}},
 	}}
-	m := newMetrics(s, nil)
+	m := newMetrics(s, nil, nil)
 	m.now = func() time.Time { return now }
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(m)
@@ -41,6 +44,9 @@ func TestPeerMetrics(t *testing.T) {
 		t.Errorf("promlint: %v, %v", problems, err)
 	}
 	want := `
+# HELP weft_build_info Always 1; says which weft this is and how it forwards.
+# TYPE weft_build_info gauge
+weft_build_info{datapath="kernel",protocol="",version=""} 1
 # HELP weft_connection_terminations_total Number of peer-to-peer connections terminated.
 # TYPE weft_connection_terminations_total counter
 weft_connection_terminations_total 3
@@ -88,11 +94,17 @@ weft_peer_receive_bytes_total{peer="02:00:00:00:00:04"} 0
 # TYPE weft_peer_rtt_seconds gauge
 weft_peer_rtt_seconds{peer="02:00:00:00:00:02"} 0.0015
 weft_peer_rtt_seconds{peer="02:00:00:00:00:03"} 1
+# HELP weft_peer_single_sends Whether packets to the peer leave one by one, because coalesced ones do not arrive.
+# TYPE weft_peer_single_sends gauge
+weft_peer_single_sends{peer="02:00:00:00:00:02"} 1
 # HELP weft_peer_transmit_bytes_total Bytes that went through the tunnel.
 # TYPE weft_peer_transmit_bytes_total counter
 weft_peer_transmit_bytes_total{peer="02:00:00:00:00:02"} 20
 weft_peer_transmit_bytes_total{peer="02:00:00:00:00:03"} 0
 weft_peer_transmit_bytes_total{peer="02:00:00:00:00:04"} 0
+# HELP weft_ready Whether this host is ready; weft status says what it waits for.
+# TYPE weft_ready gauge
+weft_ready 0
 # HELP weft_relay_bound Number of hosts that can be reached through this one.
 # TYPE weft_relay_bound gauge
 weft_relay_bound 2
@@ -131,20 +143,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 		}
 		documented = append(documented, row[1]+" "+strings.Join(labels, ","))
 	}
-	ch := make(chan *prometheus.Desc)
-	go func() {
-		defer close(ch)
-		newMetrics(fixedStatus{}, nil).Describe(ch)
-	}()
-	form := regexp.MustCompile(`fqName: "(\w+)".*variableLabels: \{([^}]*)\}`)
-	var served []string
-	for d := range ch {
-		m := form.FindStringSubmatch(d.String())
-		if m == nil {
-			t.Fatalf("client_golang prints a description in another form: %s", d)
-		}
-		served = append(served, m[1]+" "+m[2])
-	}
+	served := servedMetrics(t)
 	for _, word := range regexp.MustCompile(`weft_\w+`).FindAllString(string(page), -1) {
 		if !slices.ContainsFunc(served, func(s string) bool { return strings.HasPrefix(s, word+" ") }) {
 			t.Errorf("docs/metrics.md tells of %s, which nobody serves", word)
@@ -155,4 +154,77 @@ func TestMetricsAreDocumented(t *testing.T) {
 	if diff := cmp.Diff(served, documented); diff != "" {
 		t.Errorf("served and documented:\n%s", diff)
 	}
+}
+
+// servedMetrics are the names of weft's metrics, each with its labels.
+func servedMetrics(t *testing.T) (served []string) {
+	t.Helper()
+	ch := make(chan *prometheus.Desc)
+	go func() {
+		defer close(ch)
+		newMetrics(fixedStatus{}, nil, nil).Describe(ch)
+	}()
+	form := regexp.MustCompile(`fqName: "(\w+)".*variableLabels: \{([^}]*)\}`)
+	for d := range ch {
+		m := form.FindStringSubmatch(d.String())
+		if m == nil {
+			t.Fatalf("client_golang prints a description in another form: %s", d)
+		}
+		served = append(served, m[1]+" "+m[2])
+	}
+	return served
+}
+
+// What the examples ask for is served, and the alerts do what they say.
+func TestMonitoringExamples(t *testing.T) {
+	const dir = "../../docs/examples/monitoring/"
+	served := servedMetrics(t)
+	files, err := filepath.Glob(dir + "*")
+	if err != nil || len(files) < 4 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, word := range regexp.MustCompile(`\bweft_\w+`).FindAllString(string(text), -1) {
+			if !slices.ContainsFunc(served, func(s string) bool { return strings.HasPrefix(s, word+" ") }) {
+				t.Errorf("%s asks for %s, which nobody serves", file, word)
+			}
+		}
+	}
+	dashboard, err := os.ReadFile(dir + "weft-dashboard.json")
+	if err != nil || !json.Valid(dashboard) {
+		t.Errorf("the dashboard is no JSON: %v", err)
+	}
+	promtool := findPromtool(t)
+	for _, args := range [][]string{
+		{"check", "rules", "weft-alerts.yaml"}, {"test", "rules", "weft-alerts-test.yaml"}, {"check", "config", "--syntax-only", "prometheus.yaml"},
+	} {
+		cmd := exec.CommandContext(t.Context(), promtool, args...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("promtool %v: %v\n%s", args, err, out)
+		}
+	}
+}
+
+// findPromtool returns Prometheus's tool, which scripts/tools unpacks.
+func findPromtool(t *testing.T) string {
+	t.Helper()
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"promtool", filepath.Join(cache, "weft/promtool/usr/bin/promtool")} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal("promtool is missing; make tools unpacks it")
+	}
+	t.Skip("promtool is missing; make tools unpacks it")
+	return ""
 }

@@ -14,7 +14,7 @@ import (
 // TestSwitchMetrics wants each number under its own name, which a table of
 // functions makes easy to get wrong.
 func TestSwitchMetrics(t *testing.T) {
-	m := newMetrics(nil, nil)
+	m := newMetrics(nil, nil, nil)
 	status := &api.SwitchStatus{
 		Offload: "tcp", SentFrames: 1, SentBytes: 2, ReceivedFrames: 3, ReceivedBytes: 4, SuperSent: 5, SuperReceived: 6,
 		Flooded: 7, Answered: 8, TooBig: 9, Moves: 10, Refused: 11, Astray: 12, Known: 13, Learnt: 14, Remotes: 16,

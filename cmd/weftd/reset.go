@@ -14,10 +14,12 @@ import (
 	"github.com/weftnet/weft/router/api"
 	"github.com/weftnet/weft/router/attach"
 	"github.com/weftnet/weft/router/bridge"
+	"github.com/weftnet/weft/router/changes"
 	"github.com/weftnet/weft/router/kernel"
 	"github.com/weftnet/weft/router/tap"
 	"github.com/weftnet/weft/router/vxlan"
 	"github.com/weftnet/weft/router/wireguard"
+	"github.com/weftnet/weft/router/workload"
 )
 
 // reset removes everything of weft from this host: no daemon may run.
@@ -42,13 +44,16 @@ func reset(ctx context.Context, s settings.Settings, force bool) error {
 	}
 	defer k.Close()
 	log := slog.New(slog.DiscardHandler)
-	changes, err := router.OpenChanges(s.StateDir)
+	former, err := changes.Open(s.StateDir)
 	if err != nil && !force {
 		return fmt.Errorf("%w; or give --force", err)
 	}
 	var journal bridge.Journal
 	if err == nil {
-		journal = changes
+		journal = former
+	}
+	if err := withdrawDNS(k, s.StateDir); err != nil && !force {
+		return fmt.Errorf("reset: %w; or give --force", err)
 	}
 	errs := []error{
 		attach.Reset(k),
@@ -60,24 +65,40 @@ func reset(ctx context.Context, s settings.Settings, force bool) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("reset: %w; what was recorded in %s is kept: run it again", err, s.StateDir)
 	}
+	forgetDocker(ctx, s)
 	return errors.Join(removeState(s.StateDir), removeRuntime(s))
+}
+
+// withdrawDNS lets containers that go on without us ask other name servers.
+func withdrawDNS(k *kernel.Kernel, stateDir string) error {
+	redirect := bridge.NewRedirect(router.DNSAddress)
+	guests := attach.New(k, openGuest, attach.Config{Withdraw: func(g attach.Guest) error { return redirect.Remove(g) }})
+	return workload.WithdrawDNS(stateDir, guests.WithdrawDNS)
 }
 
 // removeState removes what weft keeps, and the directory unless somebody keeps
 // something else in it.
 func removeState(dir string) error {
-	names := []string{"identity", "secret", "peers.json", "ipam.db", "workloads.json", "host.json"}
-	aside, err := filepath.Glob(filepath.Join(dir, "ipam.db.damaged-*"))
-	for _, path := range aside {
-		names = append(names, filepath.Base(path))
+	names := []string{"identity", "secret", "peers.json", "ipam.db", "workloads.json", "networks.json", "host.json"}
+	patterns := []string{"ipam.db.damaged-*", ".doctor*"}
+	for _, name := range names {
+		patterns = append(patterns, "."+name+"[0-9]*") // what a killed daemon was about to put in its place
 	}
-	return errors.Join(err, removeFiles(dir, names...))
+	var errs []error
+	for _, pattern := range patterns {
+		found, err := filepath.Glob(filepath.Join(dir, pattern))
+		for _, path := range found {
+			names = append(names, filepath.Base(path))
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(append(errs, removeFiles(dir, names...))...)
 }
 
-// removeRuntime removes the log and the allocator's mark. The socket goes with
-// its listener.
+// removeRuntime removes the log, the allocator's mark and the sockets that a
+// killed daemon left. The API's goes with its listener.
 func removeRuntime(s settings.Settings) error {
-	return removeFiles(filepath.Dir(s.LogFile()), filepath.Base(s.LogFile()), filepath.Base(s.IPAMMark()))
+	return removeFiles(filepath.Dir(s.LogFile()), filepath.Base(s.LogFile()), filepath.Base(s.IPAMMark()), filepath.Base(s.ProxySocket()), filepath.Base(s.PluginDoor()))
 }
 
 func removeFiles(dir string, names ...string) error {

@@ -8,7 +8,9 @@ import (
 
 	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/mesh/advert"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 	"github.com/weftnet/weft/router"
+	"github.com/weftnet/weft/router/doctor"
 	"github.com/weftnet/weft/router/path"
 	"github.com/weftnet/weft/router/relay"
 	"github.com/weftnet/weft/router/tap"
@@ -26,8 +28,8 @@ func (d *daemon) wireDevices() (err error) {
 	}
 	d.tap = tap.New(tap.Options{Kernel: d.kernel, Offload: offloadMode(s.Offload), Log: d.log.With("part", "tap")})
 	d.device, err = wireguard.Open(wireguard.Options{
-		WrapTUN: d.tap.Wrap,
-		Name:    router.WireGuardName, Mode: datapathMode(s.Datapath), Links: d.kernel, Log: d.log.With("part", "wireguard"),
+		WrapTUN: d.tap.Wrap, Plain: offloadMode(s.Offload) == tap.Off,
+		Name: router.WireGuardName, Mode: datapathMode(s.Datapath), Links: d.kernel, Log: d.log.With("part", "wireguard"),
 		Receive: func(from netip.AddrPort, to netip.Addr, b []byte) { d.tunnels.Receive(from, to, b) },
 		Quiet: func(from netip.AddrPort, t time.Duration) error {
 			return d.bridge.Quiet(from, t)
@@ -37,7 +39,7 @@ func (d *daemon) wireDevices() (err error) {
 		return err
 	}
 	d.relay, err = relay.Open(relay.Options{
-		Self: d.state.Key.Identity(), Boot: d.boot, Port: s.Port, Mark: router.FwMark, Usable: d.usable,
+		Self: d.state.Key.Identity(), Boot: d.boot, Port: s.Port, Mark: router.FwMark, Usable: d.usable, Plain: offloadMode(s.Offload) == tap.Off,
 		Receive: func(from netip.AddrPort, b []byte) { d.tunnels.ReceiveRelay(from, b) },
 		Log:     d.log.With("part", "relay"),
 	})
@@ -68,7 +70,8 @@ func (d *daemon) wireTunnels(mtu int) {
 		Key: d.state.Key, Keys: d.keys, Boot: d.boot, MTU: mtu,
 		Mesh: d.mesh, Device: d.device, Relay: d.relay, Pinger: d.pinger,
 		Endpoints: d.interfaces, Usable: d.usable, Ceiling: func() int { return router.UnderlayMTU(d.kernel) },
-		Log: d.log.With("part", "router"),
+		Strange: func() { d.mesh.NotUnderstood("signal") },
+		Log:     d.log.With("part", "tunnel"),
 	})
 }
 
@@ -96,6 +99,10 @@ func (d *daemon) deliver(from crypto.Identity, payload []byte) {
 	switch {
 	case len(payload) > 0 && payload[0] == tunnel.PunchByte:
 		d.tunnels.Deliver(from, payload)
+	case len(payload) > 0 && payload[0] == doctor.CheckupByte:
+		d.doctor.Receive(from, payload)
+	case len(payload) == 0 || payload[0] != wire.MessageByte:
+		d.mesh.NotUnderstood("payload") // of a newer host
 	case d.space != nil:
 		d.space.Receive(from, payload)
 	}

@@ -10,9 +10,11 @@ import (
 	"github.com/weftnet/weft/mesh/advert"
 	"github.com/weftnet/weft/mesh/hello"
 	"github.com/weftnet/weft/mesh/ipam"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 	"github.com/weftnet/weft/router"
 	"github.com/weftnet/weft/router/attach"
 	"github.com/weftnet/weft/router/bridge"
+	"github.com/weftnet/weft/router/changes"
 	"github.com/weftnet/weft/router/docker"
 	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
@@ -21,11 +23,11 @@ import (
 )
 
 // wire makes everything and starts nothing.
-func (d *daemon) wire() error {
+func (d *daemon) wire() (err error) {
 	s := d.settings
+	d.picture.addr = s.StatusAddr
 	to := &members{}
-	err := d.openSpace(to)
-	if err != nil {
+	if err := d.openSpace(to); err != nil {
 		return err
 	}
 	if d.kernel, err = kernel.New(); err != nil {
@@ -37,14 +39,9 @@ func (d *daemon) wire() error {
 	if err := d.wireDevices(); err != nil {
 		return err
 	}
-	changes, err := router.OpenChanges(s.StateDir)
-	if err != nil {
+	if err := d.wireBridge(); err != nil {
 		return err
 	}
-	if err := d.rememberRedirects(changes); err != nil {
-		return err
-	}
-	d.bridge = bridge.New(bridge.Deps{Kernel: d.kernel, Journal: changes, Log: d.log.With("part", "bridge")})
 	if err := d.wireMesh(to); err != nil {
 		return err
 	}
@@ -57,12 +54,38 @@ func (d *daemon) wire() error {
 	if err != nil {
 		return err
 	}
+	d.wireRouter(mtu, dnsAddr)
+	d.picture.show(d.router, s.UI, d.log.With("part", "ui"))
+	if err := d.wireContainers(mtu, dnsAddr); err != nil {
+		return err
+	}
+	close(d.built)
+	return nil
+}
+
+// wireBridge makes the bridge, and what remembers the settings of the host that
+// are changed for it and for the device.
+func (d *daemon) wireBridge() error {
+	former, err := changes.Open(d.settings.StateDir)
+	if err != nil {
+		return err
+	}
+	if err := d.rememberRedirects(former); err != nil {
+		return err
+	}
+	d.bridge = bridge.New(bridge.Deps{Kernel: d.kernel, Journal: former, Log: d.log.With("part", "bridge")})
+	return nil
+}
+
+// wireRouter makes what joins all parts but the containers.
+func (d *daemon) wireRouter(mtu int, dnsAddr netip.Addr) {
+	s := d.settings
 	config := router.Config{
 		Host: router.Host{
 			Key: d.state.Key, Keys: d.keys, Port: s.Port, MTU: mtu, DNS: dnsAddr,
 			Userspace: d.device.Mode() == wireguard.Userspace,
 		},
-		Kernel: d.kernel, Mesh: d.mesh, Device: d.device, Tunnels: d.tunnels, Relay: d.relay,
+		Kernel: d.kernel, Mesh: d.mesh, Device: d.device, Tunnels: d.watchRouter(), Relay: d.relay,
 		Bridge: d.bridge,
 		Names:  d.names, Token: d.token,
 		Status: router.Static{
@@ -70,34 +93,59 @@ func (d *daemon) wire() error {
 			Datapath: d.device.Mode().String(), Nickname: s.Nickname, Name: d.state.Name,
 			Discovery: !s.NoDiscovery, Warnings: d.notes,
 		},
-		Logs: d.logFile, Stop: d.stop, Log: d.log.With("part", "router"),
+		Observer: observer{d.logFile, d.events, &d.picture, d.doctor}, Stop: d.stop, Log: d.log.With("part", "router"),
 	}
 	d.wireSwitch(&config)
-	containers := workload.Config{
-		StateDir: s.StateDir, Names: dns.NewBook(d.mesh), Attachments: fdb.NewRegister(d.mesh), Log: d.log.With("part", "workload"),
-	}
 	if d.space != nil { // a nil pointer in an interface is not nil
-		config.Space, containers.Space = d.space, d.space
+		config.Space = d.space
 	}
 	d.router = router.New(config)
-	if d.docker, err = docker.New(docker.Config{Log: d.log.With("part", "docker")}); err != nil {
+}
+
+// wireContainers makes what attaches containers, and the engine that it asks.
+func (d *daemon) wireContainers(mtu int, dnsAddr netip.Addr) (err error) {
+	s := d.settings
+	if d.docker, err = docker.New(docker.Config{Network: d.defaultNetwork(), Log: d.log.With("part", "docker")}); err != nil {
 		return err
 	}
-	containers.Docker, containers.Host = engine{d.docker}, d.router
-	containers.Attacher = attach.New(d.kernel, openGuest, attach.Config{
-		Bridge: router.BridgeName, MTU: func() int { return mtu }, DNS: dnsAddr, Log: d.log.With("part", "attach"),
-	})
+	c := workload.Config{
+		StateDir: s.StateDir, Names: dns.NewBook(d.mesh), Attachments: fdb.NewRegister(d.mesh), DNS: dnsAddr,
+		Docker: engine{d.docker, s.PluginName()}, Host: d.router, Log: d.log.With("part", "workload"),
+		Attacher: attach.New(d.kernel, openGuest, d.guests(mtu, dnsAddr)),
+	}
+	if d.space != nil { // as above
+		c.Space = d.space
+	}
 	if !s.NoDNS {
-		containers.Domain = s.DNSDomain
+		c.Domain = s.DNSDomain
 	}
-	if containers.BootID, err = bootID(); err != nil {
+	if c.BootID, err = bootID(); err != nil {
 		return err
 	}
-	if d.work, err = workload.New(containers); err != nil {
+	if d.work, err = workload.New(c); err != nil {
 		return err
 	}
 	d.router.SetContainers(d.work)
 	return nil
+}
+
+// guests says what containers find at their interface, and, where the name server
+// is on the bridge, what leads their questions there.
+func (d *daemon) guests(mtu int, dnsAddr netip.Addr) attach.Config {
+	c := attach.Config{
+		Bridge: router.BridgeName, MTU: func() int { return mtu }, DNS: dnsAddr, Log: d.log.With("part", "attach"),
+	}
+	if !dnsAddr.IsValid() {
+		return c
+	}
+	var known []netip.Prefix
+	if d.settings.Range.IsValid() {
+		known = append(known, d.settings.Range)
+	}
+	redirect := bridge.NewRedirect(dnsAddr, known...)
+	c.Redirect = func(g attach.Guest, link string) error { return redirect.Set(g, link) }
+	c.Withdraw = func(g attach.Guest) error { return redirect.Remove(g) }
+	return c
 }
 
 // members is the mesh for those that are made before it and run after it.
@@ -122,11 +170,11 @@ func (d *daemon) openSpace(to *members) (err error) {
 
 // sayNoSpace tells the others that they need not wait for this host's vote.
 func (d *daemon) sayNoSpace() error {
-	off, err := ipam.Info{Role: ipam.RoleOff}.Marshal()
+	off, err := wire.Info{Role: wire.RoleOff}.Marshal()
 	if err != nil {
 		return err
 	}
-	return d.mesh.Put(ipam.EntryInfo, off)
+	return d.mesh.Put(wire.EntryInfo, off)
 }
 
 // wireMesh makes the mesh and what introduces us.
@@ -138,18 +186,22 @@ func (d *daemon) wireMesh(to *members) (err error) {
 	if d.device.Mode() == wireguard.Kernel {
 		datapath = advert.Kernel
 	}
+	versions := hello.Versions{Min: settings.OldestProtocol, Max: settings.NewestProtocol}
 	greeter := hello.New(hello.Config{
-		Key: d.state.Key, Keys: d.keys, Boot: d.boot, Log: d.log.With("part", "hello"),
+		Key: d.state.Key, Keys: d.keys, Boot: d.boot, Versions: versions, Log: d.log.With("part", "hello"),
 		Adverts: func() []advert.Signed { return d.mesh.Adverts() },
 		Check:   func(a advert.Signed) error { return d.mesh.Check(a) },
 	})
+	if d.gossip, err = mesh.CountGossip(); err != nil {
+		return err
+	}
 	d.mesh, err = mesh.New(mesh.Config{
 		Key: d.state.Key, Keys: d.keys, Boot: d.boot, Name: d.state.Name,
 		Nickname: s.Nickname, Version: settings.Version, Datapath: datapath,
 		StateDir: s.StateDir, Port: s.Port, Endpoints: d.endpoints, Hello: greeter, Listener: d.hello,
 		Targets: s.Targets, Resume: s.Resume, Discovery: !s.NoDiscovery,
 		ConnLimit: s.ConnLimit, Log: d.log.With("part", "mesh"),
-		Deliver: d.deliver, Usable: d.usable,
+		Deliver: d.deliver, Usable: d.usable, Versions: versions, Counts: d.gossip,
 	})
 	if err != nil {
 		return err
@@ -199,7 +251,7 @@ func datapathMode(word string) wireguard.Mode {
 
 // rememberRedirects records what the kernel's WireGuard changes by itself when
 // its device comes up: it turns off ICMP redirects for the whole namespace.
-func (d *daemon) rememberRedirects(changes *router.Changes) error {
+func (d *daemon) rememberRedirects(journal *changes.Journal) error {
 	const key = "net/ipv4/conf/all/send_redirects"
 	if d.device.Mode() != wireguard.Kernel {
 		return nil
@@ -208,5 +260,5 @@ func (d *daemon) rememberRedirects(changes *router.Changes) error {
 	if err != nil {
 		return err
 	}
-	return changes.Record(key, former)
+	return journal.Record(key, former)
 }

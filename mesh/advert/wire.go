@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/fields"
 )
 
 // The bytes of an advert, integers big-endian:
@@ -187,74 +188,41 @@ func (a Advert) encode() []byte {
 
 // decode reads an advert and returns what follows it.
 func decode(b []byte) (Advert, []byte, error) {
-	r := reader{left: b}
-	f := r.byte()
-	if r.ok() && f != format && f != formatGone {
+	r := fields.Reader{Left: b}
+	f := r.Byte()
+	if !r.Short && f != format && f != formatGone {
 		return Advert{}, nil, fmt.Errorf("format %d is unknown", f)
 	}
 	a := Advert{Gone: f == formatGone}
-	copy(a.Identity[:], r.take(len(a.Identity)))
-	copy(a.Name[:], r.take(len(a.Name)))
-	a.Boot = r.uint64()
-	a.Seq = r.uint64()
-	copy(a.WireGuard[:], r.take(len(a.WireGuard)))
-	a.HelloPort = r.uint16()
-	a.Datapath = Datapath(r.byte())
-	a.Nickname = string(r.take(int(r.byte())))
-	a.Version = string(r.take(int(r.byte())))
-	n := int(r.byte())
+	copy(a.Identity[:], r.Take(len(a.Identity)))
+	copy(a.Name[:], r.Take(len(a.Name)))
+	a.Boot = r.Uint64()
+	a.Seq = r.Uint64()
+	copy(a.WireGuard[:], r.Take(len(a.WireGuard)))
+	a.HelloPort = r.Uint16()
+	a.Datapath = Datapath(r.Byte())
+	a.Nickname = string(r.Take(int(r.Byte())))
+	a.Version = string(r.Take(int(r.Byte())))
+	n := int(r.Byte())
 	if n > MaxEndpoints {
 		return Advert{}, nil, fmt.Errorf("%d endpoints, at most %d are taken", n, MaxEndpoints)
 	}
 	for range n {
 		var addr netip.Addr
-		switch family := r.byte(); family {
+		switch family := r.Byte(); family {
 		case 4:
-			addr = netip.AddrFrom4([4]byte(r.array(4)))
+			addr = netip.AddrFrom4([4]byte(r.Array(4)))
 		case 6:
-			addr = netip.AddrFrom16([16]byte(r.array(16)))
+			addr = netip.AddrFrom16([16]byte(r.Array(16)))
 		default:
-			if r.ok() {
+			if !r.Short {
 				return Advert{}, nil, fmt.Errorf("address family %d is unknown", family)
 			}
 		}
-		a.Endpoints = append(a.Endpoints, netip.AddrPortFrom(addr, r.uint16()))
+		a.Endpoints = append(a.Endpoints, netip.AddrPortFrom(addr, r.Uint16()))
 	}
-	if !r.ok() {
+	if r.Short {
 		return Advert{}, nil, errors.New("it is cut off")
 	}
-	return a, r.left, nil
+	return a, r.Left, nil
 }
-
-// reader takes fields from the front; after the first that is missing it
-// answers zero and is not ok.
-type reader struct {
-	left  []byte
-	short bool
-}
-
-func (r *reader) ok() bool { return !r.short }
-
-func (r *reader) take(n int) []byte {
-	if r.short || len(r.left) < n {
-		r.short = true
-		return nil
-	}
-	b := r.left[:n]
-	r.left = r.left[n:]
-	return b
-}
-
-// array is like take but always n bytes long.
-func (r *reader) array(n int) []byte {
-	if b := r.take(n); b != nil {
-		return b
-	}
-	return make([]byte, n)
-}
-
-func (r *reader) byte() byte { return r.array(1)[0] }
-
-func (r *reader) uint16() uint16 { return binary.BigEndian.Uint16(r.array(2)) }
-
-func (r *reader) uint64() uint64 { return binary.BigEndian.Uint64(r.array(8)) }

@@ -23,7 +23,7 @@ var (
 	ErrSecret = errors.New("wrong password")
 	// ErrCluster: the other end is in a cluster of another name.
 	ErrCluster = errors.New("it belongs to a cluster of another name (see --cluster)")
-	// ErrVersion: the other end speaks another version of this protocol.
+	// ErrVersion: the other end speaks no version of this protocol that we do.
 	ErrVersion = errors.New("other protocol version")
 	// ErrNotWeft: something else is listening. Only the dialler sees it.
 	ErrNotWeft = errors.New("something else than weft is listening there")
@@ -34,6 +34,8 @@ var (
 
 	// errStranger is the listener's side of ErrNotWeft.
 	errStranger = errors.New("what connected does not speak weft")
+	// errNoWord is for who closed the connection without a byte.
+	errNoWord   = errors.New("what connected said nothing")
 	errProtocol = errors.New("introduction: malformed message")
 	errTooMuch  = errors.New("too much before the proof")
 	errCrowd    = errors.New("ended to make room: strangers took all places")

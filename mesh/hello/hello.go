@@ -51,6 +51,8 @@ type Config struct {
 	Boot uint64       // random at each start of the daemon
 	Log  *slog.Logger // nil: silence
 
+	// Versions are those of the rules between hosts that we speak; at most 16.
+	Versions Versions
 	// Adverts returns what to tell a peer: our own advert first, then every
 	// other that is known. What exceeds [MaxAdverts] or [MaxAdvertBytes] is
 	// not sent. It is called from many goroutines and must not block.
@@ -67,7 +69,8 @@ type Result struct {
 	Boot    uint64          // the peer's
 	Adverts []advert.Signed // verified, one per identity; the peer's own is first
 
-	Dialled bool // we dialled
+	Version uint16 // of the rules between hosts: the highest that both speak
+	Dialled bool   // we dialled
 	// Initiator says that we initiate the WireGuard handshake, and the peer
 	// waits. Of several results with one peer the one with the greatest Order
 	// counts, on both ends.
@@ -107,10 +110,9 @@ type limits struct {
 // rules are the parts of the protocol that protect it. Each is a value of its
 // own so that a test can take it away and show that it was needed.
 type rules struct {
-	version uint16               // of the protocol, as we say it
-	proof   func(p proof) []byte // what is authenticated
-	pin     func(pin *crypto.Identity, got crypto.Identity) bool
-	own     func(a advert.Signed, peer crypto.Identity, boot uint64) bool
+	proof func(p proof) []byte // what is authenticated
+	pin   func(pin *crypto.Identity, got crypto.Identity) bool
+	own   func(a advert.Signed, peer crypto.Identity, boot uint64) bool
 }
 
 // New returns a Hello.
@@ -130,8 +132,7 @@ func New(cfg Config) *Hello {
 			unproven:    4 << 10,
 		},
 		rules: rules{
-			version: protocol,
-			proof:   proof.bytes,
+			proof: proof.bytes,
 			pin: func(pin *crypto.Identity, got crypto.Identity) bool {
 				return pin == nil || *pin == got
 			},
@@ -143,7 +144,7 @@ func New(cfg Config) *Hello {
 		pairs: newPairs(cfg.Key.Identity()),
 		warn:  newWarner(log),
 	}
-	h.client, h.server = tlsConfigs(cfg.Key)
+	h.client, h.server = tlsConfigs(cfg.Key, cfg.Versions)
 	h.dialer = func(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
 		d := net.Dialer{Control: smallSegments}
 		return d.DialContext(ctx, "tcp", addr.String())

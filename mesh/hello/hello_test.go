@@ -83,7 +83,6 @@ func TestMistakes(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		d, l     hostConfig
-		version  uint16 // of the listener
 		pin      *crypto.Identity
 		sentinel error
 		dialler  string // exactly
@@ -102,7 +101,7 @@ func TestMistakes(t *testing.T) {
 			listener: "it belongs to a cluster of another name (see --cluster)",
 		},
 		{
-			name: "version", d: hostConfig{n: 1}, l: hostConfig{n: 2}, version: 2,
+			name: "version", d: hostConfig{n: 1}, l: hostConfig{n: 2, versions: Versions{2, 2}},
 			sentinel: ErrVersion,
 			dialler:  "other protocol version: 2 there, 1 here; run the same version of weft on both",
 			listener: "other protocol version: 1 there, 2 here; run the same version of weft on both",
@@ -163,9 +162,6 @@ func TestMistakes(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				network := newMemNet()
 				d, l := newHost(t, network, tt.d), newHost(t, network, tt.l)
-				if tt.version != 0 {
-					l.rules.version = tt.version
-				}
 				addr := netip.MustParseAddrPort("192.0.2.200:6783")
 				stop := l.serve(t, network.listen(addr))
 				r, err := d.Dial(t.Context(), addr, tt.pin)
@@ -342,7 +338,7 @@ func TestDialBroken(t *testing.T) {
 		"closed":  {func(*tls.Conn) {}, "introduction: the other end closed the connection", 0},
 		"silence": {func(c *tls.Conn) { _, _ = io.Copy(io.Discard, c) }, "introduction: the other end stopped answering", 10 * time.Second},
 		"garbage": {func(c *tls.Conn) {
-			_, _ = readPreamble(c)
+			_, _ = readPreamble(c, Versions{})
 			_, _ = c.Write(make([]byte, 100))
 		}, "introduction: it does not begin like weft's", 0},
 	} {

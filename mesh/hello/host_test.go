@@ -35,6 +35,8 @@ type hostConfig struct {
 	boot    uint64 // zero: n
 	adverts func(own advert.Signed) []advert.Signed
 	check   func(advert.Signed) error
+
+	versions Versions // zero: 1
 }
 
 func key(n byte) *crypto.Key { return crypto.KeyFromSeed([32]byte{n}) }
@@ -72,7 +74,7 @@ func newHost(t testing.TB, network *memNet, c hostConfig) *host {
 			}
 			return []advert.Signed{own}
 		},
-		Check: c.check,
+		Check: c.check, Versions: c.versions,
 	})
 	if network != nil {
 		h.dialer = network.dialFrom(h.addr.Addr())

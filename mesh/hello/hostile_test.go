@@ -94,7 +94,7 @@ const (
 func fakeListener(network *memNet, addr netip.AddrPort, k *crypto.Key, do func(*tls.Conn)) (wait func()) {
 	ln := network.listen(addr)
 	ended := make(chan struct{})
-	_, server := tlsConfigs(k)
+	_, server := tlsConfigs(k, Versions{})
 	go func() {
 		defer close(ended)
 		tcp, err := ln.Accept()
@@ -106,10 +106,10 @@ func fakeListener(network *memNet, addr netip.AddrPort, k *crypto.Key, do func(*
 		if conn.Handshake() != nil {
 			return
 		}
-		if _, err := readPreamble(conn); err != nil {
+		if _, err := readPreamble(conn, Versions{}); err != nil {
 			return
 		}
-		_ = writePreamble(conn, preamble{protocol, crypto.Secret{}.Keys("weft").Cluster, victimL})
+		_ = writePreamble(conn, preamble{1, crypto.Secret{}.Keys("weft").Cluster, victimL})
 		do(conn)
 	}()
 	return func() {
@@ -124,14 +124,14 @@ func fakeDialler(network *memNet, addr netip.AddrPort, k *crypto.Key, boot uint6
 	if err != nil {
 		return nil, err
 	}
-	client, _ := tlsConfigs(k)
+	client, _ := tlsConfigs(k, Versions{})
 	conn := tls.Client(tcp, client)
 	if err := conn.Handshake(); err != nil {
 		_ = tcp.Close()
 		return nil, err
 	}
-	_ = writePreamble(conn, preamble{protocol, crypto.Secret{}.Keys("weft").Cluster, boot})
-	if _, err := readPreamble(conn); err != nil {
+	_ = writePreamble(conn, preamble{1, crypto.Secret{}.Keys("weft").Cluster, boot})
+	if _, err := readPreamble(conn, Versions{}); err != nil {
 		_ = tcp.Close()
 		return nil, err
 	}
@@ -317,7 +317,7 @@ func bigCertificate(t *testing.T, rule func(*Hello)) (through bool) {
 		l := newHost(t, network, hostConfig{n: victimL})
 		rule(l.Hello)
 		stop := l.serve(t, network.listen(l.addr))
-		client, _ := tlsConfigs(key(attacker))
+		client, _ := tlsConfigs(key(attacker), Versions{})
 		client.Certificates = []tls.Certificate{bigCert(t, key(attacker).Signer(), 8000)}
 		tcp, err := network.dial(hostAddr(attacker).Addr(), l.addr)
 		if err != nil {
@@ -327,8 +327,8 @@ func bigCertificate(t *testing.T, rule func(*Hello)) (through bool) {
 		if err := conn.Handshake(); err != nil {
 			t.Fatal(err)
 		}
-		_ = writePreamble(conn, preamble{protocol, l.cfg.Keys.Cluster, 1})
-		_, err = readPreamble(conn)
+		_ = writePreamble(conn, preamble{1, l.cfg.Keys.Cluster, 1})
+		_, err = readPreamble(conn, Versions{})
 		through = err == nil
 		_ = tcp.Close()
 		stop()

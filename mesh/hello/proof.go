@@ -8,9 +8,6 @@ import (
 	"github.com/weftnet/weft/crypto"
 )
 
-// protocol is the version of the rules between hosts.
-const protocol = 1
-
 const (
 	labelDialler  = "dialler"
 	labelListener = "listener"
@@ -25,6 +22,7 @@ const (
 // between others, the exporter from being used in any other connection.
 type proof struct {
 	label             string
+	version           uint16
 	dialler, listener crypto.Identity
 	exporter          []byte
 }
@@ -32,14 +30,14 @@ type proof struct {
 func (p proof) bytes() []byte {
 	b := make([]byte, 0, 128)
 	b = append(append(b, byte(len(p.label))), p.label...)
-	b = binary.BigEndian.AppendUint16(b, protocol)
+	b = binary.BigEndian.AppendUint16(b, p.version)
 	b = append(b, p.dialler[:]...)
 	b = append(b, p.listener[:]...)
 	return append(b, p.exporter...)
 }
 
 func (s *session) prove(label string) []byte {
-	p := proof{label: label, dialler: s.self, listener: s.peer, exporter: s.exporter}
+	p := proof{label: label, version: s.version, dialler: s.self, listener: s.peer, exporter: s.exporter}
 	if !s.dialled {
 		p.dialler, p.listener = s.peer, s.self
 	}

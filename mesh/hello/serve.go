@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 )
@@ -82,7 +83,8 @@ func (h *Hello) serve(ctx context.Context, tcp net.Conn, p *place, done func(Res
 		if h.gate.leave(p) {
 			err = errCrowd
 		}
-		if ctx.Err() == nil {
+		// Who looks whether the port is reached has failed to prove nothing.
+		if ctx.Err() == nil && !errors.Is(err, errNoWord) {
 			if !errors.Is(err, ErrSelf) {
 				h.gate.fail(p.from)
 			}
@@ -110,6 +112,9 @@ func (h *Hello) accept(ctx context.Context, tcp net.Conn) (*session, error) {
 	raw := &meteredConn{Conn: tcp, left: h.limits.unproven}
 	conn := tls.Server(raw, h.server)
 	if err := conn.HandshakeContext(ctx); err != nil {
+		if len(raw.head) == 0 && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil, errNoWord
+		}
 		return nil, errStranger
 	}
 	s, err := h.newSession(conn, raw, false)

@@ -194,7 +194,7 @@ func prove(t *testing.T, network *memNet, m, l *host) *tls.Conn {
 		t.Fatal(err)
 	}
 	_ = writePreamble(conn, s.preamble())
-	if _, err := readPreamble(conn); err != nil {
+	if _, err := readPreamble(conn, Versions{}); err != nil {
 		t.Fatal(err)
 	}
 	_ = writeFrame(conn, frameProof, s.prove(labelDialler))

@@ -36,6 +36,7 @@ type session struct {
 	raw      *meteredConn
 	dialled  bool
 	peer     crypto.Identity
+	version  uint16 // that both speak; 0: not known yet
 	boot     uint64 // of the peer, known after the preambles
 	exporter []byte
 }
@@ -50,17 +51,24 @@ func (h *Hello) newSession(conn *tls.Conn, raw *meteredConn, dialled bool) (*ses
 	if err != nil {
 		return nil, fmt.Errorf("bind proof to connection: %w", err)
 	}
-	return &session{Hello: h, conn: conn, raw: raw, dialled: dialled, peer: peer, exporter: exporter}, nil
+	version, _ := agreed(state.NegotiatedProtocol)
+	return &session{Hello: h, conn: conn, raw: raw, dialled: dialled, peer: peer, exporter: exporter, version: version}, nil
 }
 
 // dial is the dialler's side.
 func (s *session) dial(pin *crypto.Identity) (Result, error) {
+	if s.version == 0 { // a host that names no versions in TLS speaks one, or none of ours
+		s.version = s.cfg.Versions.orFirst().Min
+	}
 	if err := writePreamble(s.conn, s.preamble()); err != nil {
 		return Result{}, s.broken(err)
 	}
-	theirs, err := readPreamble(s.conn)
+	theirs, err := readPreamble(s.conn, s.spoken())
 	if err != nil {
 		return Result{}, s.broken(err)
+	}
+	if theirs.version != s.version {
+		return Result{}, s.otherVersion(readOther(s.conn, theirs.version))
 	}
 	if err := s.meet(theirs); err != nil {
 		return Result{}, err
@@ -103,13 +111,24 @@ func (s *session) dial(pin *crypto.Identity) (Result, error) {
 
 // listen is the listener's side until the dialler has proven itself.
 func (s *session) listen() error {
-	theirs, err := readPreamble(s.conn)
+	theirs, err := readPreamble(s.conn, s.spoken())
 	if errors.Is(err, errMagic) {
 		return errStranger
 	}
 	if err != nil {
 		return s.broken(err)
 	}
+	if !s.spoken().has(theirs.version) {
+		if err := writeOther(s.conn, s.cfg.Versions.nearest(theirs.version), s.cfg.Versions); err != nil {
+			return s.broken(err)
+		}
+		there := s.raw.offers
+		if there == (Versions{}) {
+			there = Versions{theirs.version, theirs.version}
+		}
+		return s.otherVersion(there)
+	}
+	s.version = theirs.version
 	// Our own goes out in any case: the dialler finds by itself what differs.
 	if err := writePreamble(s.conn, s.preamble()); err != nil {
 		return s.broken(err)
@@ -155,7 +174,19 @@ func (s *session) finish(done func(Result)) error {
 }
 
 func (s *session) preamble() preamble {
-	return preamble{version: s.rules.version, cluster: s.cfg.Keys.Cluster, boot: s.cfg.Boot}
+	return preamble{version: s.version, cluster: s.cfg.Keys.Cluster, boot: s.cfg.Boot}
+}
+
+// spoken are the versions that may be spoken on this connection.
+func (s *session) spoken() Versions {
+	if s.version != 0 {
+		return Versions{s.version, s.version}
+	}
+	return s.cfg.Versions
+}
+
+func (s *session) otherVersion(there Versions) error {
+	return fmt.Errorf("%w: %s there, %s here; run the same version of weft on both", ErrVersion, there, s.cfg.Versions)
 }
 
 // meet compares the other end with us, by what both ends know of each other
@@ -163,9 +194,6 @@ func (s *session) preamble() preamble {
 func (s *session) meet(theirs preamble) error {
 	s.boot = theirs.boot
 	switch {
-	case theirs.version != s.rules.version:
-		return fmt.Errorf("%w: %d there, %d here; run the same version of weft on both",
-			ErrVersion, theirs.version, s.rules.version)
 	case s.peer == s.self && theirs.boot == s.cfg.Boot:
 		return ErrSelf
 	case s.peer == s.self:
@@ -221,7 +249,7 @@ func (s *session) receiveAdverts() (body, []advert.Signed, error) {
 func (s *session) result(end *introduction, b body, adverts []advert.Signed) Result {
 	initiator, order := end.complete(b.recent)
 	return Result{
-		Peer: s.peer, Boot: s.boot, Adverts: adverts,
+		Peer: s.peer, Boot: s.boot, Adverts: adverts, Version: s.version,
 		Dialled: s.dialled, Initiator: initiator, Order: order,
 		Observed: b.observed, Remote: remoteAddr(s.raw),
 	}

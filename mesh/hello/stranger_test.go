@@ -10,6 +10,7 @@ import (
 	"errors"
 	"io"
 	"math/big"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -136,7 +137,7 @@ func TestStrangers(t *testing.T) {
 				network := newMemNet()
 				l := newHost(t, network, hostConfig{n: victimL})
 				stop := l.serve(t, network.listen(l.addr))
-				client, _ := tlsConfigs(key(attacker))
+				client, _ := tlsConfigs(key(attacker), Versions{})
 				change(client)
 				client.VerifyConnection = nil
 				tcp, err := network.dial(hostAddr(attacker).Addr(), l.addr)
@@ -145,8 +146,8 @@ func TestStrangers(t *testing.T) {
 				}
 				conn := tls.Client(tcp, client)
 				if conn.Handshake() == nil {
-					_ = writePreamble(conn, preamble{protocol, l.cfg.Keys.Cluster, 1})
-					if _, err := readPreamble(conn); err == nil {
+					_ = writePreamble(conn, preamble{1, l.cfg.Keys.Cluster, 1})
+					if _, err := readPreamble(conn, Versions{}); err == nil {
 						t.Error("it is talked to")
 					}
 				}
@@ -160,6 +161,31 @@ func TestStrangers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Who only looks whether the port is reached, as members do for each other, is
+// not taken for somebody without the secret.
+func TestLookAtThePort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newMemNet()
+		l, d := newHost(t, network, hostConfig{n: victimL}), newHost(t, network, hostConfig{n: victimD})
+		stop := l.serve(t, network.listen(l.addr))
+		for range 40 {
+			tcp, err := network.dial(hostAddr(victimD).Addr(), l.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = tcp.Close()
+			time.Sleep(30 * time.Second)
+		}
+		if _, err := d.Dial(t.Context(), l.addr, nil); err != nil {
+			t.Errorf("after 40 looks: %v", err)
+		}
+		stop()
+		if got := l.logs.String(); strings.Contains(got, "WARN") {
+			t.Errorf("log:\n%s", got)
+		}
+	})
 }
 
 // The certificate's dates, names and uses are nobody's business.

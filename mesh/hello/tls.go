@@ -15,17 +15,15 @@ import (
 	"github.com/weftnet/weft/crypto"
 )
 
-const alpn = "weft"
-
 // tlsConfigs returns the two ends' configurations. Certificates only carry the
 // identity keys: TLS proves possession, we look at nothing else.
-func tlsConfigs(k *crypto.Key) (client, server *tls.Config) {
+func tlsConfigs(k *crypto.Key, v Versions) (client, server *tls.Config) {
 	cert := certificate(k)
 	base := tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		MaxVersion:             tls.VersionTLS13,
 		Certificates:           []tls.Certificate{cert},
-		NextProtos:             []string{alpn},
+		NextProtos:             v.protocols(),
 		SessionTicketsDisabled: true,
 		CurvePreferences:       []tls.CurveID{tls.X25519MLKEM768, tls.X25519},
 		// There is no authority to ask: VerifyConnection takes any identity,
@@ -37,13 +35,21 @@ func tlsConfigs(k *crypto.Key) (client, server *tls.Config) {
 			return err
 		},
 	}
-	return base.Clone(), base.Clone()
+	client, server = base.Clone(), base.Clone()
+	// The order of the listener's list decides: the highest version of both.
+	server.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		if c, ok := h.Conn.(*meteredConn); ok {
+			c.offers = offered(h.SupportedProtos)
+		}
+		return nil, nil
+	}
+	return client, server
 }
 
 func certificate(k *crypto.Key) tls.Certificate {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
-		Subject:      pkix.Name{CommonName: alpn},
+		Subject:      pkix.Name{CommonName: baseProtocol},
 		// Clocks of hosts that meet may be anywhere; nobody looks at these.
 		NotBefore: time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC),
 		NotAfter:  time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
@@ -58,7 +64,7 @@ func certificate(k *crypto.Key) tls.Certificate {
 
 // certIdentity returns the identity that the other end proved by TLS.
 func certIdentity(s tls.ConnectionState) (crypto.Identity, error) {
-	if s.Version != tls.VersionTLS13 || s.DidResume || s.NegotiatedProtocol != alpn || len(s.PeerCertificates) != 1 {
+	if _, ok := agreed(s.NegotiatedProtocol); !ok || s.Version != tls.VersionTLS13 || s.DidResume || len(s.PeerCertificates) != 1 {
 		return crypto.Identity{}, errCert
 	}
 	cert := s.PeerCertificates[0]
@@ -78,7 +84,8 @@ type meteredConn struct {
 	net.Conn
 	left   int64 // bytes that may still be read
 	lifted bool
-	head   []byte // the first bytes read, at most headSize
+	head   []byte   // the first bytes read, at most headSize
+	offers Versions // of a dialler; zero: it does not say
 }
 
 const headSize = 7

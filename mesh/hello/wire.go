@@ -19,7 +19,10 @@ import (
 //	32  hash of the cluster's name
 //	 8  boot id
 //
-// and after it frames:
+// A listener that speaks no version of the dialler's says the nearest one, then
+// in place of the rest the least and the greatest that it does speak (2 and 2).
+//
+// After the preamble come frames:
 //
 //	1  type
 //	4  length of what follows
@@ -69,8 +72,33 @@ func writePreamble(w io.Writer, p preamble) error {
 	return err
 }
 
-// readPreamble reads a preamble; of another version only the version.
-func readPreamble(r io.Reader) (preamble, error) {
+// writeOther says in place of a preamble that there is no version in common.
+func writeOther(w io.Writer, nearest uint16, v Versions) error {
+	b := binary.BigEndian.AppendUint16([]byte(magic), nearest)
+	_, err := w.Write(append(b, v.Meta()[1:]...))
+	return err
+}
+
+// readOther reads what follows the version then. Without a range around it,
+// which hosts of version 1 do not send, it is the only one.
+func readOther(r io.Reader, nearest uint16) Versions {
+	only := Versions{nearest, nearest}
+	if nearest <= 1 {
+		return only
+	}
+	b := []byte{1, 4: 0}
+	if _, err := io.ReadFull(r, b[1:]); err != nil {
+		return only
+	}
+	if v := ParseMeta(b); v.has(nearest) {
+		return v
+	}
+	return only
+}
+
+// readPreamble reads a preamble; of a version that is not spoken only the
+// version.
+func readPreamble(r io.Reader, spoken Versions) (preamble, error) {
 	var b [preambleSize]byte
 	if _, err := io.ReadFull(r, b[:versionSize]); err != nil {
 		return preamble{}, err
@@ -79,7 +107,7 @@ func readPreamble(r io.Reader) (preamble, error) {
 		return preamble{}, errMagic
 	}
 	p := preamble{version: binary.BigEndian.Uint16(b[len(magic):])}
-	if p.version != protocol {
+	if !spoken.has(p.version) {
 		return p, nil
 	}
 	if _, err := io.ReadFull(r, b[versionSize:]); err != nil {

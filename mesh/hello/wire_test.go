@@ -29,7 +29,8 @@ func unhex(t testing.TB, s string) []byte {
 func TestWireBytes(t *testing.T) {
 	cluster := strings.Repeat("c1", 32)
 	p := proof{
-		label: labelDialler, dialler: crypto.Identity(unhex(t, strings.Repeat("d1", 32))),
+		version: 1,
+		label:   labelDialler, dialler: crypto.Identity(unhex(t, strings.Repeat("d1", 32))),
 		listener: crypto.Identity(unhex(t, strings.Repeat("11", 32))), exporter: unhex(t, strings.Repeat("ee", 32)),
 	}
 	var b bytes.Buffer
@@ -83,7 +84,7 @@ func TestReadPreamble(t *testing.T) {
 		{"nothing", "", io.EOF, 0},
 	} {
 		r := bytes.NewReader(unhex(t, tt.in))
-		if _, err := readPreamble(r); !errors.Is(err, tt.want) || r.Len() != tt.left {
+		if _, err := readPreamble(r, Versions{}); !errors.Is(err, tt.want) || r.Len() != tt.left {
 			t.Errorf("%s: %v, %d bytes left; want %v, %d", tt.name, err, r.Len(), tt.want, tt.left)
 		}
 	}
@@ -222,8 +223,8 @@ func FuzzReadPreamble(f *testing.F) {
 	f.Add([]byte("weft\x00\x02"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		r := bytes.NewReader(in)
-		p, err := readPreamble(r)
-		if err != nil || p.version != protocol {
+		p, err := readPreamble(r, Versions{})
+		if err != nil || p.version != 1 {
 			return
 		}
 		var out bytes.Buffer

@@ -182,7 +182,7 @@ func (c *core) donor(subnet netip.Prefix, tried map[crypto.Identity]struct{}) (c
 			continue
 		}
 		switch {
-		case p.info != nil && p.info.Free > 0 && p.info.Ring == c.ring.id:
+		case p.info != nil && p.info.Free > 0 && p.info.Ring == c.ring.ID():
 			with, total = append(with, id), total+p.info.Free
 		case p.info == nil || p.info.FreeIPs > 0:
 			some = append(some, id)

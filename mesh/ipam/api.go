@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // Request says for whom an address is wanted.
@@ -21,8 +22,8 @@ type Request struct {
 }
 
 func (r Request) check() error {
-	if r.Key == "" || printable(r.Key) != r.Key {
-		return fmt.Errorf("holder %q: want 1 to %d bytes of printable text", r.Key, maxText)
+	if r.Key == "" || wire.Printable(r.Key) != r.Key {
+		return fmt.Errorf("holder %q: want 1 to %d bytes of printable text", r.Key, wire.MaxText)
 	}
 	return nil
 }
@@ -64,7 +65,7 @@ func (a *Allocator) Allocate(ctx context.Context, r Request) (netip.Prefix, erro
 		return netip.Prefix{}, err
 	}
 	res, err := a.do(ctx, r.Waiting, func(t ticket) event {
-		return allocateEvent{Ticket: t, Key: r.Key, Label: printable(r.Label), Subnet: r.Subnet}
+		return allocateEvent{Ticket: t, Key: r.Key, Label: wire.Printable(r.Label), Subnet: r.Subnet}
 	})
 	if err == nil && res.Fresh && ctx.Err() != nil {
 		return netip.Prefix{}, a.undo(ctx, r.Key, res.Addr.Addr())
@@ -82,7 +83,7 @@ func (a *Allocator) Claim(ctx context.Context, r Request, addr netip.Addr) error
 		return err
 	}
 	res, err := a.do(ctx, r.Waiting, func(t ticket) event {
-		return claimEvent{Ticket: t, Key: r.Key, Label: printable(r.Label), Addr: addr}
+		return claimEvent{Ticket: t, Key: r.Key, Label: wire.Printable(r.Label), Addr: addr}
 	})
 	if err == nil && res.Fresh && ctx.Err() != nil {
 		return a.undo(ctx, r.Key, addr)
@@ -112,7 +113,7 @@ func (a *Allocator) Move(ctx context.Context, from string, r Request, addrs []ne
 	}
 	addrs = slices.Clone(addrs)
 	_, err := a.do(ctx, nil, func(t ticket) event {
-		return moveEvent{Ticket: t, From: from, Key: r.Key, Label: printable(r.Label), Addrs: addrs}
+		return moveEvent{Ticket: t, From: from, Key: r.Key, Label: wire.Printable(r.Label), Addrs: addrs}
 	})
 	return err
 }
@@ -132,7 +133,7 @@ func (a *Allocator) Adopt(ctx context.Context, live map[string]Found) error {
 		if err := (Request{Key: key}).check(); err != nil {
 			return err
 		}
-		copied[key] = Found{Label: printable(f.Label), Addrs: slices.Clone(f.Addrs)}
+		copied[key] = Found{Label: wire.Printable(f.Label), Addrs: slices.Clone(f.Addrs)}
 	}
 	_, err := a.do(ctx, nil, func(t ticket) event { return adoptEvent{Ticket: t, Live: copied} })
 	return err

@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/ring"
+	"github.com/weftnet/weft/mesh/ipam/space"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // loneCore returns a core that owns all of 10.32.0.0/12 and has given n
@@ -142,7 +145,7 @@ func BenchmarkMemory(b *testing.B) {
 func crowd(tb testing.TB, n int) ([]*core, time.Time) {
 	tb.Helper()
 	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
-	geo, err := newGeometry(netip.MustParsePrefix("10.32.0.0/22"))
+	geo, err := space.NewGeometry(netip.MustParsePrefix("10.32.0.0/22"))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -160,8 +163,8 @@ func crowd(tb testing.TB, n int) ([]*core, time.Time) {
 		}
 		c.step(now, adoptEvent{})
 		c.step(now, peersEvent{Peers: peers})
-		c.adoptRing(newDivision(RingID{1}, geo, ids), "for a benchmark")
-		c.sureness.mustMeet, c.changed = false, blockSet{}
+		c.adoptRing(ring.NewDivision(ring.ID{1}, geo, ids), "for a benchmark")
+		c.sureness.mustMeet, c.changed = false, space.BlockSet{}
 		for _, p := range c.peers {
 			p.heard = true
 		}
@@ -181,7 +184,7 @@ func BenchmarkDonationGossip(b *testing.B) {
 			asker, donor := cores[0], cores[1]
 			var said, donations int
 			for b.Loop() {
-				want := Want{Op: asker.nextOp(), Subnet: asker.geo.Range(), Key: "k", Unsure: true} // one block
+				want := wire.Want{Op: asker.nextOp(), Subnet: asker.geo.Range(), Key: "k", Unsure: true} // one block
 				donor.step(now, messageEvent{asker.cfg.Self, asker.pack(want)})
 				out := donor.take()
 				if len(out.Casts) != 1 {
@@ -237,7 +240,7 @@ func BenchmarkConvergence(b *testing.B) {
 				c.giveBlock(block, to)
 				break
 			}
-			c.changed = blockSet{}
+			c.changed = space.BlockSet{}
 			c.take()
 		}
 		agreed := func() bool {
@@ -268,7 +271,7 @@ func BenchmarkConvergence(b *testing.B) {
 				to := byID[l.To]
 				to.now = now
 				to.receive(l.from, l.Data)
-				to.changed = blockSet{}
+				to.changed = space.BlockSet{}
 				queue = append(queue, takeSends(to)...)
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // startClaim takes an address that somebody chose.
@@ -35,7 +36,7 @@ func (c *core) tryClaim(r *request) {
 		c.endRequest(r, result{Fresh: true})
 		return
 	default:
-		c.refuseClaim(r, Conflict{Addr: r.addr, Host: c.cfg.Self, Key: h.Key, Label: h.Label})
+		c.refuseClaim(r, wire.Conflict{Addr: r.addr, Host: c.cfg.Self, Key: h.Key, Label: h.Label})
 		return
 	}
 	if c.ring == nil {
@@ -63,7 +64,7 @@ func (c *core) claimOwn(r *request) {
 	}
 	taken, is := c.conflict(c.cfg.Self, r.addr)
 	if g, lent := c.leased[r.addr]; lent { // whatever dead one had it here
-		taken, is = Conflict{Addr: r.addr, Host: g.Host, Key: g.Key, Label: g.Label}, true
+		taken, is = wire.Conflict{Addr: r.addr, Host: g.Host, Key: g.Key, Label: g.Label}, true
 	}
 	if is {
 		c.refuseClaim(r, taken)
@@ -126,7 +127,7 @@ func (c *core) grantedThis(r *request, op uint64) {
 
 // receiveConflict ends a claim, or says that an address of ours is somebody
 // else's, too.
-func (c *core) receiveConflict(p *peer, m Conflict) {
+func (c *core) receiveConflict(p *peer, m wire.Conflict) {
 	if m.Op == 0 {
 		c.disputed(m)
 		return
@@ -165,7 +166,7 @@ func (c *core) leasedAlready(p *peer, a *ask) {
 	c.due(r.again)
 }
 
-func (c *core) refuseClaim(r *request, m Conflict) {
+func (c *core) refuseClaim(r *request, m wire.Conflict) {
 	c.endRequest(r, result{Err: conflictError(fmt.Sprintf("address %s is held by %s", m.Addr, c.inUse(m)))})
 }
 
@@ -176,7 +177,7 @@ func (e conflictError) Error() string        { return string(e) }
 func (e conflictError) Is(target error) bool { return target == ErrConflict }
 
 // inUse names the holder of an address.
-func (c *core) inUse(m Conflict) string {
+func (c *core) inUse(m wire.Conflict) string {
 	if label := cmp.Or(m.Label, m.Key); label != "" {
 		return fmt.Sprintf("container %s of %s", label, c.title(m.Host))
 	}

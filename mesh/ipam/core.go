@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/ring"
+	"github.com/weftnet/weft/mesh/ipam/space"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // How an event goes through the core:
@@ -30,7 +33,7 @@ import (
 //	           gossip.go     telling what is news
 //	           info.go       duplicates, and our own entries
 //
-// What must survive is changed only by the methods in record.go, which add the
+// What must survive is changed only by the methods in state.go, which add the
 // write. Nothing else reads or writes a clock, a file or a socket: everything
 // comes in by step and goes out by take, and with the same seed and the same
 // events the same comes out. So steps never depend on the order of a map.
@@ -71,13 +74,13 @@ type core struct {
 	// Constant after newCore.
 
 	cfg  coreConfig
-	geo  Geometry
+	geo  space.Geometry
 	rand *rand.Rand
 
-	// Owned by the run loop; on the disk, too. Only the methods in record.go
+	// Owned by the run loop; on the disk, too. Only the methods in state.go
 	// change it, which write it as well.
 
-	ring   *ring // nil: the range was not divided yet
+	ring   *ring.Ring // nil: the range was not divided yet
 	local  map[netip.Addr]holder
 	leased map[netip.Addr]grant
 	boot   uint32 // starts of this host so far
@@ -89,8 +92,8 @@ type core struct {
 	localIn  index[int]              // local addresses by block
 	leasedIn index[int]              // leased addresses by block
 	leasedTo index[crypto.Identity]  // leased addresses by host
-	used     *space                  // local and leased addresses
-	changed  blockSet                // registers that are news and to be cast
+	used     *space.Usage            // local and leased addresses
+	changed  space.BlockSet          // registers that are news and to be cast
 
 	// Owned by the run loop.
 
@@ -135,7 +138,7 @@ type grant struct {
 // identity was just made. Peers, entries and what is attached must be told
 // before it gives anything from its own blocks.
 func newCore(cfg coreConfig, stored map[string][]byte, proven bool, now time.Time) (*core, error) {
-	geo, err := newGeometry(cfg.Range)
+	geo, err := space.NewGeometry(cfg.Range)
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +155,7 @@ func newCore(cfg coreConfig, stored map[string][]byte, proven bool, now time.Tim
 		localIn:  make(index[int]),
 		leasedIn: make(index[int]),
 		leasedTo: make(index[crypto.Identity]),
-		used:     newSpace(geo),
+		used:     space.NewUsage(geo),
 		peers:    make(map[crypto.Identity]*peer),
 		named:    make(map[crypto.Identity]time.Time),
 		wall:     now,
@@ -271,14 +274,14 @@ func (c *core) logf(level slog.Level, msg string, args ...any) {
 }
 
 // send sends a message to one peer, after all writes of this step.
-func (c *core) send(to crypto.Identity, body Body) {
+func (c *core) send(to crypto.Identity, body wire.Body) {
 	if data := c.pack(body); data != nil {
 		c.out.Sends = append(c.out.Sends, letter{to, data})
 	}
 }
 
 // cast sends a message of at most castMost bytes to all.
-func (c *core) cast(body Body) {
+func (c *core) cast(body wire.Body) {
 	if data := c.pack(body); data != nil {
 		c.out.Casts = append(c.out.Casts, data)
 	}
@@ -286,10 +289,10 @@ func (c *core) cast(body Body) {
 
 // pack marshals a message of ours. It returns nil for what cannot be said,
 // which only a mistake of ours can bring about.
-func (c *core) pack(body Body) []byte {
-	m := Message{Range: c.geo.Range(), Body: body}
+func (c *core) pack(body wire.Body) []byte {
+	m := wire.Message{Range: c.geo.Range(), Body: body}
 	if c.ring != nil {
-		m.Ring = c.ring.id
+		m.Ring = c.ring.ID()
 	}
 	data, err := m.Marshal()
 	if err != nil {
@@ -317,3 +320,10 @@ func sortedAddrs[V any](m map[netip.Addr]V) []netip.Addr {
 
 // sortedStrings returns the keys of m, ascending.
 func sortedStrings[V any](m map[string]V) []string { return sortedKeys(m, cmp.Compare[string]) }
+
+// union returns the identities that are in a or in b, ascending.
+func union(a, b []crypto.Identity) []crypto.Identity {
+	all := slices.Concat(a, b)
+	slices.SortFunc(all, crypto.Identity.Compare)
+	return slices.Compact(all)
+}

@@ -98,7 +98,7 @@ func TestOtherRangeForgets(t *testing.T) {
 	wantText(t, "log", strings.Join(a.logs, "\n"), "address space forgotten")
 	want(t, "next", a.got(a.allocate("c", "")), "10.40.0.2/24")
 	for key := range a.disk {
-		if strings.HasPrefix(key, keyLocals+"10.32.") {
+		if strings.HasPrefix(key, "l/10.32.") {
 			t.Errorf("%s is still stored", key)
 		}
 	}

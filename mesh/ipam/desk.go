@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/router/bell"
 )
 
 const (
@@ -22,7 +23,7 @@ const (
 // never waits for the loop. Lists of peers and entries replace each other, and
 // messages are dropped when there are too many: who sent them sends others.
 type desk struct {
-	wake chan struct{} // constant after newDesk; holds one signal
+	wake bell.Bell // constant after newDesk
 
 	mu sync.Mutex // guards the fields below
 
@@ -92,14 +93,7 @@ func (in inbox) asks() bool {
 }
 
 func newDesk() *desk {
-	return &desk{wake: make(chan struct{}, 1), from: make(map[crypto.Identity]*load)}
-}
-
-func (d *desk) ring() {
-	select {
-	case d.wake <- struct{}{}:
-	default:
-	}
+	return &desk{wake: bell.New(), from: make(map[crypto.Identity]*load)}
 }
 
 // request leaves a request. It returns nil when the loop has ended.
@@ -112,7 +106,7 @@ func (d *desk) request(build func(ticket) event) *client {
 	d.tickets++
 	c := &client{ticket: d.tickets, event: build(d.tickets), done: make(chan result, 1), reasons: make(chan string, 1)}
 	d.queue = append(d.queue, item{c.event, c})
-	d.ring()
+	d.wake.Ring()
 	return c
 }
 
@@ -128,7 +122,7 @@ func (d *desk) withdraw(c *client) bool {
 	}
 	if !d.closed {
 		d.queue = append(d.queue, item{event: cancelEvent{c.ticket}})
-		d.ring()
+		d.wake.Ring()
 	}
 	return false
 }
@@ -155,7 +149,7 @@ func (d *desk) leave(e event) {
 	default:
 		d.queue = append(d.queue, item{event: e})
 	}
-	d.ring()
+	d.wake.Ring()
 }
 
 // admit reports whether there is room for a message of some bytes, and takes
@@ -200,7 +194,7 @@ func (d *desk) take() inbox {
 	d.queue = slices.Delete(d.queue, 0, n)
 	d.peers, d.entries, d.lost = nil, nil, 0
 	if len(d.queue) > 0 {
-		d.ring()
+		d.wake.Ring()
 	}
 	return in
 }

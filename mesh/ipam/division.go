@@ -7,6 +7,10 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/paxos"
+	"github.com/weftnet/weft/mesh/ipam/record"
+	"github.com/weftnet/weft/mesh/ipam/ring"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 const (
@@ -21,17 +25,17 @@ const (
 	electionTime = 10 * time.Second
 )
 
-// division makes the first ring, see vote.go.
+// division makes the first ring, see package paxos.
 //
 //	idle ──wanted──▶ asking ──quorum of promises──▶ proposing ──quorum──▶ ring
 //	  ▲                │  │ somebody knows more: the same with them, at once
 //	  └── 1–3 s ◀──────┘──┴──────────────┘
 type division struct {
 	// Owned by the run loop; on the disk, too, but for voter.heard.
-	voter voter
+	voter paxos.Voter
 
 	// Owned by the run loop.
-	attempt *proposer         // nil: none
+	attempt *paxos.Proposer   // nil: none
 	next    time.Time         // no attempt begins before; zero: at once
 	learnt  []crypto.Identity // whom voters know and we do not, since the last pause
 	round   uint64            // highest that we saw
@@ -40,25 +44,25 @@ type division struct {
 	turn    int               // which voter we ask then
 }
 
-func (c *core) loadVote(s storedVote) {
+func (c *core) loadVote(s record.Vote) {
 	if c.ring != nil || s.Range != c.geo.Range() {
 		return
 	}
-	c.division.voter = voter{
-		promised:   s.Promised,
-		electorate: s.Electorate,
-		accepted:   s.Accepted,
-		proposal:   s.Proposal,
-		heard:      c.now, // the clock may have jumped meanwhile
+	c.division.voter = paxos.Voter{
+		Promised:   s.Promised,
+		Electorate: s.Electorate,
+		Accepted:   s.Accepted,
+		Proposal:   s.Proposal,
+		Heard:      c.now, // the clock may have jumped meanwhile
 	}
 	c.division.round = s.Promised.Round
 }
 
 func (c *core) putVote() {
 	v := &c.division.voter
-	c.put(&storedVote{
-		Range: c.geo.Range(), Promised: v.promised, Electorate: v.electorate,
-		Accepted: v.accepted, Proposal: v.proposal,
+	c.put(&record.Vote{
+		Range: c.geo.Range(), Promised: v.Promised, Electorate: v.Electorate,
+		Accepted: v.Accepted, Proposal: v.Proposal,
 	})
 }
 
@@ -66,8 +70,8 @@ func (c *core) putVote() {
 func (c *core) stepDivision() {
 	d := &c.division
 	if c.ring != nil {
-		if d.voter.promised.Round > 0 {
-			c.forget(&storedVote{})
+		if d.voter.Promised.Round > 0 {
+			c.forget(&record.Vote{})
 		}
 		*d = division{}
 		c.claimSeeds()
@@ -97,7 +101,7 @@ func (c *core) stepPropose() {
 	d := &c.division
 	if c.alone() {
 		id := c.newRingID()
-		c.adoptRing(newDivision(id, c.geo, []crypto.Identity{c.cfg.Self}), "alone")
+		c.adoptRing(ring.NewDivision(id, c.geo, []crypto.Identity{c.cfg.Self}), "alone")
 		return
 	}
 	if c.sureness.unproven {
@@ -125,7 +129,7 @@ func (c *core) everMet() bool {
 // mayVote reports whether a peer has a say, as far as is known.
 func (c *core) mayVote(id crypto.Identity) bool {
 	p := c.peers[id]
-	return p == nil || p.info == nil || p.info.Role == RoleVoter
+	return p == nil || p.info == nil || p.info.Role == wire.RoleVoter
 }
 
 // alone reports whether nobody else can have a say: no host was named, and
@@ -143,11 +147,11 @@ func (c *core) propose() {
 	// its disk does not use a ballot twice.
 	d.round += 1 + c.rand.Uint64N(1<<16)
 	electorate := union(c.voters(), d.learnt)
-	if len(electorate) > maxPeers {
+	if len(electorate) > wire.MaxPeers {
 		return // cannot be told to anybody
 	}
-	d.attempt = newProposer(c.now, Ballot{d.round, c.cfg.Self}, electorate, c.electorateSize(electorate))
-	ask := Prepare{Ballot: d.attempt.ballot, Electorate: electorate}
+	d.attempt = paxos.NewProposer(c.now, wire.Ballot{Round: d.round, Proposer: c.cfg.Self}, electorate, c.electorateSize(electorate))
+	ask := wire.Prepare{Ballot: d.attempt.Ballot, Electorate: electorate}
 	for _, id := range electorate {
 		if id != c.cfg.Self {
 			c.send(id, ask)
@@ -158,15 +162,15 @@ func (c *core) propose() {
 
 // vote is what our own voter answers; it is persisted before anything of this
 // step is said.
-func (c *core) vote(ask Body) Body {
-	var answer Body
+func (c *core) vote(ask wire.Body) wire.Body {
+	var answer wire.Body
 	switch m := ask.(type) {
-	case Prepare:
-		answer = c.division.voter.prepare(c.now, m, c.voters())
-	case Accept:
-		answer = c.division.voter.accept(c.now, m, c.voters())
+	case wire.Prepare:
+		answer = c.division.voter.Prepare(c.now, m, c.voters())
+	case wire.Accept:
+		answer = c.division.voter.Accept(c.now, m, c.voters())
 	}
-	if _, refused := answer.(Nack); !refused {
+	if _, refused := answer.(wire.Nack); !refused {
 		c.putVote()
 	}
 	return answer
@@ -176,15 +180,15 @@ func (c *core) vote(ask Body) Body {
 // either everybody answered who can or they had their time.
 func (c *core) chooseProposal() {
 	p := c.division.attempt
-	if p == nil || !p.proposal.Ring.IsZero() {
+	if p == nil || !p.Proposal.Ring.IsZero() {
 		return
 	}
-	quorum, all := p.promised(func(id crypto.Identity) bool { return !c.alive(id) })
-	if !quorum || !all && !c.due(p.started.Add(latecomerTime)) {
+	quorum, all := p.Promised(func(id crypto.Identity) bool { return !c.alive(id) })
+	if !quorum || !all && !c.due(p.Started.Add(latecomerTime)) {
 		return
 	}
-	ask := p.choose(c.geo, c.newRingID())
-	for _, id := range p.electorate {
+	ask := p.Choose(c.geo, c.newRingID())
+	for _, id := range p.Electorate {
 		if id != c.cfg.Self {
 			c.send(id, ask)
 		}
@@ -193,36 +197,36 @@ func (c *core) chooseProposal() {
 }
 
 // receiveDivision handles a message about the first division.
-func (c *core) receiveDivision(from crypto.Identity, body Body) {
+func (c *core) receiveDivision(from crypto.Identity, body wire.Body) {
 	switch m := body.(type) {
-	case Prepare:
+	case wire.Prepare:
 		if m.Ballot.Proposer == from {
 			c.answerVote(from, m.Ballot, m)
 		}
-	case Accept:
+	case wire.Accept:
 		if m.Ballot.Proposer == from {
 			c.answerVote(from, m.Ballot, m)
 		}
-	case Elect:
+	case wire.Elect:
 		if c.answerVoteless(from) || c.sureness.unproven {
 			return
 		}
 		c.division.elected = c.now.Add(electionTime)
-	case Promise:
+	case wire.Promise:
 		if p := c.division.attempt; p != nil {
-			p.promise(from, m)
+			p.Promise(from, m)
 		}
-	case Accepted:
+	case wire.Accepted:
 		c.division.decide(c, from, m)
-	case Nack:
+	case wire.Nack:
 		c.division.refused(c, m)
-	case Off:
+	case wire.Off:
 		// Its info entry says the same, and for longer.
 	}
 }
 
 // answerVote answers Prepare and Accept.
-func (c *core) answerVote(from crypto.Identity, ballot Ballot, ask Body) {
+func (c *core) answerVote(from crypto.Identity, ballot wire.Ballot, ask wire.Body) {
 	if c.answerVoteless(from) {
 		return
 	}
@@ -230,7 +234,7 @@ func (c *core) answerVote(from crypto.Identity, ballot Ballot, ask Body) {
 	if c.sureness.unproven {
 		// We may have promised something else and not know it any more. The
 		// proposer learns whom we know.
-		c.send(from, Nack{Ballot: ballot, Seen: c.division.voter.promised, Known: c.voters()})
+		c.send(from, wire.Nack{Ballot: ballot, Seen: c.division.voter.Promised, Known: c.voters()})
 		return
 	}
 	c.send(from, c.vote(ask))
@@ -244,9 +248,9 @@ func (c *core) answerVoteless(from crypto.Identity) bool {
 	}
 	switch {
 	case c.ring != nil:
-		c.send(from, State{Runs: c.ring.AllRuns()})
+		c.send(from, wire.State{Runs: c.ring.AllRuns()})
 	case c.cfg.Mode.Kind == ModeObserver:
-		c.send(from, Off{RoleObserver})
+		c.send(from, wire.Off{Role: wire.RoleObserver})
 	default:
 		return false
 	}
@@ -254,35 +258,35 @@ func (c *core) answerVoteless(from crypto.Identity) bool {
 }
 
 // decide counts a vote; with a quorum the proposal becomes the ring.
-func (d *division) decide(c *core, from crypto.Identity, m Accepted) {
+func (d *division) decide(c *core, from crypto.Identity, m wire.Accepted) {
 	p := d.attempt
-	if c.ring != nil || p == nil || !p.accepted(from, m) {
+	if c.ring != nil || p == nil || !p.Accepted(from, m) {
 		return
 	}
-	r := newRing(p.proposal.Ring, c.geo)
-	r.MergeRuns(p.proposal.Runs, nil)
+	r := ring.New(p.Proposal.Ring, c.geo)
+	r.MergeRuns(p.Proposal.Runs, nil)
 	c.adoptRing(r, "by consensus")
-	for _, id := range p.electorate {
+	for _, id := range p.Electorate {
 		if id != c.cfg.Self && c.alive(id) {
-			c.send(id, State{Runs: r.AllRuns()})
+			c.send(id, wire.State{Runs: r.AllRuns()})
 		}
 	}
 }
 
 // refused ends an attempt: if the voter knows somebody whom we left out, the
 // next one begins at once, otherwise somebody else is at it.
-func (d *division) refused(c *core, m Nack) {
+func (d *division) refused(c *core, m wire.Nack) {
 	d.round = max(d.round, m.Seen.Round)
 	p := d.attempt
-	if p == nil || m.Ballot != p.ballot || c.ring != nil {
+	if p == nil || m.Ballot != p.Ballot || c.ring != nil {
 		return
 	}
-	if !contains(p.electorate, m.Known) {
+	if !p.Knows(m.Known) {
 		d.learnt = union(d.learnt, m.Known)
 		c.propose()
 		return
 	}
-	if p.ballot.Less(m.Seen) {
+	if p.Ballot.Less(m.Seen) {
 		d.attempt = nil
 		c.wakeAt(d.next)
 	}
@@ -298,7 +302,7 @@ func (c *core) askElection() {
 	c.wakeAt(d.asked)
 	voters := slices.DeleteFunc(c.voters(), func(id crypto.Identity) bool { return id == c.cfg.Self || !c.alive(id) })
 	if len(voters) > 0 {
-		c.send(voters[d.turn%len(voters)], Elect{})
+		c.send(voters[d.turn%len(voters)], wire.Elect{})
 		d.turn++
 	}
 }
@@ -307,7 +311,7 @@ func (c *core) askElection() {
 // been given away or taken over long ago, by or from a host that had our name
 // before. So it counts only after somebody else was asked, or nobody is there.
 func (c *core) makeSeedRing() {
-	c.adoptRing(seedRing(c.geo, c.cfg.Mode.Seeds), "by the names given at launch")
+	c.adoptRing(ring.NewSeed(c.geo, c.cfg.Mode.Seeds), "by the names given at launch")
 	if s := &c.sureness; c.targets > 0 || c.everMet() {
 		s.mustMeet, s.look, s.first = true, true, s.last+1
 		c.wakeAt(c.now)
@@ -320,13 +324,13 @@ func (c *core) claimSeeds() {
 	if c.sureness.mustMeet && c.halted() != "" {
 		return
 	}
-	mine := c.ring.Owned(placeholder(c.cfg.Name))
+	mine := c.ring.Owned(ring.Placeholder(c.cfg.Name))
 	if mine.Empty() {
 		return
 	}
 	for block := range mine.All() {
 		reg := c.ring.Register(block)
-		c.setRegister(block, Register{Owner: c.cfg.Self, Giver: c.cfg.Self, Epoch: reg.Epoch, Version: reg.Version + 1})
+		c.setRegister(block, ring.Register{Owner: c.cfg.Self, Giver: c.cfg.Self, Epoch: reg.Epoch, Version: reg.Version + 1})
 	}
 	c.logf(slog.LevelInfo, "own share of the seed ring taken", "blocks", mine.Len())
 }
@@ -348,8 +352,8 @@ func (c *core) electorateSize(known []crypto.Identity) int {
 	return max(c.cfg.Mode.Voters, len(known)+c.targets)
 }
 
-func (c *core) newRingID() RingID {
-	var id RingID
+func (c *core) newRingID() ring.ID {
+	var id ring.ID
 	for id.IsZero() {
 		for i := range id {
 			id[i] = byte(c.rand.Uint32())

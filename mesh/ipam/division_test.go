@@ -2,14 +2,14 @@ package ipam
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/ring"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 func TestMode(t *testing.T) {
@@ -39,144 +39,6 @@ func TestMode(t *testing.T) {
 			t.Errorf("%q: no error", tt.in)
 		case tt.want != "" && (err != nil || m.String() != tt.want):
 			t.Errorf("%q: %q, %v, want %q", tt.in, m, err, tt.want)
-		}
-	}
-}
-
-func ids(n ...byte) []crypto.Identity {
-	list := make([]crypto.Identity, len(n))
-	for i := range n {
-		list[i][0] = n[i]
-	}
-	return list
-}
-
-func id(n byte) crypto.Identity { return ids(n)[0] }
-
-func TestVoter(t *testing.T) {
-	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
-	geo, _ := newGeometry(netip.MustParsePrefix("10.0.0.0/28"))
-	ring := func(n byte) Proposal { return Proposal{RingID{n}, deal(geo, ids(n), 1)} }
-	low, high := Ballot{1, id(1)}, Ballot{1, id(2)}
-	abc, abcd, abe := ids(1, 2, 3), ids(1, 2, 3, 4), ids(1, 2, 5)
-	known := ids(1, 2)
-	var v voter
-
-	steps := []struct {
-		name  string
-		after time.Duration
-		ask   Body
-		known []crypto.Identity
-		want  string
-	}{
-		{"knows somebody else", 0, Prepare{low, ids(1, 3)}, known, "nack of {0 0}"},
-		{"first", 0, Prepare{low, abc}, known, "promise"},
-		{"the same again", 0, Prepare{low, abc}, known, "promise"},
-		{"higher", 0, Prepare{high, abc}, known, "promise"},
-		{"lower", 0, Prepare{low, abc}, known, "nack of {1 2}"},
-		{"accept of the lower", 0, Accept{low, abc, ring(1)}, known, "nack of {1 2}"},
-		{"another electorate", 9 * time.Second, Prepare{Ballot{2, id(1)}, abe}, known, "nack of {1 2}"},
-		{"a larger one", 0, Prepare{Ballot{3, id(1)}, abcd}, known, "promise"},
-		{"accept after it met somebody", 0, Accept{Ballot{3, id(1)}, abcd, ring(1)}, ids(1, 2, 9), "nack of {3 1}"},
-		{"accept", 0, Accept{Ballot{3, id(1)}, abcd, ring(1)}, known, "accepted"},
-		{"a higher one learns of it", 0, Prepare{Ballot{4, id(2)}, abcd}, known, "promise with ring 1"},
-		{"the electorate is bound", 9 * time.Second, Prepare{Ballot{5, id(1)}, abe}, known, "nack of {4 2}"},
-		{"but not for ever", time.Second, Prepare{Ballot{5, id(1)}, abe}, known, "promise with ring 1"},
-	}
-	for _, s := range steps {
-		now = now.Add(s.after)
-		var answer Body
-		switch m := s.ask.(type) {
-		case Prepare:
-			answer = v.prepare(now, m, s.known)
-		case Accept:
-			answer = v.accept(now, m, s.known)
-		}
-		var got string
-		switch m := answer.(type) {
-		case Promise:
-			if got = "promise"; !m.Proposal.Ring.IsZero() {
-				got = fmt.Sprintf("promise with ring %d", m.Proposal.Ring[0])
-			}
-		case Accepted:
-			got = "accepted"
-		case Nack:
-			got = fmt.Sprintf("nack of {%d %d}", m.Seen.Round, m.Seen.Proposer[0])
-		}
-		if got != s.want {
-			t.Fatalf("%s: %s, want %s", s.name, got, s.want)
-		}
-	}
-}
-
-// Proposers and voters that do what they like, in any order and with any
-// loss, decide one ring, as long as all have one electorate.
-func TestVotesAgree(t *testing.T) {
-	geo, _ := newGeometry(netip.MustParsePrefix("10.0.0.0/28"))
-	for seed := range uint64(2000) {
-		rnd := rand.New(rand.NewPCG(seed, 1))
-		n := 1 + rnd.IntN(5)
-		all := make([]crypto.Identity, n)
-		for i := range all {
-			all[i] = id(byte(i + 1))
-		}
-		voters := make([]voter, n)
-		proposers := make([]*proposer, n)
-		type letter struct {
-			voter, proposer int
-			body            Body
-		}
-		var post []letter
-		decided := make(map[RingID]bool)
-		var round uint64
-		used := make(map[Ballot]bool)
-		now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
-		for step := range 400 {
-			now = now.Add(time.Duration(rnd.IntN(2000)) * time.Millisecond)
-			if rnd.IntN(20) == 0 {
-				i := rnd.IntN(n)
-				if round += uint64(rnd.IntN(2)); round == 0 || used[Ballot{round, all[i]}] {
-					round++ // a ballot is never used twice
-				}
-				used[Ballot{round, all[i]}] = true
-				proposers[i] = newProposer(now, Ballot{round, all[i]}, all, n)
-				for v := range n {
-					post = append(post, letter{v, i, Prepare{proposers[i].ballot, all}})
-				}
-			}
-			if len(post) == 0 {
-				continue
-			}
-			k := rnd.IntN(len(post))
-			l := post[k]
-			if rnd.IntN(10) != 0 { // else it comes twice
-				post = slices.Delete(post, k, k+1)
-			}
-			if rnd.IntN(5) == 0 {
-				continue
-			}
-			v, p := &voters[l.voter], proposers[l.proposer]
-			switch m := l.body.(type) {
-			case Prepare:
-				post = append(post, letter{l.voter, l.proposer, v.prepare(now, m, all)})
-			case Accept:
-				post = append(post, letter{l.voter, l.proposer, v.accept(now, m, all)})
-			case Promise:
-				p.promise(all[l.voter], m)
-				if quorum, _ := p.promised(func(crypto.Identity) bool { return true }); quorum && p.proposal.Ring.IsZero() {
-					ask := p.choose(geo, RingID{byte(step), byte(step >> 8), byte(l.proposer), 1})
-					for v := range n {
-						post = append(post, letter{v, l.proposer, ask})
-					}
-				}
-			case Accepted:
-				if p.accepted(all[l.voter], m) {
-					decided[p.proposal.Ring] = true
-				}
-			}
-		}
-		if len(decided) > 1 {
-			t.Fatalf("seed %d: %d rings were decided", seed, len(decided))
 		}
 	}
 }
@@ -228,7 +90,7 @@ func TestDivideThree(t *testing.T) {
 		if n.blocks() < 85 {
 			t.Errorf("%s has %d blocks", n.name, n.blocks())
 		}
-		if n.disk[keyVote] != nil {
+		if n.disk["v"] != nil {
 			t.Errorf("%s remembers its vote", n.name)
 		}
 	}
@@ -290,8 +152,8 @@ func TestDivideDisjointLists(t *testing.T) {
 	a, b, c := r.nodes[0], r.nodes[1], r.nodes[2]
 	a.unknown[c], c.unknown[a] = true, true
 	r.start(a, b, c)
-	r.held = func(from, to *node, body Body) bool {
-		if p, ok := body.(Prepare); ok && to == b && len(p.Electorate) == 2 {
+	r.held = func(from, to *node, body wire.Body) bool {
+		if p, ok := body.(wire.Prepare); ok && to == b && len(p.Electorate) == 2 {
 			t.Log(from.name, "asks b for a vote among two")
 		}
 		return false
@@ -336,7 +198,7 @@ func TestDivideProposerDies(t *testing.T) {
 		r := newRig(t, "a", "b", "c")
 		a, b, c := r.nodes[0], r.nodes[1], r.nodes[2]
 		r.start(a, b, c)
-		r.held = func(_, _ *node, body Body) bool { _, ok := body.(Accept); return ok }
+		r.held = func(_, _ *node, body wire.Body) bool { _, ok := body.(wire.Accept); return ok }
 		a.allocate("x")
 		r.until("a proposes", func() bool { return len(r.stopped) > 0 })
 		r.held, r.stopped = nil, nil
@@ -351,21 +213,21 @@ func TestDivideProposerDies(t *testing.T) {
 		r := newRig(t, "a", "b", "c")
 		a, b, c := r.nodes[0], r.nodes[1], r.nodes[2]
 		r.start(a, b, c)
-		r.held = func(_, to *node, body Body) bool {
-			_, ask := body.(Accept)
-			_, done := body.(Accepted)
+		r.held = func(_, to *node, body wire.Body) bool {
+			_, ask := body.(wire.Accept)
+			_, done := body.(wire.Accepted)
 			return ask && to == c || done
 		}
 		a.allocate("x")
-		r.until("b accepts", func() bool { return b.core.division.voter.accepted.Round > 0 })
-		chosen := b.core.division.voter.proposal.Ring
+		r.until("b accepts", func() bool { return b.core.division.voter.Accepted.Round > 0 })
+		chosen := b.core.division.voter.Proposal.Ring
 		r.held, r.stopped = nil, nil
 		r.stop(a)
 		// b restarts and remembers.
 		r.stop(b)
 		r.start(b)
 		c.attach("y")
-		if c.core.ring.id != chosen {
+		if c.core.ring.ID() != chosen {
 			t.Error("a ring that had perhaps been decided was replaced")
 		}
 		r.start(a)
@@ -410,13 +272,13 @@ func TestDivideSeed(t *testing.T) {
 	r.same()
 	r.distinct()
 	first := a.blocks() + b.blocks() + d.blocks()
-	if got := a.core.ring.Count(placeholder(c.cfg.Name)); got != 256-first || got < 85 {
+	if got := a.core.ring.Count(ring.Placeholder(c.cfg.Name)); got != 256-first || got < 85 {
 		t.Errorf("%d blocks wait for c", got)
 	}
 	r.start(c)
 	c.attach("w")
 	r.same()
-	if got := a.core.ring.Count(placeholder(c.cfg.Name)); got != 0 {
+	if got := a.core.ring.Count(ring.Placeholder(c.cfg.Name)); got != 0 {
 		t.Errorf("%d blocks still wait for c", got)
 	}
 	r.distinct()

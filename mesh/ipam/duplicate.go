@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // calmBefore is how long a duplicate lasts before it is logged: entries lag
@@ -39,7 +40,7 @@ func (c *core) lookAt(base netip.Addr) {
 			users[addr] = append(users[addr], id)
 		}
 	}
-	for i := range uint8(groupSize) {
+	for i := range uint8(wire.GroupSize) {
 		addr := offset(base, i)
 		old, now := c.infos.twice[addr], users[addr]
 		switch {
@@ -80,8 +81,8 @@ func (c *core) inherit(addr netip.Addr) {
 
 // usedBy reports whether a peer says that a container there has an address.
 func (c *core) usedBy(p *peer, addr netip.Addr) bool {
-	base := groupBase(addr)
-	return slices.ContainsFunc(p.groups[base], func(i Item) bool { return offset(base, i.Offset) == addr })
+	base := wire.GroupBase(addr)
+	return slices.ContainsFunc(p.groups[base], func(i wire.Item) bool { return offset(base, i.Offset) == addr })
 }
 
 func offset(base netip.Addr, n uint8) netip.Addr {

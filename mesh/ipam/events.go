@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/store"
 )
 
 // ticket is the number of a request of this host. It has nothing to do with
@@ -84,7 +85,7 @@ type (
 // rest is to be done, and the core is to be made anew from the store, when the
 // writes fail.
 type effects struct {
-	Writes  []write
+	Writes  []store.Write
 	Sends   []letter
 	Casts   [][]byte
 	Puts    map[string][]byte // our own entries; nil: delete

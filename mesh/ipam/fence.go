@@ -6,6 +6,9 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/record"
+	"github.com/weftnet/weft/mesh/ipam/ring"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // This file is the part of takeover that everybody has: fences, which are
@@ -21,13 +24,13 @@ type fenceKey struct{ target, initiator crypto.Identity }
 
 // loadFence takes over a fence from the store. One of our own is of an attempt
 // that ended with the process.
-func (c *core) loadFence(f Fence) {
+func (c *core) loadFence(f wire.Fence) {
 	switch {
 	case f.Initiator == c.cfg.Self && f.Target == c.cfg.Self:
 		c.takeover.floor = f.Epoch
 		return
 	case f.Initiator == c.cfg.Self:
-		c.forget(&storedFence{f})
+		c.forget(&record.Fence{Fence: f})
 		return
 	}
 	c.takeover.init()
@@ -35,7 +38,7 @@ func (c *core) loadFence(f Fence) {
 }
 
 // loadRemoved takes over from the store who was removed.
-func (c *core) loadRemoved(s storedRemoved) {
+func (c *core) loadRemoved(s record.Removed) {
 	c.takeover.init()
 	c.takeover.gone[s.Peer] = s
 }
@@ -43,47 +46,47 @@ func (c *core) loadRemoved(s storedRemoved) {
 func (k *takeover) init() {
 	if k.fences == nil {
 		k.fences = make(map[fenceKey]uint64)
-		k.gone = make(map[crypto.Identity]storedRemoved)
+		k.gone = make(map[crypto.Identity]record.Removed)
 	}
 }
 
-func (c *core) putFence(f Fence) {
+func (c *core) putFence(f wire.Fence) {
 	c.takeover.init()
 	c.takeover.fences[fenceKey{f.Target, f.Initiator}] = f.Epoch
-	c.put(&storedFence{f})
+	c.put(&record.Fence{Fence: f})
 }
 
 // dropFence lifts a fence, of which the epoch does not matter.
-func (c *core) dropFence(f Fence) {
+func (c *core) dropFence(f wire.Fence) {
 	key := fenceKey{f.Target, f.Initiator}
 	if _, ok := c.takeover.fences[key]; ok {
 		delete(c.takeover.fences, key)
-		c.forget(&storedFence{f})
+		c.forget(&record.Fence{Fence: f})
 		c.retry()
 	}
 }
 
 // pending returns the fences that are pending here and match, in order.
-func (c *core) pending(match func(fenceKey) bool) []Fence {
-	var list []Fence
+func (c *core) pending(match func(fenceKey) bool) []wire.Fence {
+	var list []wire.Fence
 	for key, epoch := range c.takeover.fences {
 		if match(key) {
-			list = append(list, Fence{key.target, key.initiator, epoch})
+			list = append(list, wire.Fence{Target: key.target, Initiator: key.initiator, Epoch: epoch})
 		}
 	}
-	slices.SortFunc(list, func(a, b Fence) int {
+	slices.SortFunc(list, func(a, b wire.Fence) int {
 		return cmp.Or(a.Target.Compare(b.Target), a.Initiator.Compare(b.Initiator))
 	})
 	return list
 }
 
 // fencesAgainst returns the fences with that target.
-func (c *core) fencesAgainst(target crypto.Identity) []Fence {
+func (c *core) fencesAgainst(target crypto.Identity) []wire.Fence {
 	return c.pending(func(k fenceKey) bool { return k.target == target })
 }
 
 // fencesOf returns the fences of that initiator.
-func (c *core) fencesOf(initiator crypto.Identity) []Fence {
+func (c *core) fencesOf(initiator crypto.Identity) []wire.Fence {
 	return c.pending(func(k fenceKey) bool { return k.initiator == initiator })
 }
 
@@ -102,12 +105,12 @@ func (c *core) fencedPeer(id crypto.Identity) bool {
 }
 
 // fenced reports whether a register is not to be merged now.
-func (c *core) fenced(reg Register) bool { return c.fencedBut(reg, crypto.Identity{}) }
+func (c *core) fenced(reg ring.Register) bool { return c.fencedBut(reg, crypto.Identity{}) }
 
 // fencedBut is fenced without the fences of one initiator. One with a higher
 // epoch than the fence was written by a host that came back, and has taken over
 // space itself since.
-func (c *core) fencedBut(reg Register, initiator crypto.Identity) bool {
+func (c *core) fencedBut(reg ring.Register, initiator crypto.Identity) bool {
 	for key, epoch := range c.takeover.fences {
 		if key.target == reg.Giver && key.initiator != initiator && reg.Epoch < epoch {
 			return true
@@ -118,7 +121,7 @@ func (c *core) fencedBut(reg Register, initiator crypto.Identity) bool {
 
 // mergePast merges registers like mergeRuns, but past the fences for which it
 // is told so.
-func (c *core) mergePast(runs []Run, past func(reg Register) bool) {
+func (c *core) mergePast(runs []ring.Run, past func(reg ring.Register) bool) {
 	if c.ring == nil {
 		return
 	}
@@ -133,28 +136,28 @@ func (c *core) mergePast(runs []Run, past func(reg Register) bool) {
 }
 
 // receiveTakeover handles a message of a takeover, whatever its ring.
-func (c *core) receiveTakeover(from crypto.Identity, m Message) {
+func (c *core) receiveTakeover(from crypto.Identity, m wire.Message) {
 	switch body := m.Body.(type) {
-	case FenceAsk:
+	case wire.FenceAsk:
 		c.receiveFenceAsk(from, body, m.Ring)
-	case FencePromise:
+	case wire.FencePromise:
 		c.receivePromise(from, body, m.Ring)
-	case FenceRefuse:
+	case wire.FenceRefuse:
 		c.receiveRefusal(from, body)
-	case FenceOver:
+	case wire.FenceOver:
 		c.receiveFenceOver(from, body, m.Ring)
 	}
 }
 
 // receiveFenceAsk promises or refuses.
-func (c *core) receiveFenceAsk(from crypto.Identity, m FenceAsk, ring RingID) {
+func (c *core) receiveFenceAsk(from crypto.Identity, m wire.FenceAsk, theirs ring.ID) {
 	if !c.sureness.adopted || !c.peersKnown {
 		return // what we hold, or who is alive, is not known yet; it asks again
 	}
-	refuse := FenceRefuse{Op: m.Op, Epoch: c.highestEpoch()}
+	refuse := wire.FenceRefuse{Op: m.Op, Epoch: c.highestEpoch()}
 	for _, id := range m.Targets {
 		if c.reached(id) {
-			refuse.Why, refuse.Peer = RefuseAlive, id
+			refuse.Why, refuse.Peer = wire.RefuseAlive, id
 			c.send(from, refuse)
 			return
 		}
@@ -164,7 +167,7 @@ func (c *core) receiveFenceAsk(from crypto.Identity, m FenceAsk, ring RingID) {
 	}
 	if a := c.takeover.attempt; a != nil && a.epoch > 0 {
 		if c.cfg.Self.Compare(from) < 0 {
-			refuse.Why = RefuseBusy
+			refuse.Why = wire.RefuseBusy
 			c.send(from, refuse)
 			return
 		}
@@ -173,22 +176,22 @@ func (c *core) receiveFenceAsk(from crypto.Identity, m FenceAsk, ring RingID) {
 	}
 	if !c.promised(from, m) {
 		if m.Epoch <= refuse.Epoch {
-			refuse.Why = RefuseEpoch
+			refuse.Why = wire.RefuseEpoch
 			c.send(from, refuse)
 			return
 		}
 		c.dropStale(from, m.Epoch)
 		for _, id := range m.Targets {
-			c.putFence(Fence{Target: id, Initiator: from, Epoch: m.Epoch})
+			c.putFence(wire.Fence{Target: id, Initiator: from, Epoch: m.Epoch})
 			// What it gives us for these would be used past the promise.
 			c.closeAsksOf(id)
 		}
 	}
-	promise := FencePromise{
+	promise := wire.FencePromise{
 		Op: m.Op, Epoch: c.highestEpoch(), Known: c.mayHold(m.Targets),
 		Removed: c.removedPeers(), Attached: c.attachedOf(m.Targets),
 	}
-	if c.ring != nil && ring == c.ring.id {
+	if c.ring != nil && theirs == c.ring.ID() {
 		promise.Runs, promise.Held = c.ring.AllRuns(), c.heldElsewhere()
 	}
 	c.send(from, promise)
@@ -205,7 +208,7 @@ func (c *core) dropStale(initiator crypto.Identity, epoch uint64) {
 }
 
 // promised reports whether all that is asked was promised already.
-func (c *core) promised(initiator crypto.Identity, m FenceAsk) bool {
+func (c *core) promised(initiator crypto.Identity, m wire.FenceAsk) bool {
 	for _, id := range m.Targets {
 		if epoch, ok := c.takeover.fences[fenceKey{id, initiator}]; !ok || epoch != m.Epoch {
 			return false
@@ -221,23 +224,23 @@ func (c *core) promised(initiator crypto.Identity, m FenceAsk) bool {
 // taken: another fence, of a takeover of the sender's own space, may keep some
 // of it out. That one has a higher epoch, so of several fences that with the
 // highest can always be lifted.
-func (c *core) receiveFenceOver(from crypto.Identity, m FenceOver, ring RingID) {
+func (c *core) receiveFenceOver(from crypto.Identity, m wire.FenceOver, theirs ring.ID) {
 	// Before its blocks are another's: a host of which we knew no more than these.
 	gone := slices.DeleteFunc(slices.Clone(m.Targets), func(id crypto.Identity) bool { return !c.concerns(id) })
-	if ring == c.ringID() {
-		c.mergePast(m.Runs, func(reg Register) bool { return !c.fencedBut(reg, from) })
+	if theirs == c.ringID() {
+		c.mergePast(m.Runs, func(reg ring.Register) bool { return !c.fencedBut(reg, from) })
 		if m.Taken && !c.knowsFrom(m.Epoch, m.Runs) {
 			return
 		}
 	}
 	for _, id := range m.Targets {
 		if c.takeover.fences[fenceKey{id, from}] == m.Epoch {
-			c.dropFence(Fence{Target: id, Initiator: from})
+			c.dropFence(wire.Fence{Target: id, Initiator: from})
 		}
 	}
 	if m.Taken {
 		for _, id := range gone {
-			c.takeGone(Removed{id, m.Epoch})
+			c.takeGone(wire.Removed{Peer: id, Epoch: m.Epoch})
 			c.expel(id)
 		}
 	}
@@ -246,7 +249,7 @@ func (c *core) receiveFenceOver(from crypto.Identity, m FenceOver, ring RingID) 
 
 // knowsFrom reports whether all registers in runs with that epoch or a higher
 // one are known, or have been replaced.
-func (c *core) knowsFrom(epoch uint64, runs []Run) bool {
+func (c *core) knowsFrom(epoch uint64, runs []ring.Run) bool {
 	if c.ring == nil {
 		return true
 	}
@@ -306,7 +309,7 @@ func (c *core) askInitiators() {
 
 // toldFences answers a host that has fences of ours pending which are not, as
 // our word that they are over was lost, or came before them.
-func (c *core) toldFences(from crypto.Identity, pending []Fence) {
+func (c *core) toldFences(from crypto.Identity, pending []wire.Fence) {
 	type outcome struct {
 		epoch uint64
 		taken bool
@@ -324,7 +327,7 @@ func (c *core) toldFences(from crypto.Identity, pending []Fence) {
 	}
 	order := func(a, b outcome) int { return cmp.Compare(a.epoch, b.epoch) }
 	for _, o := range sortedKeys(over, order) {
-		m := FenceOver{Targets: union(over[o], nil), Epoch: o.epoch, Taken: o.taken}
+		m := wire.FenceOver{Targets: union(over[o], nil), Epoch: o.epoch, Taken: o.taken}
 		if o.taken && c.ring != nil {
 			m.Runs = c.ring.AllRuns()
 		}

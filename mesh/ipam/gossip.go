@@ -7,6 +7,9 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/ring"
+	"github.com/weftnet/weft/mesh/ipam/space"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 const (
@@ -26,7 +29,7 @@ func (c *core) receive(from crypto.Identity, data []byte) {
 	if p == nil || !p.listed {
 		return // the list of peers lags behind; it comes again
 	}
-	m, err := ParseMessage(data)
+	m, err := wire.ParseMessage(data)
 	if err != nil {
 		if !p.garbled {
 			p.garbled = true
@@ -49,52 +52,52 @@ func (c *core) receive(from crypto.Identity, data []byte) {
 }
 
 // dispatch hands a message to whom it is for.
-func (c *core) dispatch(p *peer, m Message) {
+func (c *core) dispatch(p *peer, m wire.Message) {
 	if !m.Ring.IsZero() && m.Ring != c.ringID() {
 		c.meetMessage(p.ID, m)
 	}
-	same := c.ring != nil && m.Ring == c.ring.id
+	same := c.ring != nil && m.Ring == c.ring.ID()
 	switch body := m.Body.(type) {
-	case Digest:
+	case wire.Digest:
 		c.receiveDigest(p, body, m.Ring)
-	case State:
+	case wire.State:
 		c.receiveState(p, body, m.Ring)
-	case Want:
+	case wire.Want:
 		if same {
 			c.receiveWant(p, body)
 		}
-	case Give:
+	case wire.Give:
 		if same {
 			c.receiveGive(p, body)
 		}
-	case Held:
+	case wire.Held:
 		if same {
 			c.receiveHeld(p, body)
 		}
-	case Conflict:
+	case wire.Conflict:
 		if same {
 			c.receiveConflict(p, body)
 		}
-	case Prepare, Promise, Nack, Off, Accept, Accepted, Elect:
+	case wire.Prepare, wire.Promise, wire.Nack, wire.Off, wire.Accept, wire.Accepted, wire.Elect:
 		c.receiveDivision(p.ID, m.Body)
-	case FenceAsk, FencePromise, FenceRefuse, FenceOver:
+	case wire.FenceAsk, wire.FencePromise, wire.FenceRefuse, wire.FenceOver:
 		c.receiveTakeover(p.ID, m)
-	case HandOver, HandedOver:
+	case wire.HandOver, wire.HandedOver:
 		c.receiveHandOver(p.ID, m)
 	}
 }
 
 // ringID returns the id of our ring, zero: none.
-func (c *core) ringID() RingID {
+func (c *core) ringID() ring.ID {
 	if c.ring == nil {
-		return RingID{}
+		return ring.ID{}
 	}
-	return c.ring.id
+	return c.ring.ID()
 }
 
 // digest sums up what we know, for a peer or, with a zero one, for all.
-func (c *core) digest(exchange uint64, to crypto.Identity) Digest {
-	d := Digest{Exchange: exchange}
+func (c *core) digest(exchange uint64, to crypto.Identity) wire.Digest {
+	d := wire.Digest{Exchange: exchange}
 	if c.ring != nil {
 		d.Hash, d.Groups = c.ring.Hash(), c.ring.Groups()
 	}
@@ -105,26 +108,26 @@ func (c *core) digest(exchange uint64, to crypto.Identity) Digest {
 }
 
 // receiveDigest answers with what differs.
-func (c *core) receiveDigest(p *peer, d Digest, ring RingID) {
+func (c *core) receiveDigest(p *peer, d wire.Digest, theirs ring.ID) {
 	c.toldFences(p.ID, d.Pending)
-	if c.ring == nil && !ring.IsZero() && (p.asked.IsZero() || !c.now.Before(p.asked.Add(askAgain))) {
+	if c.ring == nil && !theirs.IsZero() && (p.asked.IsZero() || !c.now.Before(p.asked.Add(askAgain))) {
 		c.exchange(p) // its answer has the whole ring
 	}
 	if d.Exchange == 0 {
 		// A broadcast: its sender knows something, and is asked for no more
 		// than that by each of us.
-		if ring == c.ringID() && c.ring != nil && d.Hash != c.ring.Hash() {
-			c.send(p.ID, State{Wanted: c.ring.Differing(d.Groups)})
+		if theirs == c.ringID() && c.ring != nil && d.Hash != c.ring.Hash() {
+			c.send(p.ID, wire.State{Wanted: c.ring.Differing(d.Groups)})
 		}
 		return
 	}
 	if !c.sureness.adopted {
 		return // we could not say yet what we hold; it asks again
 	}
-	st := State{Re: d.Exchange, LastOp: p.lastOp, Against: c.fencesAgainst(p.ID), Pending: c.fencesOf(p.ID), Removed: c.removedPeers()}
+	st := wire.State{Re: d.Exchange, LastOp: p.lastOp, Against: c.fencesAgainst(p.ID), Pending: c.fencesOf(p.ID), Removed: c.removedPeers()}
 	if c.ring != nil {
 		st.Held = c.heldFor(p.ID)
-		if ring == c.ring.id {
+		if theirs == c.ring.ID() {
 			st.Wanted = c.ring.Differing(d.Groups)
 			st.Runs = c.ring.GroupRuns(st.Wanted)
 		} else {
@@ -135,28 +138,28 @@ func (c *core) receiveDigest(p *peer, d Digest, ring RingID) {
 }
 
 // receiveState takes over what others know.
-func (c *core) receiveState(p *peer, st State, ring RingID) {
+func (c *core) receiveState(p *peer, st wire.State, theirs ring.ID) {
 	c.learnRemoved(st.Removed)
-	if c.ring != nil && ring == c.ring.id {
+	if c.ring != nil && theirs == c.ring.ID() {
 		c.mergeRuns(st.Runs)
 		c.toldFences(p.ID, st.Pending)
 		if runs := c.ring.GroupRuns(st.Wanted); len(runs) > 0 {
-			c.send(p.ID, State{Runs: runs})
+			c.send(p.ID, wire.State{Runs: runs})
 		}
 	}
 	if st.Re == 0 {
 		return
 	}
 	c.raiseOps(st.LastOp)
-	if slices.ContainsFunc(st.Against, func(f Fence) bool { return !slices.Contains(p.against, f) }) {
+	if slices.ContainsFunc(st.Against, func(f wire.Fence) bool { return !slices.Contains(p.against, f) }) {
 		c.setUnsure(c.title(st.Against[0].Initiator) + " is taking them over")
 	}
 	p.against = st.Against
-	if c.ring != nil && ring == c.ring.id {
+	if c.ring != nil && theirs == c.ring.ID() {
 		c.receiveHeld(p, st.Held)
 		c.sendHeld(p, nil)
 	}
-	c.exchanged(p, st.Re, ring)
+	c.exchanged(p, st.Re, theirs)
 }
 
 // stepGossip casts what is news and compares now and then.
@@ -183,8 +186,8 @@ func (c *core) stepGossip() {
 // only pointed to.
 func (c *core) castChanged() {
 	runs := c.ring.Runs(&c.changed)
-	c.changed = blockSet{}
-	if data := c.pack(State{Runs: runs}); len(data) <= castMost {
+	c.changed = space.BlockSet{}
+	if data := c.pack(wire.State{Runs: runs}); len(data) <= castMost {
 		c.out.Casts = append(c.out.Casts, data)
 		return
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // hashes reports whether all cores have the same registers.
@@ -42,8 +43,8 @@ func TestNewsSpreads(t *testing.T) {
 		}
 	}
 	asked := 0
-	b.spy = func(_, to *wired, m Message) bool {
-		if st, ok := m.Body.(State); ok && to == h0 && st.Wanted != 0 {
+	b.spy = func(_, to *wired, m wire.Message) bool {
+		if st, ok := m.Body.(wire.State); ok && to == h0 && st.Wanted != 0 {
 			asked++
 		}
 		return true
@@ -56,8 +57,8 @@ func TestNewsSpreads(t *testing.T) {
 	}
 
 	// All broadcasts are lost.
-	b.spy = func(_, _ *wired, m Message) bool {
-		st, ok := m.Body.(State)
+	b.spy = func(_, _ *wired, m wire.Message) bool {
+		st, ok := m.Body.(wire.State)
 		return !ok || st.Re != 0
 	}
 	owned = h1.core.ring.Owned(h1.id)
@@ -77,12 +78,12 @@ func TestStrangeMessages(t *testing.T) {
 	b, h0, h1 := pair(t, "10.32.0.0/24")
 	h0.got(h0.allocate("a", ""))
 	before := maps.Clone(h0.disk)
-	h0.step(messageEvent{h1.id, []byte{MessageByte, 1, 2}})
-	h0.step(messageEvent{h1.id, []byte{MessageByte}})
+	h0.step(messageEvent{h1.id, []byte{wire.MessageByte, 1, 2}})
+	h0.step(messageEvent{h1.id, []byte{wire.MessageByte}})
 	want(t, "lines", strings.Count(strings.Join(h0.logs, "\n"), "not understood"), 1)
 
 	// Somebody whom the mesh does not know.
-	h0.step(messageEvent{crypto.Identity{77}, h1.core.pack(Want{Op: 99, Subnet: b.space, Key: "k"})})
+	h0.step(messageEvent{crypto.Identity{77}, h1.core.pack(wire.Want{Op: 99, Subnet: b.space, Key: "k"})})
 	want(t, "known", h0.core.peers[crypto.Identity{77}] == nil, true)
 
 	// Another range.
@@ -90,11 +91,11 @@ func TestStrangeMessages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h0.step(messageEvent{h1.id, other.pack(Want{Op: 1 << 60, Subnet: netip.MustParsePrefix("10.99.0.0/24"), Key: "k"})})
+	h0.step(messageEvent{h1.id, other.pack(wire.Want{Op: 1 << 60, Subnet: netip.MustParsePrefix("10.99.0.0/24"), Key: "k"})})
 	wantText(t, "log", strings.Join(h0.logs, "\n"), "another address range")
 	want(t, "stored", len(h0.disk), len(before))
 	wantText(t, "warning", strings.Join(h0.core.status().Warnings, "\n"), "host1 has the address range 10.99.0.0/24")
-	h0.step(messageEvent{h1.id, h1.core.pack(Held{UpTo: h1.core.nextOp()})})
+	h0.step(messageEvent{h1.id, h1.core.pack(wire.Held{UpTo: h1.core.nextOp()})})
 	want(t, "warnings", len(h0.core.status().Warnings), 0)
 }
 
@@ -156,7 +157,7 @@ func TestKnownAttachments(t *testing.T) {
 		t.Errorf("%+v", list)
 	}
 	for key := range h0.disk {
-		if strings.HasPrefix(key, keyKnown) {
+		if strings.HasPrefix(key, "k/") {
 			t.Errorf("%s is still stored", key)
 		}
 	}

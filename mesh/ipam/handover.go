@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/space"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 const (
@@ -35,11 +37,11 @@ type handOver struct {
 	to       crypto.Identity
 	tried    map[crypto.Identity]bool
 	op       uint64 // of the part that is under way; zero: none
-	part     blockSet
-	leases   []Granted // of this part, as offered
-	heard    bool      // everybody in reach said what it knows
-	given    bool      // the registers of the part name the peer
-	ips      uint64    // given and kept so far
+	part     space.BlockSet
+	leases   []wire.Granted // of this part, as offered
+	heard    bool           // everybody in reach said what it knows
+	given    bool           // the registers of the part name the peer
+	ips      uint64         // given and kept so far
 	deadline time.Time
 	askAt    time.Time
 	reason   string // as last told
@@ -95,7 +97,7 @@ func (c *core) endHandOver() {
 	h := &c.handOver
 	h.tickets = nil
 	if !h.given {
-		h.op, h.to, h.leases, h.part = 0, crypto.Identity{}, nil, blockSet{}
+		h.op, h.to, h.leases, h.part = 0, crypto.Identity{}, nil, space.BlockSet{}
 	}
 	c.infos.changed = true
 	c.retry()
@@ -146,7 +148,7 @@ func (c *core) leaveNothing() {
 // goOnHandOver does what is due on the giver's side.
 func (c *core) goOnHandOver() (to crypto.Identity, err error, done bool) {
 	h := &c.handOver
-	owned := blockSet{}
+	owned := space.BlockSet{}
 	if c.ring != nil {
 		owned = c.ring.Owned(c.cfg.Self)
 	}
@@ -221,7 +223,7 @@ func (c *core) tellHandOver(reason string) {
 // offerNext offers the next part to the peer that took the one before, or to
 // the one with most blocks that was not tried. It returns false when there is
 // none.
-func (c *core) offerNext(owned *blockSet) bool {
+func (c *core) offerNext(owned *space.BlockSet) bool {
 	h := &c.handOver
 	if h.to.IsZero() || h.tried[h.to] || !c.alive(h.to) {
 		var best *peer
@@ -241,7 +243,7 @@ func (c *core) offerNext(owned *blockSet) bool {
 	h.op, h.given, h.askAt = c.nextOp(), false, time.Time{}
 	h.deadline = c.now.Add(handOverTime)
 	c.wakeAt(h.deadline)
-	h.part, h.leases = blockSet{}, nil
+	h.part, h.leases = space.BlockSet{}, nil
 	for block := range owned.All() {
 		leased, local := c.leasedIn.sorted(block), c.localIn.sorted(block)
 		if len(h.leases) > 0 && len(h.leases)+len(leased)+len(local) > leasesMost {
@@ -250,12 +252,12 @@ func (c *core) offerNext(owned *blockSet) bool {
 		h.part.Add(block)
 		for _, addr := range leased {
 			g := c.leased[addr]
-			h.leases = append(h.leases, Granted{g.Host, Lease{Addr: addr, Op: g.Op, Key: g.Key, Label: g.Label}})
+			h.leases = append(h.leases, wire.Granted{Host: g.Host, Lease: wire.Lease{Addr: addr, Op: g.Op, Key: g.Key, Label: g.Label}})
 		}
 		// Our own, too: should nothing come of the reset they stay in use.
 		for _, addr := range local {
 			l := c.local[addr]
-			h.leases = append(h.leases, Granted{c.cfg.Self, Lease{Addr: addr, Op: c.lastOp(), Key: l.Key, Label: l.Label}})
+			h.leases = append(h.leases, wire.Granted{Host: c.cfg.Self, Lease: wire.Lease{Addr: addr, Op: c.lastOp(), Key: l.Key, Label: l.Label}})
 		}
 	}
 	return true
@@ -263,14 +265,14 @@ func (c *core) offerNext(owned *blockSet) bool {
 
 // sharesRing reports whether p has our ring.
 func (c *core) sharesRing(p *peer) bool {
-	return p.info != nil && p.info.Ring == c.ring.id || c.ring.Count(p.ID) > 0
+	return p.info != nil && p.info.Ring == c.ring.ID() || c.ring.Count(p.ID) > 0
 }
 
 // ringShared reports whether anybody else ever had our ring, or may come to
 // have it: who is only out of reach now would find nobody to ask for space.
 func (c *core) ringShared() bool {
 	for _, id := range c.known() {
-		if info := c.peers[id].info; info == nil || info.Ring.IsZero() || info.Ring == c.ring.id {
+		if info := c.peers[id].info; info == nil || info.Ring.IsZero() || info.Ring == c.ring.ID() {
 			return true
 		}
 	}
@@ -288,16 +290,16 @@ func (c *core) ringShared() bool {
 }
 
 // receiveHandOver handles a message of a hand-over.
-func (c *core) receiveHandOver(from crypto.Identity, m Message) {
-	same := c.ring != nil && m.Ring == c.ring.id
+func (c *core) receiveHandOver(from crypto.Identity, m wire.Message) {
+	same := c.ring != nil && m.Ring == c.ring.ID()
 	switch body := m.Body.(type) {
-	case HandOver:
+	case wire.HandOver:
 		if !same {
-			c.send(from, HandedOver{Op: body.Op, Refused: true})
+			c.send(from, wire.HandedOver{Op: body.Op, Refused: true})
 			return
 		}
 		c.takeHandOver(from, body)
-	case HandedOver:
+	case wire.HandedOver:
 		if same {
 			c.receiveHandedOver(from, body)
 		}
@@ -305,13 +307,13 @@ func (c *core) receiveHandOver(from crypto.Identity, m Message) {
 }
 
 // receiveHandedOver goes on when the peer kept what was offered or given.
-func (c *core) receiveHandedOver(from crypto.Identity, m HandedOver) {
+func (c *core) receiveHandedOver(from crypto.Identity, m wire.HandedOver) {
 	h := &c.handOver
 	current := h.op != 0 && from == h.to
 	switch {
 	case current && m.Op == h.op && h.given:
 		if !m.Refused {
-			h.ips += c.geo.ipsIn(h.part.Len())
+			h.ips += c.geo.IPsIn(h.part.Len())
 			h.op, h.given = 0, false
 			c.logf(slog.LevelInfo, "address space handed over", "peer", c.title(from), "blocks", h.part.Len())
 		}
@@ -324,7 +326,7 @@ func (c *core) receiveHandedOver(from crypto.Identity, m HandedOver) {
 		c.sendPart()
 	case !current:
 		// It asks what became of an offer: nothing, but for what the registers say.
-		c.send(from, HandOver{Op: m.Op, Runs: c.ring.AllRuns()})
+		c.send(from, wire.HandOver{Op: m.Op, Runs: c.ring.AllRuns()})
 	}
 }
 
@@ -342,5 +344,5 @@ func (c *core) giveAway(to crypto.Identity) {
 
 func (c *core) sendPart() {
 	h := &c.handOver
-	c.send(h.to, HandOver{Op: h.op, Runs: c.ring.Runs(&h.part), Leases: h.leases})
+	c.send(h.to, wire.HandOver{Op: h.op, Runs: c.ring.Runs(&h.part), Leases: h.leases})
 }

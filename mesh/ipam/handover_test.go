@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 func (n *node) handOver() ticket {
@@ -99,7 +101,7 @@ func TestHandOverUnheardGift(t *testing.T) {
 	r := divided(t, "a", "b", "c")
 	a, b := r.nodes[0], r.nodes[1]
 	block := b.anyBlock()
-	r.held = func(_, to *node, body Body) bool { _, ok := body.(State); return ok && to == a }
+	r.held = func(_, to *node, body wire.Body) bool { _, ok := body.(wire.State); return ok && to == a }
 	b.give(block, a)
 	r.pass(100 * time.Millisecond)
 	r.held, r.stopped = nil, nil
@@ -123,7 +125,7 @@ func TestHandOverNext(t *testing.T) {
 	b.give(b.anyBlock(), c) // c has most, and is asked first
 	r.pass(time.Second)
 	addr2 := b.lent(a, "y")
-	r.held = func(from, _ *node, body Body) bool { _, ok := body.(HandedOver); return ok && from == c }
+	r.held = func(from, _ *node, body wire.Body) bool { _, ok := body.(wire.HandedOver); return ok && from == c }
 	x := a.handOver()
 	r.until("c keeps the leases", func() bool { _, ok := c.core.leased[addr2]; return ok })
 	if !c.core.offered(addr2) {
@@ -156,12 +158,12 @@ func TestHandOverHalfSaid(t *testing.T) {
 				b.give(b.anyBlock(), c)
 				r.pass(time.Second)
 				addr := b.lent(a, "x")
-				final := func(body Body) bool {
-					m, ok := body.(HandOver)
+				final := func(body wire.Body) bool {
+					m, ok := body.(wire.HandOver)
 					return ok && m.Runs[0].Register.Owner == c.id()
 				}
-				r.held = func(_, to *node, body Body) bool {
-					_, state := body.(State)
+				r.held = func(_, to *node, body wire.Body) bool {
+					_, state := body.(wire.State)
 					return final(body) || state && dies && to == c || state && restart
 				}
 				x := a.handOver()
@@ -204,9 +206,9 @@ func TestHandOverLateAnswer(t *testing.T) {
 	r := divided(t, "a", "b")
 	a, b := r.nodes[0], r.nodes[1]
 	var acks []flight
-	r.held = func(_, to *node, body Body) bool {
-		m, ok := body.(HandOver)
-		_, ack := body.(HandedOver)
+	r.held = func(_, to *node, body wire.Body) bool {
+		m, ok := body.(wire.HandOver)
+		_, ack := body.(wire.HandedOver)
 		return ok && m.Runs[0].Register.Owner == b.id() || ack && len(acks) == 0
 	}
 	x := a.handOver()
@@ -228,7 +230,7 @@ func TestHandOverOfferLasts(t *testing.T) {
 	r.pass(time.Second)
 	addr := b.lent(a, "x")
 	b.lent(c, "y") // so that b has something to say to c
-	r.held = func(from, _ *node, body Body) bool { _, ok := body.(HandedOver); return ok && from == c }
+	r.held = func(from, _ *node, body wire.Body) bool { _, ok := body.(wire.HandedOver); return ok && from == c }
 	a.handOver()
 	r.until("c keeps the leases", func() bool { _, ok := c.core.leased[addr]; return ok })
 	r.held, r.stopped = nil, nil
@@ -247,7 +249,7 @@ func TestHandOverVoid(t *testing.T) {
 		b.give(b.anyBlock(), c)
 		r.pass(time.Second)
 		addr := b.lent(a, "x")
-		r.held = func(from, _ *node, body Body) bool { _, ok := body.(HandedOver); return ok && from == c }
+		r.held = func(from, _ *node, body wire.Body) bool { _, ok := body.(wire.HandedOver); return ok && from == c }
 		x := a.handOver()
 		r.until("c keeps the leases", func() bool { _, ok := c.core.leased[addr]; return ok })
 		a.step(cancelEvent{x})
@@ -277,8 +279,8 @@ func TestHandOverUnconfirmed(t *testing.T) {
 	r := divided(t, "a", "b")
 	a, b := r.nodes[0], r.nodes[1]
 	used := a.attach("x")
-	r.held = func(_, _ *node, body Body) bool {
-		m, ok := body.(HandOver)
+	r.held = func(_, _ *node, body wire.Body) bool {
+		m, ok := body.(wire.HandOver)
 		return ok && m.Runs[0].Register.Owner == b.id()
 	}
 	wantError(t, a.answer(a.handOver()).Err, ErrUnreachable, "did not confirm")

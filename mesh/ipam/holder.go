@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 const (
@@ -363,7 +364,7 @@ func (c *core) confirmed(r *request, op uint64) {
 
 // disputed is called when the owner of the block says that an address of ours
 // is somebody else's. Nobody is cut off: it is asked for again, and listed.
-func (c *core) disputed(m Conflict) {
+func (c *core) disputed(m wire.Conflict) {
 	h, ok := c.local[m.Addr]
 	if !ok {
 		return

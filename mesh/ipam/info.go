@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/record"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 const (
@@ -50,7 +52,7 @@ func (i *infos) init() {
 
 // touch notes that an address of this host came or went.
 func (i *infos) touch(addr netip.Addr) {
-	base := groupBase(addr)
+	base := wire.GroupBase(addr)
 	i.dirty[base] = struct{}{}
 	i.look[base] = struct{}{}
 	i.changed = true
@@ -61,13 +63,13 @@ func (i *infos) touch(addr netip.Addr) {
 func (c *core) setEntries(list []Entry) {
 	byOwner := make(map[crypto.Identity][]Entry)
 	for _, e := range list {
-		if e.Owner != c.cfg.Self && (e.Key == EntryInfo || strings.HasPrefix(e.Key, entryAttached)) {
+		if e.Owner != c.cfg.Self && (e.Key == wire.EntryInfo || strings.HasPrefix(e.Key, wire.EntryAttached)) {
 			byOwner[e.Owner] = append(byOwner[e.Owner], e)
 		}
 	}
 	for _, id := range sortedIDs(byOwner) {
 		entries := byOwner[id]
-		if slices.ContainsFunc(entries, func(e Entry) bool { return e.Key == EntryInfo }) {
+		if slices.ContainsFunc(entries, func(e Entry) bool { return e.Key == wire.EntryInfo }) {
 			c.setEntriesOf(c.peer(id), entries)
 		}
 	}
@@ -80,16 +82,16 @@ func (c *core) setEntriesOf(p *peer, entries []Entry) {
 		if old, ok := p.raw[e.Key]; ok && bytes.Equal(old, e.Value) {
 			continue
 		}
-		if e.Key == EntryInfo {
+		if e.Key == wire.EntryInfo {
 			c.setInfo(p, e.Value)
 			continue
 		}
-		if a, err := ParseGroup(e.Key, e.Value); err == nil {
+		if a, err := wire.ParseGroup(e.Key, e.Value); err == nil {
 			c.setGroup(p, a.Base, a.Items)
 		}
 	}
 	for _, base := range sortedAddrs(p.groups) {
-		if _, ok := now[attachedKey(base)]; !ok {
+		if _, ok := now[wire.AttachedKey(base)]; !ok {
 			c.setGroup(p, base, nil)
 		}
 	}
@@ -97,7 +99,7 @@ func (c *core) setEntriesOf(p *peer, entries []Entry) {
 }
 
 func (c *core) setInfo(p *peer, value []byte) {
-	info, err := ParseInfo(value)
+	info, err := wire.ParseInfo(value)
 	if err != nil {
 		return // of a newer version, perhaps
 	}
@@ -111,10 +113,10 @@ func (c *core) setInfo(p *peer, value []byte) {
 }
 
 // setGroup takes over what p uses in a group, nil: nothing.
-func (c *core) setGroup(p *peer, base netip.Addr, items []Item) {
+func (c *core) setGroup(p *peer, base netip.Addr, items []wire.Item) {
 	c.infos.look[base] = struct{}{}
 	c.infos.keep[knownKey{p.ID, base}] = struct{}{}
-	maps.DeleteFunc(p.dropped, func(a netip.Addr, _ bool) bool { return groupBase(a) == base })
+	maps.DeleteFunc(p.dropped, func(a netip.Addr, _ bool) bool { return wire.GroupBase(a) == base })
 	if len(items) == 0 {
 		delete(p.groups, base)
 		if delete(c.infos.byGroup[base], p.ID); len(c.infos.byGroup[base]) == 0 {
@@ -130,7 +132,7 @@ func (c *core) setGroup(p *peer, base netip.Addr, items []Item) {
 }
 
 // loadKnown takes over a group from the store.
-func (c *core) loadKnown(s storedKnown) {
+func (c *core) loadKnown(s record.Known) {
 	c.setGroup(c.peer(s.Peer), s.Base, s.Items)
 	delete(c.infos.keep, knownKey{s.Peer, s.Base})
 }
@@ -171,11 +173,11 @@ func (c *core) putEntries() {
 		c.logf(slog.LevelError, "own info not published", "err", err)
 	} else if !bytes.Equal(b, in.put) {
 		in.put = b
-		c.out.Puts[EntryInfo] = b
+		c.out.Puts[wire.EntryInfo] = b
 	}
 	for _, base := range sortedAddrs(in.dirty) {
-		a := Group{Base: base, Items: c.ownItems(base)}
-		key := attachedKey(base)
+		a := wire.Group{Base: base, Items: c.ownItems(base)}
+		key := wire.AttachedKey(base)
 		c.out.Puts[key] = nil
 		if len(a.Items) > 0 {
 			if _, b, err := a.Marshal(); err == nil {
@@ -188,17 +190,17 @@ func (c *core) putEntries() {
 }
 
 // ownInfo returns what we say of ourselves.
-func (c *core) ownInfo() Info {
-	info := Info{Role: RoleVoter, Range: c.geo.Range(), Local: uint64(len(c.local)), Leaving: c.handingOver()}
+func (c *core) ownInfo() wire.Info {
+	info := wire.Info{Role: wire.RoleVoter, Range: c.geo.Range(), Local: uint64(len(c.local)), Leaving: c.handingOver()}
 	if c.cfg.Mode.Kind == ModeObserver {
-		info.Role = RoleObserver
+		info.Role = wire.RoleObserver
 	}
 	if c.ring == nil {
 		return info
 	}
 	owned := c.ring.Owned(c.cfg.Self)
 	free := c.used.WhollyFree(&owned, c.geo.Range())
-	info.Ring, info.Blocks, info.Free = c.ring.id, owned.Len(), free.Len()
+	info.Ring, info.Blocks, info.Free = c.ring.ID(), owned.Len(), free.Len()
 	for b := range owned.All() {
 		if n := info.FreeIPs + c.geo.Size() - c.used.UsedIn(b); n >= info.FreeIPs {
 			info.FreeIPs = n
@@ -208,11 +210,11 @@ func (c *core) ownInfo() Info {
 }
 
 // ownItems returns what this host uses in a group.
-func (c *core) ownItems(base netip.Addr) []Item {
-	var items []Item
-	for i, addr := uint8(0), base; i < groupSize && addr.IsValid(); i, addr = i+1, addr.Next() {
+func (c *core) ownItems(base netip.Addr) []wire.Item {
+	var items []wire.Item
+	for i, addr := uint8(0), base; i < wire.GroupSize && addr.IsValid(); i, addr = i+1, addr.Next() {
 		if h, ok := c.local[addr]; ok && !c.doubtful(addr) {
-			items = append(items, Item{Offset: i, Label: h.Label})
+			items = append(items, wire.Item{Offset: i, Label: h.Label})
 		}
 	}
 	return items
@@ -222,7 +224,7 @@ func (c *core) ownItems(base netip.Addr) []Item {
 func (c *core) keepKnown() {
 	byKey := func(a, b knownKey) int { return cmp.Or(a.peer.Compare(b.peer), a.base.Compare(b.base)) }
 	for _, k := range sortedKeys(c.infos.keep, byKey) {
-		s := &storedKnown{Peer: k.peer, Group: Group{Base: k.base}}
+		s := &record.Known{Peer: k.peer, Group: wire.Group{Base: k.base}}
 		if p := c.peers[k.peer]; p != nil && len(p.groups[k.base]) > 0 {
 			s.Items = p.groups[k.base]
 			c.put(s)

@@ -13,6 +13,17 @@
 // addresses it leased to others, and the file they are kept in. It does not
 // know containers, only keys; it does not send anything itself, only hands
 // messages to [Net]; and it puts no address on any interface.
+//
+// Here is what decides: [Allocator], which callers use, and the core, which does
+// all of it step by step (core.go has the map). What it works with are packages
+// of their own, which know nothing of it:
+//
+//	space   the range cut into blocks, and which addresses are used: arithmetic
+//	ring    who owns each block, merged in any order
+//	wire    messages and entries of allocators, their bytes
+//	paxos   the vote on the first division
+//	record  what is kept, key by key
+//	store   the file that it is kept in
 package ipam
 
 import (
@@ -26,6 +37,8 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/space"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // Errors that callers test for.
@@ -136,7 +149,7 @@ const (
 )
 
 // maxSeeds is the largest number of seeds: there are no more blocks.
-const maxSeeds = maxBlocks
+const maxSeeds = space.MaxBlocks
 
 // ParseMode parses consensus, consensus=N, seed=NAME,NAME… and observer. The
 // empty string is consensus.
@@ -149,8 +162,8 @@ func ParseMode(s string) (Mode, error) {
 		return Mode{Kind: ModeObserver}, nil
 	case kind == "consensus" && has:
 		n, err := strconv.Atoi(arg)
-		if err != nil || n < 1 || n > maxPeers {
-			return Mode{}, fmt.Errorf("allocator mode %q: want a number of hosts from 1 to %d", s, maxPeers)
+		if err != nil || n < 1 || n > wire.MaxPeers {
+			return Mode{}, fmt.Errorf("allocator mode %q: want a number of hosts from 1 to %d", s, wire.MaxPeers)
 		}
 		return Mode{Voters: n}, nil
 	case kind == "seed" && has:

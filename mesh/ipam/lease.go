@@ -8,6 +8,10 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/record"
+	"github.com/weftnet/weft/mesh/ipam/ring"
+	"github.com/weftnet/weft/mesh/ipam/space"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // A host that owns blocks lends single addresses of them to others. Who may
@@ -43,16 +47,16 @@ func (c *core) raiseOps(last uint64) {
 }
 
 // receiveWant gives blocks, or one address, or nothing.
-func (c *core) receiveWant(p *peer, w Want) {
+func (c *core) receiveWant(p *peer, w wire.Want) {
 	if w.Op <= p.wantOp || c.fencedPeer(p.ID) {
 		return // twice, or too late: it asks again with another op
 	}
 	p.wantOp, p.lastOp = w.Op, max(p.lastOp, w.Op)
 	switch {
 	case !c.sure():
-		c.send(p.ID, Give{Op: w.Op, Busy: true})
+		c.send(p.ID, wire.Give{Op: w.Op, Busy: true})
 	case p.info != nil && p.info.Leaving: // what came too late for its hand-over would be nobody's
-		c.send(p.ID, Give{Op: w.Op})
+		c.send(p.ID, wire.Give{Op: w.Op})
 	case w.Addr.IsValid():
 		c.lendThis(p, w)
 	default:
@@ -61,7 +65,7 @@ func (c *core) receiveWant(p *peer, w Want) {
 }
 
 // give answers a Want for any address.
-func (c *core) give(p *peer, w Want) Give {
+func (c *core) give(p *peer, w wire.Want) wire.Give {
 	owned := c.ring.Owned(c.cfg.Self)
 	free := c.used.WhollyFree(&owned, w.Subnet)
 	if n := free.Len(); n > 0 {
@@ -72,15 +76,15 @@ func (c *core) give(p *peer, w Want) Give {
 		for b := range free.All() {
 			c.giveBlock(b, p.ID)
 		}
-		c.put(&storedOp{p.ID, p.lastOp})
+		c.put(&record.Op{Host: p.ID, Op: p.lastOp})
 		c.infos.changed = true
-		return Give{Op: w.Op, Runs: c.ring.Runs(&free)}
+		return wire.Give{Op: w.Op, Runs: c.ring.Runs(&free)}
 	}
 	if addr, ok := c.used.LowestFree(&owned, w.Subnet); ok {
 		c.lend(p, w, addr)
-		return Give{Op: w.Op, Addr: addr}
+		return wire.Give{Op: w.Op, Addr: addr}
 	}
-	return Give{Op: w.Op}
+	return wire.Give{Op: w.Op}
 }
 
 // giveBlock makes a block of ours somebody else's.
@@ -89,28 +93,32 @@ func (c *core) giveBlock(block int, to crypto.Identity) {
 	reg.Owner, reg.Giver, reg.Version = to, c.cfg.Self, reg.Version+1
 	if c.cfg.sabotage.sameVersion {
 		reg.Version--
-		c.ring.put(block, reg)
-		c.put(&storedBlock{block, reg})
+		// Merging takes no such register: a ring is made in which it was there first.
+		r := ring.New(c.ring.ID(), c.geo)
+		r.MergeRuns(c.ring.AllRuns(), func(b int, _ ring.Register) bool { return b != block })
+		r.Merge(block, reg)
+		c.ring = r
+		c.put(&record.Block{Block: block, Register: reg})
 		c.changed.Add(block)
 		return
 	}
 	c.setRegister(block, reg)
 }
 
-func (c *core) lend(p *peer, w Want, addr netip.Addr) {
+func (c *core) lend(p *peer, w wire.Want, addr netip.Addr) {
 	c.setLease(addr, grant{p.ID, holder{w.Key, w.Label, w.Op}})
-	c.put(&storedOp{p.ID, p.lastOp})
+	c.put(&record.Op{Host: p.ID, Op: p.lastOp})
 }
 
 // lendThis answers a Want for one address.
-func (c *core) lendThis(p *peer, w Want) {
+func (c *core) lendThis(p *peer, w wire.Want) {
 	block, ok := c.geo.Block(w.Addr)
 	if !ok || c.ring.Owner(block) != c.cfg.Self {
 		if ok { // so that it asks the right one
-			one := setOf(block)
-			c.send(p.ID, State{Runs: c.ring.Runs(&one)})
+			one := space.BlockSetOf(block)
+			c.send(p.ID, wire.State{Runs: c.ring.Runs(&one)})
 		}
-		c.send(p.ID, Give{Op: w.Op})
+		c.send(p.ID, wire.Give{Op: w.Op})
 		return
 	}
 	if refusal, taken := c.conflict(p.ID, w.Addr); taken {
@@ -121,27 +129,27 @@ func (c *core) lendThis(p *peer, w Want) {
 	if g, ok := c.leased[w.Addr]; ok && g.Key != w.Key {
 		// It asked for this lease with another op, which may be open: the lease
 		// must not follow this one. If it has given it up it says so now.
-		c.send(p.ID, Conflict{Op: w.Op, Addr: w.Addr, Host: g.Host, Key: g.Key, Label: g.Label})
+		c.send(p.ID, wire.Conflict{Op: w.Op, Addr: w.Addr, Host: g.Host, Key: g.Key, Label: g.Label})
 		return
 	}
 	c.lend(p, w, w.Addr)
-	c.send(p.ID, Give{Op: w.Op, Addr: w.Addr})
+	c.send(p.ID, wire.Give{Op: w.Op, Addr: w.Addr})
 }
 
 // conflict says who has an address of our blocks, unless that is id itself or
 // nobody.
-func (c *core) conflict(id crypto.Identity, addr netip.Addr) (Conflict, bool) {
+func (c *core) conflict(id crypto.Identity, addr netip.Addr) (wire.Conflict, bool) {
 	if h, ok := c.local[addr]; ok {
-		return Conflict{Addr: addr, Host: c.cfg.Self, Key: h.Key, Label: h.Label}, true
+		return wire.Conflict{Addr: addr, Host: c.cfg.Self, Key: h.Key, Label: h.Label}, true
 	}
 	if g, ok := c.leased[addr]; ok && g.Host != id {
-		return Conflict{Addr: addr, Host: g.Host, Key: g.Key, Label: g.Label}, true
+		return wire.Conflict{Addr: addr, Host: g.Host, Key: g.Key, Label: g.Label}, true
 	}
-	return Conflict{}, false
+	return wire.Conflict{}, false
 }
 
 // receiveGive takes what a Want of ours brought.
-func (c *core) receiveGive(p *peer, g Give) {
+func (c *core) receiveGive(p *peer, g wire.Give) {
 	c.mergeRuns(g.Runs)
 	a := c.requests.asks[g.Op]
 	if a == nil || a.to != p.ID {
@@ -167,7 +175,7 @@ func (c *core) receiveGive(p *peer, g Give) {
 
 // received notes blocks that were given to us just now: what we know of them
 // is all there is to know, whatever we forgot before.
-func (c *core) received(p *peer, run Run) {
+func (c *core) received(p *peer, run ring.Run) {
 	for b := run.First; b-run.First < run.Count && b < c.geo.Blocks(); b++ {
 		if reg := c.ring.Register(b); reg == run.Register && reg.Owner == c.cfg.Self && reg.Giver == p.ID {
 			c.sureness.fresh.Add(b)
@@ -177,7 +185,7 @@ func (c *core) received(p *peer, run Run) {
 
 // receiveHeld takes over what another host says of the addresses that it has
 // of our blocks.
-func (c *core) receiveHeld(p *peer, h Held) {
+func (c *core) receiveHeld(p *peer, h wire.Held) {
 	if h.UpTo <= p.heldOp {
 		return // we have had a newer one
 	}
@@ -223,8 +231,8 @@ func (c *core) receiveHeld(p *peer, h Held) {
 }
 
 // leasesIn returns the addresses that a host has of some of our blocks.
-func (c *core) leasesIn(id crypto.Identity, spans []Span) []netip.Addr {
-	var blocks blockSet
+func (c *core) leasesIn(id crypto.Identity, spans []space.Span) []netip.Addr {
+	var blocks space.BlockSet
 	for _, s := range spans {
 		for b := s.First; b < s.First+s.Count; b++ {
 			blocks.Add(b)
@@ -237,7 +245,7 @@ func (c *core) leasesIn(id crypto.Identity, spans []Span) []netip.Addr {
 }
 
 // heldFor returns everything that this host has of the blocks of another.
-func (c *core) heldFor(id crypto.Identity) Held {
+func (c *core) heldFor(id crypto.Identity) wire.Held {
 	h := c.heldHead(id)
 	blocks := c.blocksOf(id)
 	for _, b := range sortedKeys(c.localIn, cmp.Compare[int]) {
@@ -249,25 +257,25 @@ func (c *core) heldFor(id crypto.Identity) Held {
 				continue
 			}
 			l := c.local[addr]
-			h.Held = append(h.Held, Lease{Addr: addr, Op: l.Op, Key: l.Key, Label: l.Label})
+			h.Held = append(h.Held, wire.Lease{Addr: addr, Op: l.Op, Key: l.Key, Label: l.Label})
 		}
 	}
-	if len(h.Held) > maxAddresses {
-		h.Held = h.Held[:maxAddresses]
+	if len(h.Held) > wire.MaxAddresses {
+		h.Held = h.Held[:wire.MaxAddresses]
 	} else if c.sureness.adopted {
 		h.Full, h.Blocks = true, blocks.Spans()
 	}
 	return h
 }
 
-func (c *core) heldHead(id crypto.Identity) Held {
-	h := Held{UpTo: c.nextOp()}
+func (c *core) heldHead(id crypto.Identity) wire.Held {
+	h := wire.Held{UpTo: c.nextOp()}
 	for _, op := range sortedKeys(c.requests.asks, cmp.Compare[uint64]) {
 		if c.requests.asks[op].to == id {
 			h.Open = append(h.Open, op)
 		}
 	}
-	if len(h.Open) > maxOpen {
+	if len(h.Open) > wire.MaxOpen {
 		// Without all of them nothing may end.
 		h.UpTo, h.Open = h.Open[0]-1, nil
 	}

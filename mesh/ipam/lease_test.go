@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 func TestBlocksAndLeases(t *testing.T) {
@@ -74,8 +76,8 @@ func TestCancelLeavesNothing(t *testing.T) {
 	subnet := "10.32.0.0/28"
 	h0.got(h0.allocate("a", subnet))
 	gives := 0
-	b.spy = func(_, _ *wired, m Message) bool {
-		g, ok := m.Body.(Give)
+	b.spy = func(_, _ *wired, m wire.Message) bool {
+		g, ok := m.Body.(wire.Give)
 		if ok && g.Addr.IsValid() {
 			gives++
 		}
@@ -104,9 +106,9 @@ func TestLateGive(t *testing.T) {
 	b, h0, h1 := pair(t, "10.32.0.0/16")
 	subnet := "10.32.0.0/28"
 	h0.got(h0.allocate("a", subnet))
-	var late []Message
-	b.spy = func(_, _ *wired, m Message) bool {
-		if g, ok := m.Body.(Give); ok && g.Addr.IsValid() {
+	var late []wire.Message
+	b.spy = func(_, _ *wired, m wire.Message) bool {
+		if g, ok := m.Body.(wire.Give); ok && g.Addr.IsValid() {
 			late = append(late, m)
 			return false
 		}
@@ -131,11 +133,11 @@ func TestLateGive(t *testing.T) {
 func TestDoubledWants(t *testing.T) {
 	b, h0, h1 := pair(t, "10.32.0.0/16")
 	h0.got(h0.allocate("a", "10.32.0.0/28"))
-	h0.core.step(b.now, messageEvent{h1.id, h1.core.pack(Want{Op: h1.core.nextOp(), Subnet: netip.MustParsePrefix("10.32.0.0/17"), Key: "k", Label: "l"})})
+	h0.core.step(b.now, messageEvent{h1.id, h1.core.pack(wire.Want{Op: h1.core.nextOp(), Subnet: netip.MustParsePrefix("10.32.0.0/17"), Key: "k", Label: "l"})})
 	out := h0.core.take()
 	had := h0.core.ring.Count(h0.id)
 	h0.carryOut(out)
-	data := h1.core.pack(Want{Op: h1.core.lastOp(), Subnet: netip.MustParsePrefix("10.32.0.0/17"), Key: "k", Label: "l"})
+	data := h1.core.pack(wire.Want{Op: h1.core.lastOp(), Subnet: netip.MustParsePrefix("10.32.0.0/17"), Key: "k", Label: "l"})
 	h0.step(messageEvent{h1.id, data})
 	want(t, "blocks", h0.core.ring.Count(h0.id), had)
 	b.run(time.Second)

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/ring"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // meetAsk is the least time between two requests for another ring.
@@ -24,22 +26,22 @@ type meeting struct {
 	lookAt   time.Time
 	unused   bool // nothing is used here, by us or by our leave
 	askAt    time.Time
-	wanted   RingID          // that is to be ours
-	conflict RingID          // that stays apart; zero: none
+	wanted   ring.ID         // that is to be ours
+	conflict ring.ID         // that stays apart; zero: none
 	with     crypto.Identity // somebody in reach who has it
 	theirs   uint64          // addresses used there, as far as known
 	mine     uint64          // and here
 }
 
 // meetMessage handles what is special about a message of another ring.
-func (c *core) meetMessage(from crypto.Identity, m Message) {
+func (c *core) meetMessage(from crypto.Identity, m wire.Message) {
 	c.meeting.look = true
-	st, ok := m.Body.(State)
+	st, ok := m.Body.(wire.State)
 	if !ok || c.handingOver() || c.ring != nil && c.meeting.wanted != m.Ring {
 		return
 	}
-	r := newRing(m.Ring, c.geo)
-	r.MergeRuns(st.Runs, func(_ int, reg Register) bool { return !c.fenced(reg) })
+	r := ring.New(m.Ring, c.geo)
+	r.MergeRuns(st.Runs, func(_ int, reg ring.Register) bool { return !c.fenced(reg) })
 	if !r.Complete() || c.ring != nil && c.verdict(m.Ring) != giveUp {
 		return
 	}
@@ -47,7 +49,7 @@ func (c *core) meetMessage(from crypto.Identity, m Message) {
 }
 
 // moveTo makes another ring ours.
-func (c *core) moveTo(r *ring, why string) {
+func (c *core) moveTo(r *ring.Ring, why string) {
 	moved := c.ring != nil
 	c.adoptRing(r, why)
 	c.meeting = meeting{look: true}
@@ -67,8 +69,8 @@ const (
 )
 
 // verdict compares our ring with another.
-func (c *core) verdict(other RingID) verdict {
-	mine, theirs := c.usedIn(c.ring.id), c.usedIn(other)
+func (c *core) verdict(other ring.ID) verdict {
+	mine, theirs := c.usedIn(c.ring.ID()), c.usedIn(other)
 	switch {
 	case mine > 0 && theirs > 0:
 		return apart
@@ -76,25 +78,25 @@ func (c *core) verdict(other RingID) verdict {
 		return stay
 	case theirs > 0:
 		return giveUp
-	case other.Compare(c.ring.id) < 0:
+	case other.Compare(c.ring.ID()) < 0:
 		return giveUp
 	}
 	return stay
 }
 
 // usedIn returns how many addresses of a ring are used, as far as known.
-func (c *core) usedIn(id RingID) uint64 {
+func (c *core) usedIn(id ring.ID) uint64 {
 	var n uint64
-	if c.ring != nil && id == c.ring.id {
+	if c.ring != nil && id == c.ring.ID() {
 		n = uint64(len(c.local) + len(c.leased))
 	}
 	for _, p := range c.peers {
 		switch {
-		case p.info != nil && p.info.Role != RoleOff:
+		case p.info != nil && p.info.Role != wire.RoleOff:
 			if p.info.Ring == id && p.info.Range == c.geo.Range() {
 				n += p.info.Local
 			}
-		case c.ring != nil && id == c.ring.id && c.ring.Count(p.ID) > 0:
+		case c.ring != nil && id == c.ring.ID() && c.ring.Count(p.ID) > 0:
 			n += uint64(len(p.groups)) // from before our start; at least one each
 		}
 	}
@@ -132,7 +134,7 @@ func (c *core) stepMeet() {
 func (c *core) lookForRings() {
 	m := &c.meeting
 	before := m.conflict
-	m.wanted, m.conflict = RingID{}, RingID{}
+	m.wanted, m.conflict = ring.ID{}, ring.ID{}
 	var most, named uint64
 	for _, p := range c.mates() {
 		if p.info == nil || p.info.Ring.IsZero() || p.info.Ring == c.ringID() {
@@ -148,7 +150,7 @@ func (c *core) lookForRings() {
 			}
 		case c.verdict(id) == apart && (m.conflict.IsZero() || id == before && m.conflict != before):
 			m.conflict, m.with, named = id, p.ID, p.info.Local
-			m.theirs, m.mine = theirs, c.usedIn(c.ring.id)
+			m.theirs, m.mine = theirs, c.usedIn(c.ring.ID())
 		case id == m.conflict && p.info.Local > named:
 			// Who uses most of it is named, not who merely joined it.
 			m.with, named = p.ID, p.info.Local
@@ -161,7 +163,7 @@ func (c *core) lookForRings() {
 		c.logf(slog.LevelInfo, "no other division of the address range in reach any more", "ring", before)
 		return
 	}
-	c.logf(slog.LevelWarn, "address range divided twice", "ring", c.ring.id, "other", m.conflict, "peer", c.title(m.with),
+	c.logf(slog.LevelWarn, "address range divided twice", "ring", c.ring.ID(), "other", m.conflict, "peer", c.title(m.with),
 		"what", c.ringConflict())
 }
 

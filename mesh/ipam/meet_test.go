@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weftnet/weft/mesh/ipam/ring"
 )
 
 // alone starts hosts that never met, each with its own ring if it divides.
@@ -46,13 +48,13 @@ func TestMeetBothUnused(t *testing.T) {
 	a, b := r.nodes[0], r.nodes[1]
 	a.prime()
 	b.prime()
-	want := a.core.ring.id
-	if b.core.ring.id.Compare(want) < 0 {
-		want = b.core.ring.id
+	want := a.core.ring.ID()
+	if b.core.ring.ID().Compare(want) < 0 {
+		want = b.core.ring.ID()
 	}
 	r.meet(a, b)
 	r.same()
-	if a.core.ring.id != want {
+	if a.core.ring.ID() != want {
 		t.Error("the larger id won")
 	}
 	a.attach("x")
@@ -67,10 +69,10 @@ func TestMeetOneUnused(t *testing.T) {
 		used, unused := r.nodes[i], r.nodes[1-i]
 		used.attach("x")
 		unused.prime()
-		want := used.core.ring.id
+		want := used.core.ring.ID()
 		r.meet(r.nodes...)
 		r.same()
-		if used.core.ring.id != want {
+		if used.core.ring.ID() != want {
 			t.Error("the ring that is used was given up")
 		}
 		unused.attach("y")
@@ -88,7 +90,7 @@ func TestMeetBothUsed(t *testing.T) {
 	c.attach("z")
 	r.meet(b, c) // and is where the two meet
 	r.meet(a, b, c)
-	if a.core.ring.id == b.core.ring.id || c.core.ring.id != a.core.ring.id {
+	if a.core.ring.ID() == b.core.ring.ID() || c.core.ring.ID() != a.core.ring.ID() {
 		t.Fatal("rings were merged")
 	}
 	for n, other := range map[*node]string{a: "b", c: "b"} {
@@ -134,7 +136,7 @@ func TestMeetNamesWhoUses(t *testing.T) {
 		other.attach("y")
 		r.meet(r.nodes...)
 		r.pass(2 * meetLook)
-		if joiner.core.ring.id != user.core.ring.id || other.core.ring.id == user.core.ring.id {
+		if joiner.core.ring.ID() != user.core.ring.ID() || other.core.ring.ID() == user.core.ring.ID() {
 			t.Fatalf("%s uses addresses: unexpected rings", user.name)
 		}
 		if got := other.core.ringConflict(); !strings.HasPrefix(got, user.name+" divided") {
@@ -157,14 +159,13 @@ func TestMeetBackAgain(t *testing.T) {
 	r.cut([]*node{a}, []*node{b}, []*node{c})
 
 	// a moves to another ring, as nothing is used in this one.
-	other := newDivision(RingID{0}, a.core.geo, idsOf(b.id()))
-	other.id[15] = 1
+	other := ring.NewDivision(ring.ID{15: 1}, a.core.geo, idsOf(b.id()))
 	a.core.moveTo(other, "test")
 	a.step(tickEvent{})
 	if a.core.sureness.unproven {
 		t.Error("unsure in a ring in which it never had anything")
 	}
-	back := newRing(old.id, a.core.geo)
+	back := ring.New(old.ID(), a.core.geo)
 	back.MergeRuns(stale, nil)
 	a.core.moveTo(back, "test")
 	a.step(tickEvent{})
@@ -199,7 +200,7 @@ func TestMeetOtherRange(t *testing.T) {
 	one, two := a.attach("x"), b.attach("y")
 	r.meet(a, b)
 	r.pass(20 * time.Second)
-	if one != two || a.core.ring.id == b.core.ring.id {
+	if one != two || a.core.ring.ID() == b.core.ring.ID() {
 		t.Error("expected two allocators that have nothing to do with each other")
 	}
 	if a.core.ringConflict() != "" {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // A host that was set up anew under its old name, with seeds, does not use the
@@ -135,9 +136,9 @@ func TestLeftBeforeRegisters(t *testing.T) {
 		r := divided(t, "a", "b", "c")
 		a, b, c := r.nodes[0], r.nodes[1], r.nodes[2]
 		addr := c.lent(a, "x")
-		r.held = func(_, to *node, body Body) bool {
+		r.held = func(_, to *node, body wire.Body) bool {
 			switch body.(type) {
-			case State, Held, HandOver, Digest, FenceAsk, FenceOver:
+			case wire.State, wire.Held, wire.HandOver, wire.Digest, wire.FenceAsk, wire.FenceOver:
 				return to == a
 			}
 			return false
@@ -161,7 +162,7 @@ func TestLeftBeforeRegisters(t *testing.T) {
 			}
 		}
 		// No more than the registers, and no new list of peers.
-		a.step(messageEvent{b.id(), b.core.pack(State{Runs: b.core.ring.AllRuns()})})
+		a.step(messageEvent{b.id(), b.core.pack(wire.State{Runs: b.core.ring.AllRuns()})})
 		if _, ok := a.core.leased[addr]; ok == given || a.core.ring.Count(c.id()) > 0 {
 			t.Errorf("given away %v: lease kept %v", given, ok)
 		}
@@ -183,16 +184,16 @@ func TestRemovedStrangers(t *testing.T) {
 	a, b := r.nodes[0], r.nodes[1]
 	stranger := func(i, j int) crypto.Identity { return crypto.Identity{0xee, byte(i), byte(j)} }
 	for i := range 5 {
-		var list []Removed
+		var list []wire.Removed
 		var targets []crypto.Identity
 		for j := range 50 {
-			list = append(list, Removed{stranger(i, j), uint64(2 + 2*i)})
+			list = append(list, wire.Removed{Peer: stranger(i, j), Epoch: uint64(2 + 2*i)})
 			targets = append(targets, stranger(i, j))
 		}
 		epoch := b.core.highestEpoch() + 2
-		for _, body := range []Body{
-			State{Removed: list},
-			FenceAsk{Op: uint64(i), Targets: targets, Epoch: epoch},
+		for _, body := range []wire.Body{
+			wire.State{Removed: list},
+			wire.FenceAsk{Op: uint64(i), Targets: targets, Epoch: epoch},
 		} {
 			b.step(messageEvent{a.id(), a.core.pack(body)})
 		}
@@ -200,7 +201,7 @@ func TestRemovedStrangers(t *testing.T) {
 			t.Fatalf("%d fences", n)
 		}
 		if i == 4 {
-			b.step(messageEvent{a.id(), a.core.pack(FenceOver{Op: 4, Targets: targets, Epoch: epoch, Taken: true})})
+			b.step(messageEvent{a.id(), a.core.pack(wire.FenceOver{Op: 4, Targets: targets, Epoch: epoch, Taken: true})})
 		}
 	}
 	if n := len(b.core.takeover.fences) + len(b.core.takeover.gone); n > 0 {
@@ -232,7 +233,7 @@ func TestRemovedForgotten(t *testing.T) {
 			t.Errorf("%s knows %v", n.name, n.core.takeover.gone)
 		}
 		for key := range n.disk {
-			if strings.HasPrefix(key, keyRemoved) {
+			if strings.HasPrefix(key, "r/") {
 				t.Errorf("%s keeps %s", n.name, key)
 			}
 		}
@@ -301,11 +302,11 @@ func TestInitiatorsAskedOnce(t *testing.T) {
 	a, b, c := r.nodes[0], r.nodes[1], r.nodes[2]
 	r.stop(c)
 	asked := 0
-	r.held = func(from, _ *node, body Body) bool {
-		if d, ok := body.(Digest); ok && from == b && len(d.Pending) > 0 {
+	r.held = func(from, _ *node, body wire.Body) bool {
+		if d, ok := body.(wire.Digest); ok && from == b && len(d.Pending) > 0 {
 			asked++
 		}
-		_, over := body.(FenceOver)
+		_, over := body.(wire.FenceOver)
 		return over
 	}
 	if res := a.answer(a.remove(false, c)); res.Err != nil {

@@ -10,13 +10,15 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // A death is on the disk: a write that fails later does not undo it.
 func TestDeathOutlivesFailedWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
-		w := newWire()
+		w := newCable()
 		disk := newSharedStore()
 		e := w.plug(t, 1, disk, nil)
 		w.meet()
@@ -58,7 +60,7 @@ func TestDeathOutlivesFailedWrite(t *testing.T) {
 // at the start is not written yet.
 func TestDeathInFailedBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWire()
+		w := newCable()
 		disk := newSharedStore()
 		disk.change(func(m *memoryStore) { m.fail = errors.New("full") })
 		e := w.plug(t, 1, disk, nil)
@@ -94,7 +96,7 @@ func TestDeadAddressWaitsForContact(t *testing.T) {
 	h1.step(diedEvent{"lent"})
 	h1.step(diedEvent{"own"})
 	b.cut = nil
-	b.spy = func(_, _ *wired, m Message) bool { _, ok := m.Body.(State); return !ok }
+	b.spy = func(_, _ *wired, m wire.Message) bool { _, ok := m.Body.(wire.State); return !ok }
 	b.meet()
 	waits := []ticket{
 		h1.allocate("own", "10.32.0.128/25"), h1.claim("new", "10.32.0.5"), h1.claim("own", strings.TrimSuffix(own, "/25")),
@@ -135,7 +137,7 @@ func TestDeadAddressInDispute(t *testing.T) {
 	want(t, "another one", h0.got(h0.allocate("x", "10.32.0.4/30")), "10.32.0.6/30")
 
 	// One that nobody was asked about yet: the owner gives it to who claims it.
-	b.spy = func(_, _ *wired, m Message) bool { w, ok := m.Body.(Want); return !ok || w.Key != "z" }
+	b.spy = func(_, _ *wired, m wire.Message) bool { w, ok := m.Body.(wire.Want); return !ok || w.Key != "z" }
 	live := map[string]Found{"z": {"box z", []netip.Addr{nine}}}
 	for key, addrs := range h1.core.keys {
 		live[key] = Found{key, addrs}
@@ -159,14 +161,14 @@ type brittleStore struct {
 	unread error // guarded by mu
 }
 
-func (s *brittleStore) load() (map[string][]byte, error) {
+func (s *brittleStore) Load() (map[string][]byte, error) {
 	s.mu.Lock()
 	err := s.unread
 	s.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
-	return s.sharedStore.load()
+	return s.sharedStore.Load()
 }
 
 // lines is a log in memory.
@@ -192,7 +194,7 @@ func (l *lines) count(text string) int {
 func TestDiskFailsOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log lines
-		w := newWire()
+		w := newCable()
 		disk := &brittleStore{sharedStore: newSharedStore()}
 		e := w.plug(t, 1, disk, func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) })
 		w.meet()
@@ -228,8 +230,8 @@ func TestDiskFailsOnce(t *testing.T) {
 
 func TestDroppedMessagesAreLoggedSeldom(t *testing.T) {
 	var log lines
-	w := newWire()
-	e := &end{wire: w, id: identity(1), entries: make(map[string][]byte)}
+	w := newCable()
+	e := &end{cable: w, id: identity(1), entries: make(map[string][]byte)}
 	a, err := open(Config{
 		Self: e.id, Name: e.id.Name(), Range: netip.MustParsePrefix("10.32.0.0/16"), Net: e, New: true,
 		Log: slog.New(slog.NewTextHandler(&log, nil)),
@@ -279,17 +281,17 @@ func TestDuplicateIsToldOnce(t *testing.T) {
 func TestDeskShares(t *testing.T) {
 	d := newDesk()
 	for range 1000 {
-		d.receive(identity(1), []byte{MessageByte})
+		d.receive(identity(1), []byte{wire.MessageByte})
 	}
 	for range 10 {
-		d.receive(identity(2), []byte{MessageByte})
+		d.receive(identity(2), []byte{wire.MessageByte})
 	}
-	big := make([]byte, MaxMessage)
+	big := make([]byte, wire.MaxMessage)
 	for range 100 {
 		d.receive(identity(3), big)
 	}
 	for range 10 {
-		d.receive(identity(4), []byte{MessageByte})
+		d.receive(identity(4), []byte{wire.MessageByte})
 	}
 	from, size, lost := make(map[byte]int), 0, 0
 	for in := d.take(); len(in.items) > 0; in = d.take() {
@@ -305,11 +307,11 @@ func TestDeskShares(t *testing.T) {
 	want(t, "noisy", from[1], maxFromOne)
 	want(t, "calm", from[2], 10)
 	want(t, "calm", from[4], 10)
-	if size > maxFromOneBytes || size < maxFromOneBytes-MaxMessage {
+	if size > maxFromOneBytes || size < maxFromOneBytes-wire.MaxMessage {
 		t.Errorf("large: %d bytes in %d messages", size, from[3])
 	}
 	want(t, "lost", lost, 1000-maxFromOne+100-from[3])
-	d.receive(identity(1), []byte{MessageByte}) // there is room again
+	d.receive(identity(1), []byte{wire.MessageByte}) // there is room again
 	want(t, "afterwards", len(d.take().items), 1)
 	want(t, "senders", len(d.from), 0)
 }

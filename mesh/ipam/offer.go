@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/ring"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // offerAsk is how long the receiver of an offer waits before it asks what
@@ -21,12 +23,12 @@ type offer struct {
 	// op is that of the newest message, or one of our own since the start: an
 	// answer to a question of an earlier start does not count.
 	op    uint64
-	addrs map[netip.Addr]Register // of the block, as it was then
+	addrs map[netip.Addr]ring.Register // of the block, as it was then
 	askAt time.Time
 }
 
 // takeHandOver keeps leases, and blocks when they come.
-func (c *core) takeHandOver(from crypto.Identity, m HandOver) {
+func (c *core) takeHandOver(from crypto.Identity, m wire.HandOver) {
 	c.findOffers()
 	o := c.handOver.offers[from]
 	if o != nil && o.op == m.Op && len(m.Leases) == 0 {
@@ -34,14 +36,14 @@ func (c *core) takeHandOver(from crypto.Identity, m HandOver) {
 		c.voidOffer(from)
 		return // without an answer, which would be a question
 	}
-	ours := slices.ContainsFunc(m.Runs, func(r Run) bool { return r.Register.Owner == c.cfg.Self })
+	ours := slices.ContainsFunc(m.Runs, func(r ring.Run) bool { return r.Register.Owner == c.cfg.Self })
 	if !ours && (c.handingOver() || c.fencedPeer(from)) {
-		c.send(from, HandedOver{Op: m.Op, Refused: true})
+		c.send(from, wire.HandedOver{Op: m.Op, Refused: true})
 		return
 	}
 	c.mergeRuns(m.Runs)
 	if o == nil {
-		o = &offer{addrs: make(map[netip.Addr]Register)}
+		o = &offer{addrs: make(map[netip.Addr]ring.Register)}
 		c.handOver.offers[from] = o
 	}
 	o.op, o.askAt = m.Op, c.now.Add(offerAsk)
@@ -54,12 +56,12 @@ func (c *core) takeHandOver(from crypto.Identity, m HandOver) {
 		}
 		c.received(c.peer(from), r)
 	}
-	c.send(from, HandedOver{Op: m.Op})
+	c.send(from, wire.HandedOver{Op: m.Op})
 	c.retry()
 }
 
 // keepOffered keeps one lease of an offer, unless we know better.
-func (c *core) keepOffered(from crypto.Identity, o *offer, g Granted) {
+func (c *core) keepOffered(from crypto.Identity, o *offer, g wire.Granted) {
 	block, ok := c.geo.Block(g.Addr)
 	if !ok || g.Host == c.cfg.Self {
 		return
@@ -89,7 +91,7 @@ func (c *core) findOffers() {
 		reg := c.ring.Register(block)
 		if owner, ok := c.resolve(reg.Owner); ok && owner != c.cfg.Self {
 			if h.offers[owner] == nil {
-				h.offers[owner] = &offer{op: c.nextOp(), addrs: make(map[netip.Addr]Register), askAt: c.now}
+				h.offers[owner] = &offer{op: c.nextOp(), addrs: make(map[netip.Addr]ring.Register), askAt: c.now}
 			}
 			h.offers[owner].addrs[addr] = reg
 		}
@@ -127,7 +129,7 @@ func (c *core) stepOffers() {
 		if c.due(o.askAt) {
 			o.askAt = c.now.Add(offerAsk)
 			c.wakeAt(o.askAt)
-			c.send(from, HandedOver{Op: o.op, Refused: true})
+			c.send(from, wire.HandedOver{Op: o.op, Refused: true})
 		}
 	}
 }
@@ -142,14 +144,4 @@ func (c *core) voidOffer(from crypto.Identity) {
 			c.dropLease(addr)
 		}
 	}
-}
-
-// offered reports whether addr is leased by an offer: its block is not ours.
-func (c *core) offered(addr netip.Addr) bool {
-	for _, o := range c.handOver.offers {
-		if _, ok := o.addrs[addr]; ok {
-			return true
-		}
-	}
-	return false
 }

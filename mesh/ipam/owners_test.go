@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // chain returns three hosts of which the last, which was just started, does not
@@ -41,8 +42,8 @@ func TestClaimMeetsOwner(t *testing.T) {
 		t.Errorf("pending: %+v", s.Pending)
 	}
 	heard := false
-	b.spy = func(from, _ *wired, m Message) bool { // what it waits for then is said
-		if _, ok := m.Body.(Want); ok && from == h2 {
+	b.spy = func(from, _ *wired, m wire.Message) bool { // what it waits for then is said
+		if _, ok := m.Body.(wire.Want); ok && from == h2 {
 			want(t, "reason at the owner", h2.waits[tk], "asking host0 for 10.32.0.77")
 			heard = true
 		}

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // The grace protects against chance: whoever names the address of a dead
@@ -71,9 +73,9 @@ func TestStaleEntryInheritsNothing(t *testing.T) {
 	b.run(5 * time.Second) // host1's entry has it
 	h1.step(releaseEvent{Key: "b"})
 	b.deliver()
-	h0.core.lookAt(groupBase(addr))
+	h0.core.lookAt(wire.GroupBase(addr))
 	h0.step(claimEvent{Ticket: 901, Key: "c", Addr: addr})
-	h0.core.lookAt(groupBase(addr)) // by the entries two use it
+	h0.core.lookAt(wire.GroupBase(addr)) // by the entries two use it
 	h0.step(releaseEvent{Key: "c"})
 	want(t, "leases", len(h0.core.leased), 0)
 }
@@ -87,7 +89,7 @@ func TestLeasesOfTheGone(t *testing.T) {
 	b.run(time.Second)
 	want(t, "leases", len(h0.core.leased), 1)
 	b.cut = func(x, y *wired) bool { return x == h1 || y == h1 } // its hand-over was heard, its last Held was not
-	h0.step(messageEvent{h1.id, h1.core.pack(Held{UpTo: h1.core.lastOp()})})
+	h0.step(messageEvent{h1.id, h1.core.pack(wire.Held{UpTo: h1.core.lastOp()})})
 	gone := h0.peersEvent()
 	gone.Peers = slices.DeleteFunc(gone.Peers, func(p Peer) bool { return p.ID == h1.id })
 	for block := range h0.core.geo.Blocks() {
@@ -108,7 +110,7 @@ func TestNothingForWhoLeaves(t *testing.T) {
 	p := h0.core.peer(h1.id)
 	p.info.Leaving = true
 	blocks, leases := h0.core.ring.Count(h0.id), len(h0.core.leased)
-	h0.step(messageEvent{h1.id, h1.core.pack(Want{Op: h1.core.nextOp(), Subnet: netip.MustParsePrefix("10.32.0.0/28"), Key: "x"})})
+	h0.step(messageEvent{h1.id, h1.core.pack(wire.Want{Op: h1.core.nextOp(), Subnet: netip.MustParsePrefix("10.32.0.0/28"), Key: "x"})})
 	if h0.core.ring.Count(h0.id) != blocks || len(h0.core.leased) != leases {
 		t.Error("it was given something")
 	}

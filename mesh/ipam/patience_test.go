@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // reboot stops hosts and starts them without a mark, as a power cut does.
@@ -57,7 +59,7 @@ func TestMuteHost(t *testing.T) {
 	h0.cfg.Patience = patience
 	h0.start(nil)
 	deaf := true
-	b.spy = func(from, _ *wired, _ Message) bool { return !deaf || from != h1 }
+	b.spy = func(from, _ *wired, _ wire.Message) bool { return !deaf || from != h1 }
 	b.meet()
 	tk := h0.allocate("b", "")
 	b.run(5 * time.Second)
@@ -81,7 +83,7 @@ func TestMuteOwnerCounts(t *testing.T) {
 	h0.stop()
 	h0.proven, h0.cfg.Patience = false, 0
 	h0.start(nil)
-	b.spy = func(from, _ *wired, _ Message) bool { return from != h1 }
+	b.spy = func(from, _ *wired, _ wire.Message) bool { return from != h1 }
 	clear(h1.entries) // its disk has been full since its start: it says nothing at all
 	b.meet()
 	b.run(time.Minute)

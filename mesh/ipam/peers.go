@@ -6,31 +6,35 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/record"
+	"github.com/weftnet/weft/mesh/ipam/ring"
+	"github.com/weftnet/weft/mesh/ipam/space"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // peer is what is known of another host.
 type peer struct {
 	Peer
-	listed bool      // in the list of known peers
-	seen   bool      // was alive since we started
-	since  time.Time // when Alive changed, or we started
-	off    time.Time // when it was taken from the list; zero: it is there, or never was
-	had    []Run     // the blocks of one that left for good, while its last words are awaited; nil: they are not
+	listed bool       // in the list of known peers
+	seen   bool       // was alive since we started
+	since  time.Time  // when Alive changed, or we started
+	off    time.Time  // when it was taken from the list; zero: it is there, or never was
+	had    []ring.Run // the blocks of one that left for good, while its last words are awaited; nil: they are not
 
-	info     *Info                 // nil: none seen
-	groups   map[netip.Addr][]Item // what it last said it uses
-	raw      map[string][]byte     // the entries that these came from
-	alien    netip.Prefix          // the range of its messages, when it is another one
-	heard    bool                  // a message came since it is alive
-	garbled  bool                  // a message of it was not understood; logged
-	reminded bool                  // of --ipalloc-reclaim-after
+	info     *wire.Info                 // nil: none seen
+	groups   map[netip.Addr][]wire.Item // what it last said it uses
+	raw      map[string][]byte          // the entries that these came from
+	alien    netip.Prefix               // the range of its messages, when it is another one
+	heard    bool                       // a message came since it is alive
+	garbled  bool                       // a message of it was not understood; logged
+	reminded bool                       // of --ipalloc-reclaim-after
 
 	met      bool                // has finished an exchange, see sureness
 	greeted  bool                // has got a Digest since it is alive
 	asked    time.Time           // when it got the last one
 	exchange uint64              // of that
 	waited   time.Time           // since when an answer of it is owed; zero: none is
-	against  []Fence             // pending there with this host as the target
+	against  []wire.Fence        // pending there with this host as the target
 	dropped  map[netip.Addr]bool // addresses that its entries still have and that it told us to be free
 
 	wantOp uint64 // the highest op of its Wants
@@ -43,7 +47,7 @@ type peer struct {
 func (c *core) peer(id crypto.Identity) *peer {
 	p := c.peers[id]
 	if p == nil {
-		p = &peer{Peer: Peer{ID: id, Name: id.Name()}, since: c.now, groups: make(map[netip.Addr][]Item), dropped: make(map[netip.Addr]bool), raw: make(map[string][]byte)}
+		p = &peer{Peer: Peer{ID: id, Name: id.Name()}, since: c.now, groups: make(map[netip.Addr][]wire.Item), dropped: make(map[netip.Addr]bool), raw: make(map[string][]byte)}
 		c.peers[id] = p
 	}
 	return p
@@ -170,7 +174,7 @@ func (c *core) unlisted(p *peer) {
 		c.setGroup(p, base, nil)
 	}
 	if p.lastOp > 0 {
-		c.forget(&storedOp{Host: p.ID})
+		c.forget(&record.Op{Host: p.ID})
 	}
 	delete(c.peers, p.ID)
 }
@@ -180,7 +184,7 @@ func (c *core) unlisted(p *peer) {
 func (c *core) takesPart(p *peer) bool {
 	switch {
 	case p.info != nil:
-		return p.info.Role != RoleOff && p.info.Range == c.geo.Range()
+		return p.info.Role != wire.RoleOff && p.info.Range == c.geo.Range()
 	case p.alien.IsValid():
 		return false
 	case p.Alive && !p.heard && !c.hasTraces(p) && !c.now.Before(p.since.Add(meetGrace)):
@@ -256,8 +260,8 @@ func (c *core) mayHold(targets []crypto.Identity) []crypto.Identity {
 }
 
 // blocksOf returns the blocks that a host has, also under its name.
-func (c *core) blocksOf(id crypto.Identity) blockSet {
-	var blocks blockSet
+func (c *core) blocksOf(id crypto.Identity) space.BlockSet {
+	var blocks space.BlockSet
 	if c.ring == nil {
 		return blocks
 	}
@@ -285,7 +289,7 @@ func (c *core) alive(id crypto.Identity) bool {
 // resolve returns the host that an owner is. It returns false for a
 // placeholder whose host is not known.
 func (c *core) resolve(owner crypto.Identity) (crypto.Identity, bool) {
-	name, is := placeholderName(owner)
+	name, is := ring.PlaceholderName(owner)
 	if !is {
 		return owner, true
 	}
@@ -307,7 +311,7 @@ func (c *core) ownerOf(addr netip.Addr) (owner crypto.Identity, ok bool) {
 
 // title returns what people call a host.
 func (c *core) title(id crypto.Identity) string {
-	if name, is := placeholderName(id); is {
+	if name, is := ring.PlaceholderName(id); is {
 		return name.String()
 	}
 	if id == c.cfg.Self {

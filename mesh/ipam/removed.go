@@ -4,6 +4,9 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/record"
+	"github.com/weftnet/weft/mesh/ipam/ring"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // Who was removed is a number that only grows, so that hosts agree whatever
@@ -17,12 +20,12 @@ func (c *core) removed(id crypto.Identity) bool {
 }
 
 // removedPeers returns who was removed, and who came back after that.
-func (c *core) removedPeers() []Removed {
-	list := make([]Removed, 0, len(c.takeover.gone))
+func (c *core) removedPeers() []wire.Removed {
+	list := make([]wire.Removed, 0, len(c.takeover.gone))
 	for _, id := range sortedIDs(c.takeover.gone) {
 		list = append(list, c.takeover.gone[id].Removed)
 	}
-	return list[:min(len(list), maxPeers)]
+	return list[:min(len(list), wire.MaxPeers)]
 }
 
 // concerns reports whether it matters here what becomes of a host: it is or
@@ -38,7 +41,7 @@ func (c *core) concerns(id crypto.Identity) bool {
 }
 
 // learnRemoved takes over what another host knows of that.
-func (c *core) learnRemoved(list []Removed) {
+func (c *core) learnRemoved(list []wire.Removed) {
 	for _, r := range list {
 		if c.concerns(r.Peer) {
 			c.takeGone(r)
@@ -47,7 +50,7 @@ func (c *core) learnRemoved(list []Removed) {
 }
 
 // takeGone is learnRemoved of one host that matters here.
-func (c *core) takeGone(r Removed) {
+func (c *core) takeGone(r wire.Removed) {
 	c.takeover.init()
 	known := c.takeover.gone[r.Peer]
 	if r.Epoch <= known.Epoch {
@@ -120,7 +123,7 @@ func (c *core) forgetRemoved() {
 		if id == c.cfg.Self || named[id] || len(c.leasedTo[id]) > 0 || p != nil && (p.listed || c.now.Before(p.off.Add(forgetAfter))) {
 			continue
 		}
-		c.forget(&storedRemoved{Removed: Removed{Peer: id}})
+		c.forget(&record.Removed{Removed: wire.Removed{Peer: id}})
 		delete(k.gone, id)
 		if p != nil {
 			c.unlisted(p)
@@ -134,14 +137,14 @@ const expelAfter = time.Minute
 
 // expel makes the mesh forget a host that was removed.
 func (c *core) expel(id crypto.Identity) {
-	if _, unmet := placeholderName(id); !unmet && c.removed(id) && !c.alive(id) {
+	if _, unmet := ring.PlaceholderName(id); !unmet && c.removed(id) && !c.alive(id) {
 		c.out.Expels = append(c.out.Expels, id)
 	}
 }
 
 // setGone keeps that a host was removed or has come back.
-func (c *core) setGone(r Removed) {
-	s := storedRemoved{Removed: r, Name: r.Peer.Name()}
+func (c *core) setGone(r wire.Removed) {
+	s := record.Removed{Removed: r, Name: r.Peer.Name()}
 	if p := c.peers[r.Peer]; p != nil {
 		s.Name, s.Nickname = p.Name, p.Nickname
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 const (
@@ -183,7 +184,7 @@ func (c *core) askFor(r *request, to crypto.Identity) {
 	c.requests.asks[a.op] = a
 	c.peer(to).wanted = true
 	c.wakeAt(a.deadline)
-	w := Want{Op: a.op, Subnet: r.subnet, Addr: r.addr, Key: r.key, Label: r.label, Unsure: !c.sure()}
+	w := wire.Want{Op: a.op, Subnet: r.subnet, Addr: r.addr, Key: r.key, Label: r.label, Unsure: !c.sure()}
 	if r.kind == wantThis {
 		w.Subnet = c.geo.Range()
 	}

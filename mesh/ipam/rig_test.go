@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/ring"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // rig is a few cores wired by hand: every message takes a millisecond and
@@ -22,7 +24,7 @@ type rig struct {
 	flying []flight
 	// held sees each message first: what it returns true for waits in stopped
 	// until release.
-	held    func(from, to *node, b Body) bool
+	held    func(from, to *node, b wire.Body) bool
 	stopped []flight
 	tickets ticket
 }
@@ -211,7 +213,7 @@ func (r *rig) post(from, to *node, data []byte) {
 	}
 	f := flight{r.now.Add(time.Millisecond), from, to, data}
 	if r.held != nil {
-		m, err := ParseMessage(data)
+		m, err := wire.ParseMessage(data)
 		if err != nil {
 			r.t.Fatalf("%s sends what cannot be read: %v", from.name, err)
 		}
@@ -354,7 +356,7 @@ func (n *node) give(block int, to *node) {
 func (r *rig) same() {
 	r.t.Helper()
 	r.until("all have the same ring", func() bool {
-		var first *ring
+		var first *ring.Ring
 		for _, n := range r.nodes {
 			switch {
 			case !n.on:
@@ -362,7 +364,7 @@ func (r *rig) same() {
 				return false
 			case first == nil:
 				first = n.core.ring
-			case first.id != n.core.ring.id || first.Hash() != n.core.ring.Hash():
+			case first.ID() != n.core.ring.ID() || first.Hash() != n.core.ring.Hash():
 				return false
 			}
 		}

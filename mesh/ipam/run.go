@@ -9,6 +9,9 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/weftnet/weft/mesh/ipam/space"
+	"github.com/weftnet/weft/mesh/ipam/store"
 )
 
 const (
@@ -16,6 +19,15 @@ const (
 	storeAgain = time.Second // after a write failed
 	lostEvery  = time.Minute // between two lines about messages that were dropped
 )
+
+// database keeps values by key, like [store.Store]. Save is all or nothing, and
+// what it saved survives a power cut. Load returns copies. It is not safe for
+// concurrent use.
+type database interface {
+	Load() (map[string][]byte, error)
+	Save(batch []store.Write) error
+	Close() error
+}
 
 // Allocator is the address allocator of one host. All its methods are safe
 // for concurrent use.
@@ -36,7 +48,7 @@ type Allocator struct {
 
 	// Owned by Run.
 
-	store   store
+	store   database
 	damage  string // what happened to the database before; empty: nothing
 	core    *core  // nil after a write failed, until it is loaded again
 	failure error  // of that write
@@ -56,29 +68,29 @@ type Allocator struct {
 	lostAt  time.Time          // when some last were logged
 }
 
-// Open opens the database. It fails with [ErrHeld] when another process has
-// it open, and on a range or subnet that is none. A database that is damaged
+// Open opens the database. It fails with [store.ErrHeld] when another process
+// has it open, and on a range or subnet that is none. A database that is damaged
 // is set aside and another one begun, as [Status] says. Then [Allocator.Run]
 // must be called, which closes it.
 func Open(cfg Config) (*Allocator, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s, err := openStore(cfg.Path, cfg.Mark, cfg.Log)
+	s, err := store.Open(cfg.Path, cfg.Mark, cfg.Log)
 	if err != nil {
 		return nil, err
 	}
-	a, err := open(cfg, s, s.proven)
+	a, err := open(cfg, s, s.Proven())
 	if err != nil {
-		return nil, errors.Join(err, s.close())
+		return nil, errors.Join(err, s.Close())
 	}
-	a.damage = s.damage
+	a.damage = s.Damage()
 	return a, nil
 }
 
 // open makes an allocator with any store.
-func open(cfg Config, s store, proven bool) (*Allocator, error) {
-	geo, err := newGeometry(cfg.Range)
+func open(cfg Config, s database, proven bool) (*Allocator, error) {
+	geo, err := space.NewGeometry(cfg.Range)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +114,7 @@ func open(cfg Config, s store, proven bool) (*Allocator, error) {
 
 // load makes the core from the store.
 func (a *Allocator) load() error {
-	stored, err := a.store.load()
+	stored, err := a.store.Load()
 	if err != nil {
 		return err
 	}
@@ -150,7 +162,7 @@ func (a *Allocator) end() {
 	for _, t := range sortedKeys(a.open, compareTicket) {
 		a.open[t].answer(result{Err: ErrClosed})
 	}
-	if err := a.store.close(); err != nil {
+	if err := a.store.Close(); err != nil {
 		a.log.Error("address database not closed", "err", err)
 	}
 }
@@ -178,7 +190,7 @@ func (a *Allocator) round(now time.Time, in inbox) {
 	}
 	a.step(now, in)
 	out := a.core.take()
-	if err := a.store.save(out.Writes); err != nil {
+	if err := a.store.Save(out.Writes); err != nil {
 		a.failed(now, in, err)
 		return
 	}

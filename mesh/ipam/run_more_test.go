@@ -12,13 +12,15 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/store"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // A request that is cancelled while it is being written gives back what it
 // got.
 func TestRunCancelWhileWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWire()
+		w := newCable()
 		disk := newSharedStore()
 		e := w.plug(t, 1, disk, nil)
 		w.meet()
@@ -37,8 +39,8 @@ func TestRunCancelWhileWritten(t *testing.T) {
 		} {
 			ctx, cancel := context.WithCancel(t.Context())
 			disk.change(func(m *memoryStore) {
-				m.lose = func(w write) bool {
-					if strings.HasPrefix(w.Key, keyLocals) {
+				m.lose = func(w store.Write) bool {
+					if strings.HasPrefix(w.Key, "l/") {
 						cancel()
 					}
 					return false
@@ -59,7 +61,7 @@ func TestRunCancelWhileWritten(t *testing.T) {
 func TestRunRemoveAndHandOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
-		w := newWire()
+		w := newCable()
 		a, b := w.plug(t, 1, newMemoryStore(), nil), w.plug(t, 2, newMemoryStore(), nil)
 		w.meet()
 		a.adopt(t)
@@ -95,8 +97,8 @@ func TestRunRemoveAndHandOver(t *testing.T) {
 
 // count returns how many entries are put.
 func (e *end) count() int {
-	e.wire.mu.Lock()
-	defer e.wire.mu.Unlock()
+	e.cable.mu.Lock()
+	defer e.cable.mu.Unlock()
 	return len(e.entries)
 }
 
@@ -108,7 +110,7 @@ func (stubborn) Put(string, []byte) error { return errors.New("too many entries"
 func TestRunEntries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
-		w := newWire()
+		w := newCable()
 		disk := newSharedStore()
 		e := w.plug(t, 1, disk, nil)
 		w.meet()
@@ -142,7 +144,7 @@ func TestRunEntries(t *testing.T) {
 		}
 		e.stop()
 
-		w = newWire()
+		w = newCable()
 		other := w.plug(t, 3, newMemoryStore(), func(c *Config) { c.Net = stubborn{} })
 		w.meet()
 		other.adopt(t)
@@ -158,7 +160,7 @@ func TestRunTargets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var targets atomic.Int64
 		targets.Store(2)
-		w := newWire()
+		w := newCable()
 		e := w.plug(t, 1, newMemoryStore(), func(c *Config) { c.Targets = func() int { return int(targets.Load()) } })
 		w.meet()
 		e.adopt(t)
@@ -182,7 +184,7 @@ func TestRunTargets(t *testing.T) {
 func TestDeskDropsMessages(t *testing.T) {
 	d := newDesk()
 	for i := range maxWaiting + 3 {
-		d.receive(identity(byte(i/maxFromOne)), []byte{MessageByte})
+		d.receive(identity(byte(i/maxFromOne)), []byte{wire.MessageByte})
 	}
 	total := 0
 	for lost := 0; ; {

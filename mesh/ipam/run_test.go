@@ -13,11 +13,13 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/weftnet/weft/mesh/ipam/store"
 )
 
 func TestRunSingle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWire()
+		w := newCable()
 		disk := newMemoryStore()
 		e := w.plug(t, 1, disk, nil)
 		var reasons []string
@@ -75,7 +77,7 @@ func TestRunSingle(t *testing.T) {
 
 func TestRunCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWire()
+		w := newCable()
 		e := w.plug(t, 1, newMemoryStore(), func(c *Config) { c.Range = netip.MustParsePrefix("10.32.0.0/30") })
 		w.meet()
 		e.adopt(t)
@@ -113,7 +115,7 @@ func TestRunCancel(t *testing.T) {
 func TestRunDiskFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
-		w := newWire()
+		w := newCable()
 		disk := newSharedStore()
 		e := w.plug(t, 1, disk, func(c *Config) { c.Range = netip.MustParsePrefix("10.32.0.0/30") })
 		w.meet()
@@ -171,7 +173,7 @@ func TestRunDiskFull(t *testing.T) {
 
 func TestRunTwo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWire()
+		w := newCable()
 		a, b := w.plug(t, 1, newMemoryStore(), nil), w.plug(t, 2, newMemoryStore(), nil)
 		w.meet()
 		a.adopt(t)
@@ -211,8 +213,8 @@ func TestRunTwo(t *testing.T) {
 // second process is kept out, and a damaged file is told of.
 func TestOpenRealStore(t *testing.T) {
 	dir := t.TempDir()
-	w := newWire()
-	e := &end{wire: w, id: identity(1), entries: make(map[string][]byte)}
+	w := newCable()
+	e := &end{cable: w, id: identity(1), entries: make(map[string][]byte)}
 	cfg := Config{
 		Self: e.id, Name: e.id.Name(), Range: netip.MustParsePrefix("10.32.0.0/16"), New: true, Net: e,
 		Path: filepath.Join(dir, "ipam.db"), Mark: filepath.Join(dir, "ipam.mark"), Log: testLog(t),
@@ -234,7 +236,7 @@ func TestOpenRealStore(t *testing.T) {
 		}
 	}
 	a, stop := run()
-	if _, err := Open(cfg); !errors.Is(err, ErrHeld) {
+	if _, err := Open(cfg); !errors.Is(err, store.ErrHeld) {
 		t.Errorf("a second one: %v", err)
 	}
 	if err := a.Adopt(t.Context(), nil); err != nil {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/ring"
 )
 
 // heal ends every fault: everybody is reached, no letter is lost, disks have
@@ -41,7 +42,7 @@ func (w *world) clear() {
 		if p.left && slices.ContainsFunc(w.hosts, func(h *host) bool { return missed(h, p) }) {
 			ids = append(ids, p.id)
 		}
-		seed := placeholder(p.name) // it left before it took its share
+		seed := ring.Placeholder(p.name) // it left before it took its share
 		if p.left && slices.ContainsFunc(w.hosts, func(h *host) bool {
 			return h.core != nil && h.core.ring != nil && h.core.ring.Count(seed) > 0
 		}) {
@@ -89,8 +90,8 @@ func (w *world) auditRings() {
 			}
 		case first == nil:
 			first = h
-		case h.core.ring.id != first.core.ring.id && w.rings:
-		case h.core.ring.id != first.core.ring.id:
+		case h.core.ring.ID() != first.core.ring.ID() && w.rings:
+		case h.core.ring.ID() != first.core.ring.ID():
 			w.fail(0, "%s and %s have different rings", first.nick, h.nick)
 		case h.core.ring.Hash() != first.core.ring.Hash():
 			for b := range w.geo.Blocks() {

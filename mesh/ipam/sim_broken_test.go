@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weftnet/weft/mesh/ipam/store"
 )
 
 // TestSimNotices breaks the machine on purpose, one thing at a time: the
@@ -31,10 +33,10 @@ func TestSimNotices(t *testing.T) {
 		}},
 		{"leases are not written", func(r *rules) {
 			r.space, r.narrow = netip.MustParsePrefix("10.32.0.0/16"), 0.9
-			r.loseWrite = func(_ *disk, x write) bool { return strings.HasPrefix(x.Key, "x/") && x.Value != nil }
+			r.loseWrite = func(_ *disk, x store.Write) bool { return strings.HasPrefix(x.Key, "x/") && x.Value != nil }
 		}},
 		{"blocks that are given away are not written", func(r *rules) {
-			r.loseWrite = func(d *disk, x write) bool {
+			r.loseWrite = func(d *disk, x store.Write) bool {
 				_, known := d.now[x.Key]
 				return known && strings.HasPrefix(x.Key, "b/")
 			}

@@ -3,6 +3,8 @@ package ipam
 import (
 	"errors"
 	"maps"
+
+	"github.com/weftnet/weft/mesh/ipam/store"
 )
 
 // disk is what a host's database is to a core: a map that changes by batches,
@@ -10,10 +12,10 @@ import (
 // not survive a reboot.
 type disk struct {
 	now   map[string][]byte
-	past  [][]write // every batch ever written to this database
-	marks int       // len(past) as the mark says; -1: no mark
-	fails int       // so many of the next saves fail
-	lose  func(*disk, write) bool
+	past  [][]store.Write // every batch ever written to this database
+	marks int             // len(past) as the mark says; -1: no mark
+	fails int             // so many of the next saves fail
+	lose  func(*disk, store.Write) bool
 }
 
 var errDiskFull = errors.New("save: no space left on device")
@@ -21,7 +23,7 @@ var errDiskFull = errors.New("save: no space left on device")
 func newDisk() disk { return disk{now: make(map[string][]byte), marks: -1} }
 
 // save writes a batch, without the mark.
-func (d *disk) save(batch []write) error {
+func (d *disk) save(batch []store.Write) error {
 	if len(batch) == 0 {
 		return nil
 	}
@@ -30,7 +32,7 @@ func (d *disk) save(batch []write) error {
 		return errDiskFull
 	}
 	if d.lose != nil {
-		var kept []write
+		var kept []store.Write
 		for _, x := range batch {
 			if !d.lose(d, x) {
 				kept = append(kept, x)
@@ -67,7 +69,7 @@ func (d *disk) reboot() { d.marks = -1 }
 // wipe makes it a new disk: another database, so that the mark means nothing.
 func (d *disk) wipe() { *d = disk{now: make(map[string][]byte), marks: -1, lose: d.lose} }
 
-func apply(to map[string][]byte, batch []write) {
+func apply(to map[string][]byte, batch []store.Write) {
 	for _, x := range batch {
 		if x.Value == nil {
 			delete(to, x.Key)

@@ -4,6 +4,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/weftnet/weft/mesh/ipam/space"
 )
 
 // act is one operation: something that a user or fate does.
@@ -323,7 +325,7 @@ func (h *host) leave() {
 			to.floor = len(to.disk.past)
 		}
 		h.stop("it leaves")
-		h.left, h.advert, h.mine, h.dead = true, gone, blockSet{}, nil
+		h.left, h.advert, h.mine, h.dead = true, gone, space.BlockSet{}, nil
 		for _, g := range w.hosts {
 			if g != h && !w.net.cut[h.n][g.n] {
 				w.after(w.between(10*time.Millisecond, time.Second), func() { w.net.hear(g, h.n, gone) })

@@ -18,8 +18,8 @@ type history struct {
 	ops   []porcupine.Operation
 }
 
-// record is one request from its beginning. It is nil when there is no history.
-type record struct {
+// operation is one request from its beginning. It is nil when there is no history.
+type operation struct {
 	key  string
 	call int64
 }
@@ -45,11 +45,11 @@ func (l *history) tick() int64 {
 	return l.clock
 }
 
-func (l *history) begin(w *world, p *pod) *record {
+func (l *history) begin(w *world, p *pod) *operation {
 	if !w.history {
 		return nil
 	}
-	return &record{p.key, l.tick()}
+	return &operation{p.key, l.tick()}
 }
 
 func (l *history) add(call, end int64, in input) {
@@ -59,13 +59,13 @@ func (l *history) add(call, end int64, in input) {
 // lost is the time at which something ends that nobody heard the end of.
 const lost = math.MaxInt64
 
-func (r *record) allocated(w *world, res result) {
+func (r *operation) allocated(w *world, res result) {
 	if r != nil && res.Err == nil {
 		w.log.add(r.call, w.log.tick(), input{res.Addr.Addr(), verbTake, r.key})
 	}
 }
 
-func (r *record) claimed(w *world, addr netip.Addr, res result) {
+func (r *operation) claimed(w *world, addr netip.Addr, res result) {
 	if r == nil || !w.space.Contains(addr) {
 		return
 	}
@@ -82,7 +82,7 @@ func (r *record) claimed(w *world, addr netip.Addr, res result) {
 	}
 }
 
-func (r *record) released(w *world, addrs []netip.Addr, res result) {
+func (r *operation) released(w *world, addrs []netip.Addr, res result) {
 	if r == nil || errors.Is(res.Err, errDiskFull) { // it is asked again
 		return
 	}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/ring"
+	"github.com/weftnet/weft/mesh/ipam/space"
 )
 
 // host is a machine with a daemon and containers. The machine's disk and what
@@ -64,9 +66,9 @@ type host struct {
 	dirty    bool      // entries are to be handed to the core
 	met      bool      // peers are to be handed to the core
 
-	mine blockSet // the blocks that are ours by what was last persisted
-	ring RingID
-	regs []Register
+	mine space.BlockSet // the blocks that are ours by what was last persisted
+	ring ring.ID
+	regs []ring.Register
 	hash uint64
 }
 

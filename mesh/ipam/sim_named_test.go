@@ -222,7 +222,7 @@ func conflicting(hosts ...*host) func() bool {
 func oneRing(hosts ...*host) func() bool {
 	return func() bool {
 		for _, h := range hosts {
-			if h.core.ring == nil || hosts[0].core.ring == nil || h.core.ring.id != hosts[0].core.ring.id {
+			if h.core.ring == nil || hosts[0].core.ring == nil || h.core.ring.ID() != hosts[0].core.ring.ID() {
 				return false
 			}
 		}

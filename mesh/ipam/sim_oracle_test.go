@@ -5,6 +5,9 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/weftnet/weft/mesh/ipam/ring"
+	"github.com/weftnet/weft/mesh/ipam/space"
 )
 
 // oracle sees all hosts at once. It is told what changes, so that its cost
@@ -19,15 +22,15 @@ type oracle struct {
 	// switched off: they may be given to somebody else, and the host may use
 	// them again when it is back, if nobody ever heard that it did.
 	excused map[netip.Addr]bool
-	ring    RingID     // the only one, in a run that has only one
-	regs    []Register // the newest of each block that anybody persisted
+	ring    ring.ID         // the only one, in a run that has only one
+	regs    []ring.Register // the newest of each block that anybody persisted
 }
 
 func (o *oracle) init(w *world) {
 	o.w = w
 	o.users = make(map[netip.Addr][]*pod)
 	o.excused = make(map[netip.Addr]bool)
-	o.regs = make([]Register, w.geo.Blocks())
+	o.regs = make([]ring.Register, w.geo.Blocks())
 }
 
 // take is called when a pod begins to use an address.
@@ -63,9 +66,9 @@ func (o *oracle) saved(h *host) {
 	if c.ring == nil {
 		return
 	}
-	if h.ring != c.ring.id {
-		h.ring, h.hash, h.regs = c.ring.id, 0, make([]Register, o.w.geo.Blocks())
-		h.mine = blockSet{}
+	if h.ring != c.ring.ID() {
+		h.ring, h.hash, h.regs = c.ring.ID(), 0, make([]ring.Register, o.w.geo.Blocks())
+		h.mine = space.BlockSet{}
 		switch {
 		case o.ring.IsZero():
 			o.ring = h.ring
@@ -104,7 +107,7 @@ func (o *oracle) compare(h *host) {
 }
 
 // alone checks that nobody but h thinks to own blocks.
-func (o *oracle) alone(h *host, blocks blockSet) {
+func (o *oracle) alone(h *host, blocks space.BlockSet) {
 	if blocks.Empty() || o.w.force || h.stale != "" {
 		return
 	}
@@ -124,13 +127,13 @@ func (o *oracle) alone(h *host, blocks blockSet) {
 // forget is called when a host's disk is replaced by an older one: what only
 // that disk knew never was.
 func (o *oracle) forget(h *host) {
-	h.ring, h.hash, h.regs, h.mine = RingID{}, 0, nil, blockSet{}
+	h.ring, h.hash, h.regs, h.mine = ring.ID{}, 0, nil, space.BlockSet{}
 	clear(o.regs)
-	o.ring = RingID{}
+	o.ring = ring.ID{}
 	for _, g := range o.w.hosts {
 		r := g.rings()
 		if r != nil {
-			o.ring = r.id
+			o.ring = r.ID()
 		}
 		for b := range o.regs {
 			if r != nil && r.Register(b).Beats(o.regs[b]) {
@@ -141,7 +144,7 @@ func (o *oracle) forget(h *host) {
 }
 
 // rings returns the ring that the host has, or would have if it were started.
-func (h *host) rings() *ring {
+func (h *host) rings() *ring.Ring {
 	if h.left {
 		return nil
 	}
@@ -164,7 +167,7 @@ func (h *host) probe() *core {
 	return c
 }
 
-func (o *oracle) register(r Register) string {
+func (o *oracle) register(r ring.Register) string {
 	return fmt.Sprintf("owner %s, giver %s, epoch %d, version %d", o.w.title(r.Owner), o.w.title(r.Giver), r.Epoch, r.Version)
 }
 
@@ -208,7 +211,7 @@ func (w *world) title(id [32]byte) string {
 	if h := w.byID[id]; h != nil {
 		return h.nick
 	}
-	if name, ok := placeholderName(id); ok {
+	if name, ok := ring.PlaceholderName(id); ok {
 		return "seed " + name.String()
 	}
 	return fmt.Sprintf("%x", id[:4])

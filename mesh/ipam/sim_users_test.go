@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/weftnet/weft/mesh/ipam/space"
 )
 
 // pod is a container, from the begin of its first attach to its end. Whoever
@@ -211,7 +213,7 @@ func (p *pod) refused(what string, err error) {
 }
 
 // release frees addresses of a pod; what is used ends before it is said.
-func (p *pod) release(op *record, addrs []netip.Addr) {
+func (p *pod) release(op *operation, addrs []netip.Addr) {
 	w, h := p.h.w, p.h
 	if !h.on {
 		return
@@ -231,7 +233,7 @@ func (p *pod) release(op *record, addrs []netip.Addr) {
 }
 
 // releaseAgain is what the user does when the disk was full.
-func (p *pod) releaseAgain(op *record, addrs []netip.Addr) {
+func (p *pod) releaseAgain(op *operation, addrs []netip.Addr) {
 	life := p.h.life
 	p.h.w.after(p.h.w.between(time.Second, 10*time.Second), func() {
 		switch {
@@ -395,7 +397,7 @@ func (w *world) someSubnet() netip.Prefix {
 	host := w.space.Addr().BitLen() - w.space.Bits()
 	choice := w.rnd.IntN(6)
 	size := min([]int{3, 3, 4, 5, 6, 8}[choice], host)
-	addr := w.geo.addr(toNum(w.space.Masked().Addr()).add(num{lo: uint64(choice*7919) % (1 << min(host, 24))}))
+	addr := w.geo.Addr(space.NumOf(w.space.Masked().Addr()).Add(space.Num{Lo: uint64(choice*7919) % (1 << min(host, 24))}))
 	return netip.PrefixFrom(addr, addr.BitLen()-size).Masked()
 }
 
@@ -408,7 +410,7 @@ func (w *world) someAddr() netip.Addr {
 	s := w.someSubnet()
 	for {
 		n := uint64(w.rnd.IntN(1 << min(s.Addr().BitLen()-s.Bits(), 6)))
-		if a := w.geo.addr(toNum(s.Addr()).add(num{lo: n})); !w.geo.Reserved(a, s) && !w.geo.Reserved(a, w.space) {
+		if a := w.geo.Addr(space.NumOf(s.Addr()).Add(space.Num{Lo: n})); !w.geo.Reserved(a, s) && !w.geo.Reserved(a, w.space) {
 			return a
 		}
 	}

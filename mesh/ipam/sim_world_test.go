@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/space"
+	"github.com/weftnet/weft/mesh/ipam/store"
 )
 
 // rules say what a world is like. Everything else follows from the seed.
@@ -39,12 +41,12 @@ type rules struct {
 
 	// What is broken on purpose.
 	sabotage  sabotage
-	loseWrite func(*disk, write) bool // these never reach the disk
-	onStart   func(h *host)           // after newCore
-	noClock   bool                    // clocks do not jump
-	script    func(w *world)          // instead of random operations
-	names     func(n int) []int       // targets of host n by number, nil: all of the first hosts
-	tweak     func(n int) coreTweak   // nil: none
+	loseWrite func(*disk, store.Write) bool // these never reach the disk
+	onStart   func(h *host)                 // after newCore
+	noClock   bool                          // clocks do not jump
+	script    func(w *world)                // instead of random operations
+	names     func(n int) []int             // targets of host n by number, nil: all of the first hosts
+	tweak     func(n int) coreTweak         // nil: none
 }
 
 // coreTweak is what hosts may have different from each other.
@@ -58,7 +60,7 @@ type coreTweak struct {
 type world struct {
 	rules
 	rnd   *rand.Rand
-	geo   Geometry
+	geo   space.Geometry
 	now   time.Duration // since the beginning; hosts have clocks of their own
 	agent timetable
 	hosts []*host // in order of creation, also those that are gone
@@ -92,7 +94,7 @@ type line struct {
 func epoch() time.Time { return time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC) }
 
 func newWorld(r rules) *world {
-	geo, err := newGeometry(r.space)
+	geo, err := space.NewGeometry(r.space)
 	if err != nil {
 		panic(err)
 	}

@@ -4,10 +4,11 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/ring"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // Status is what people are told of the address space. It is immutable.
@@ -17,9 +18,9 @@ type Status struct {
 	// by unreachable peers - use 'rmpeer' if they are dead".
 	State         string
 	Range, Subnet netip.Prefix
-	RangeIPs      uint64 // saturates
-	Active        uint64 // addresses that containers of this host have
-	Ring          RingID // zero: not divided yet
+	RangeIPs      uint64  // saturates
+	Active        uint64  // addresses that containers of this host have
+	Ring          ring.ID // zero: not divided yet
 	Shares        []Share
 	Pending       []Pending   // the oldest first
 	Duplicates    []Duplicate // by address
@@ -68,10 +69,6 @@ type Holder struct {
 	Host  string // as people call it
 	Label string
 }
-
-// IsEntry reports whether an entry of the mesh is one of this package, see
-// [Entry].
-func IsEntry(key string) bool { return key == EntryInfo || strings.HasPrefix(key, entryAttached) }
 
 // status describes the core.
 func (c *core) status() *Status {
@@ -150,7 +147,7 @@ func (c *core) shares() []Share {
 		list[i].Version = max(list[i].Version, reg.Version)
 	}
 	for i := range list {
-		list[i].IPs = c.geo.ipsIn(list[i].Blocks)
+		list[i].IPs = c.geo.IPsIn(list[i].Blocks)
 	}
 	slices.SortStableFunc(list, func(a, b Share) int {
 		if a.Self != b.Self {
@@ -165,7 +162,7 @@ func (c *core) shares() []Share {
 }
 
 func (c *core) share(owner crypto.Identity) Share {
-	name, _ := placeholderName(owner)
+	name, _ := ring.PlaceholderName(owner)
 	h := Share{Owner: owner, Name: name, Active: -1}
 	id, ok := c.resolve(owner)
 	if !ok {
@@ -230,7 +227,7 @@ func (c *core) labelOf(id crypto.Identity, addr netip.Addr) string {
 		return c.local[addr].Label
 	}
 	if p := c.peers[id]; p != nil {
-		base := groupBase(addr)
+		base := wire.GroupBase(addr)
 		for _, item := range p.groups[base] {
 			if offset(base, item.Offset) == addr {
 				return item.Label

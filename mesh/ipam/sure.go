@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/ring"
+	"github.com/weftnet/weft/mesh/ipam/space"
 )
 
 const (
@@ -41,12 +43,12 @@ type sureness struct {
 	adopted  bool // what was found attached at the start is known, or need not be
 	told     bool // that space is given at risk; logged
 
-	fresh  blockSet  // blocks that were given to us since the start: known though unproven
-	lonely time.Time // since when nobody is alive; zero: somebody is
-	alone  bool      // nobody was for meetGrace
-	begun  time.Time // when this start, or the doubt, began
-	bold   bool      // unproven, and those who are missing are waited for no more
-	look   bool      // something of peers changed
+	fresh  space.BlockSet // blocks that were given to us since the start: known though unproven
+	lonely time.Time      // since when nobody is alive; zero: somebody is
+	alone  bool           // nobody was for meetGrace
+	begun  time.Time      // when this start, or the doubt, began
+	bold   bool           // unproven, and those who are missing are waited for no more
+	look   bool           // something of peers changed
 
 	// Numbers of exchanges. They begin anywhere, so that an answer to a former
 	// start is none to this one. Answers to those from first on count.
@@ -80,7 +82,7 @@ func (c *core) setUnsure(why string) {
 		p.met, p.asked, p.waited = false, time.Time{}, time.Time{}
 	}
 	s.begun, s.bold = c.now, false
-	s.fresh, s.first = blockSet{}, s.last+1
+	s.fresh, s.first = space.BlockSet{}, s.last+1
 	if s.unproven {
 		return
 	}
@@ -139,9 +141,9 @@ func (c *core) sure() bool {
 }
 
 // own returns the blocks that addresses may be taken from now.
-func (c *core) own() blockSet {
+func (c *core) own() space.BlockSet {
 	if c.ring == nil || c.halted() != "" {
-		return blockSet{}
+		return space.BlockSet{}
 	}
 	owned := c.ring.Owned(c.cfg.Self)
 	if !c.sure() {
@@ -313,7 +315,7 @@ func (c *core) exchange(p *peer) {
 // exchanged is called with each State that answers a Digest of ours, after
 // everything in it was taken over. It counts if both have one ring now, or
 // rings that stay apart; a host that has no ring yet is asked again when it has.
-func (c *core) exchanged(p *peer, re uint64, ring RingID) {
+func (c *core) exchanged(p *peer, re uint64, ring ring.ID) {
 	s := &c.sureness
 	p.waited = time.Time{}
 	if re < s.first || re > s.last || (c.ring == nil) != ring.IsZero() {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 func TestOutOfContactComparesFirst(t *testing.T) {
@@ -18,7 +19,7 @@ func TestOutOfContactComparesFirst(t *testing.T) {
 	// Alone: goes on at once.
 	want(t, "alone", h1.answers[h1.allocate("b", "")].Addr.IsValid(), true)
 	b.cut = nil
-	b.spy = func(_, _ *wired, m Message) bool { _, ok := m.Body.(State); return !ok }
+	b.spy = func(_, _ *wired, m wire.Message) bool { _, ok := m.Body.(wire.State); return !ok }
 	b.meet()
 	waits := h1.allocate("c", "")
 	b.run(3 * time.Second)
@@ -99,7 +100,7 @@ func TestLostDatabase(t *testing.T) {
 	h0.start(map[string]Found{"a": {"box a", []netip.Addr{netip.MustParseAddr("10.32.0.1")}}})
 	b.meet()
 	b.run(3 * time.Second)
-	want(t, "ring", h0.core.ring.id, h1.core.ring.id)
+	want(t, "ring", h0.core.ring.ID(), h1.core.ring.ID())
 	want(t, "next", h0.got(h0.allocate("c", subnet)), "10.32.0.3/28")
 	err := h1.failed(h1.claim("x", "10.32.0.1"))
 	wantText(t, "found", err.Error(), "box a of host0")
@@ -167,7 +168,7 @@ func TestFenceAgainstUs(t *testing.T) {
 	b.cut = func(_, _ *wired) bool { return true }
 	b.meet()
 	stranger := crypto.Identity{99}
-	h1.core.putFence(Fence{Target: h0.id, Initiator: stranger, Epoch: 8})
+	h1.core.putFence(wire.Fence{Target: h0.id, Initiator: stranger, Epoch: 8})
 	b.cut = nil
 	b.meet()
 	b.run(2 * time.Second)
@@ -175,7 +176,7 @@ func TestFenceAgainstUs(t *testing.T) {
 	waits := h0.allocate("b", "")
 	b.run(4 * time.Second)
 	wantText(t, "reason", h0.waiting(waits), "is taking over the space of this host")
-	h1.core.dropFence(Fence{Target: h0.id, Initiator: stranger})
+	h1.core.dropFence(wire.Fence{Target: h0.id, Initiator: stranger})
 	b.run(2 * time.Second)
 	h0.got(waits)
 }

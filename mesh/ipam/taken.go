@@ -8,23 +8,26 @@ import (
 	"strings"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/ring"
+	"github.com/weftnet/weft/mesh/ipam/space"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // finishTakeover makes the targets' blocks ours, with all that is used in them, and
 // tells everybody.
 func (c *core) finishTakeover(r *removal, a *attempt) []Taken {
 	c.takeover.attempt = nil
-	var taken blockSet
+	var taken space.BlockSet
 	for _, id := range a.targets {
 		blocks := c.blocksOf(id)
 		taken.Or(&blocks)
-		r.taken[id] = Taken{Peer: id, IPs: c.geo.ipsIn(blocks.Len())}
+		r.taken[id] = Taken{Peer: id, IPs: c.geo.IPsIn(blocks.Len())}
 		for block := range blocks.All() {
 			reg, epoch := c.ring.Register(block), a.epoch
 			if reg.Epoch >= epoch { // of a takeover by force that we heard of meanwhile
 				epoch = reg.Epoch + 2
 			}
-			c.setRegister(block, Register{Owner: c.cfg.Self, Giver: c.cfg.Self, Epoch: epoch, Version: reg.Version + 1})
+			c.setRegister(block, ring.Register{Owner: c.cfg.Self, Giver: c.cfg.Self, Epoch: epoch, Version: reg.Version + 1})
 		}
 	}
 	c.keepUsed(a, &taken)
@@ -33,12 +36,12 @@ func (c *core) finishTakeover(r *removal, a *attempt) []Taken {
 		c.sureness.fresh.Or(&taken)
 	}
 	for _, id := range a.targets {
-		c.dropFence(Fence{Target: id, Initiator: c.cfg.Self})
-		c.takeGone(Removed{id, a.epoch})
+		c.dropFence(wire.Fence{Target: id, Initiator: c.cfg.Self})
+		c.takeGone(wire.Removed{Peer: id, Epoch: a.epoch})
 		c.expel(id)
 		c.logf(slog.LevelInfo, "space taken over", "peer", c.title(id), "ips", r.taken[id].IPs)
 	}
-	over := FenceOver{Op: a.op, Targets: a.targets, Epoch: a.epoch, Taken: true}
+	over := wire.FenceOver{Op: a.op, Targets: a.targets, Epoch: a.epoch, Taken: true}
 	if c.ring != nil {
 		over.Runs = c.ring.AllRuns()
 	}
@@ -52,8 +55,8 @@ func (c *core) finishTakeover(r *removal, a *attempt) []Taken {
 // keepUsed makes leases of the addresses that are used in blocks that were
 // taken: first what its holders said themselves, then what was last known of
 // those who could not be asked.
-func (c *core) keepUsed(a *attempt, taken *blockSet) {
-	lease := func(host crypto.Identity, l Lease) {
+func (c *core) keepUsed(a *attempt, taken *space.BlockSet) {
+	lease := func(host crypto.Identity, l wire.Lease) {
 		block, ok := c.geo.Block(l.Addr)
 		if !ok || !taken.Has(block) || host == c.cfg.Self {
 			return
@@ -72,7 +75,7 @@ func (c *core) keepUsed(a *attempt, taken *blockSet) {
 	}
 	for _, id := range sortedIDs(a.promises) {
 		for _, g := range a.promises[id].Attached {
-			lease(g.Host, Lease{Addr: g.Addr, Key: g.Key, Label: g.Label})
+			lease(g.Host, wire.Lease{Addr: g.Addr, Key: g.Key, Label: g.Label})
 		}
 	}
 	for _, id := range sortedIDs(c.peers) {
@@ -137,8 +140,8 @@ func (c *core) freedNothing(r *removal) error {
 }
 
 // attachedOf returns what the given hosts last said that they use.
-func (c *core) attachedOf(ids []crypto.Identity) []Granted {
-	var list []Granted
+func (c *core) attachedOf(ids []crypto.Identity) []wire.Granted {
+	var list []wire.Granted
 	for _, id := range ids {
 		p := c.peers[id]
 		if p == nil {
@@ -146,8 +149,8 @@ func (c *core) attachedOf(ids []crypto.Identity) []Granted {
 		}
 		for _, base := range sortedAddrs(p.groups) {
 			for _, item := range p.groups[base] {
-				if addr := offset(base, item.Offset); c.geo.Contains(addr) && len(list) < maxAddresses {
-					list = append(list, Granted{Host: id, Lease: Lease{Addr: addr, Label: item.Label}})
+				if addr := offset(base, item.Offset); c.geo.Contains(addr) && len(list) < wire.MaxAddresses {
+					list = append(list, wire.Granted{Host: id, Lease: wire.Lease{Addr: addr, Label: item.Label}})
 				}
 			}
 		}
@@ -157,17 +160,17 @@ func (c *core) attachedOf(ids []crypto.Identity) []Granted {
 
 // heldElsewhere returns all addresses of ours in blocks that are not ours:
 // who asks may see another owner than we do.
-func (c *core) heldElsewhere() []Lease {
-	var list []Lease
+func (c *core) heldElsewhere() []wire.Lease {
+	var list []wire.Lease
 	for _, block := range slices.Sorted(maps.Keys(c.localIn)) {
 		if c.ring != nil && c.ring.Owner(block) == c.cfg.Self {
 			continue
 		}
 		for _, addr := range c.localIn.sorted(block) {
 			h := c.local[addr]
-			list = append(list, Lease{Addr: addr, Op: h.Op, Key: h.Key, Label: h.Label})
+			list = append(list, wire.Lease{Addr: addr, Op: h.Op, Key: h.Key, Label: h.Label})
 		}
 	}
-	slices.SortFunc(list, func(a, b Lease) int { return a.Addr.Compare(b.Addr) })
+	slices.SortFunc(list, func(a, b wire.Lease) int { return a.Addr.Compare(b.Addr) })
 	return list
 }

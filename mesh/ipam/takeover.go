@@ -7,6 +7,9 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/record"
+	"github.com/weftnet/weft/mesh/ipam/ring"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 const (
@@ -29,9 +32,9 @@ const (
 type takeover struct {
 	// Owned by the run loop; on the disk, too.
 
-	fences map[fenceKey]uint64               // promises that are pending: epoch
-	gone   map[crypto.Identity]storedRemoved // by peer; see removedEpoch
-	floor  uint64                            // highest epoch that this host ever asked with; kept as a fence against itself
+	fences map[fenceKey]uint64                // promises that are pending: epoch
+	gone   map[crypto.Identity]record.Removed // by peer; see removedEpoch
+	floor  uint64                             // highest epoch that this host ever asked with; kept as a fence against itself
 
 	// Owned by the run loop.
 
@@ -59,8 +62,8 @@ type attempt struct {
 	epoch    uint64
 	targets  []crypto.Identity // ascending
 	asked    map[crypto.Identity]bool
-	promises map[crypto.Identity]FencePromise
-	refusals map[crypto.Identity]FenceRefuse
+	promises map[crypto.Identity]wire.FencePromise
+	refusals map[crypto.Identity]wire.FenceRefuse
 	deadline time.Time
 	askAt    time.Time
 }
@@ -131,8 +134,8 @@ func (c *core) beginAttempt(r *removal) bool {
 	k.again = time.Time{}
 	a := &attempt{
 		asked:    make(map[crypto.Identity]bool),
-		promises: make(map[crypto.Identity]FencePromise),
-		refusals: make(map[crypto.Identity]FenceRefuse),
+		promises: make(map[crypto.Identity]wire.FencePromise),
+		refusals: make(map[crypto.Identity]wire.FenceRefuse),
 	}
 	for _, id := range r.ids {
 		if blocks := c.blocksOf(id); !c.removed(id) || !blocks.Empty() {
@@ -156,15 +159,15 @@ func (c *core) beginAttempt(r *removal) bool {
 // are known and above.
 func (c *core) fence(a *attempt, above uint64) {
 	for _, id := range a.targets {
-		c.dropFence(Fence{Target: id, Initiator: c.cfg.Self})
+		c.dropFence(wire.Fence{Target: id, Initiator: c.cfg.Self})
 	}
 	// Epochs of takeovers are even, see removedEpoch.
 	highest := max(c.highestEpoch(), c.takeover.floor, above)
 	a.op, a.epoch = c.nextOp(), (highest+2)&^1+2*c.rand.Uint64N(epochStep/2)
 	c.takeover.floor = a.epoch
-	c.put(&storedFence{Fence{c.cfg.Self, c.cfg.Self, a.epoch}})
+	c.put(&record.Fence{Fence: wire.Fence{Target: c.cfg.Self, Initiator: c.cfg.Self, Epoch: a.epoch}})
 	for _, id := range a.targets {
-		c.putFence(Fence{Target: id, Initiator: c.cfg.Self, Epoch: a.epoch})
+		c.putFence(wire.Fence{Target: id, Initiator: c.cfg.Self, Epoch: a.epoch})
 	}
 	clear(a.promises)
 	clear(a.refusals)
@@ -209,7 +212,7 @@ func (c *core) goOn(r *removal) (taken []Taken, err error, done bool) {
 		a.askAt = c.now.Add(fenceAsk)
 		c.wakeAt(a.askAt)
 		for _, id := range missing {
-			c.send(id, FenceAsk{Op: a.op, Targets: a.targets, Epoch: a.epoch})
+			c.send(id, wire.FenceAsk{Op: a.op, Targets: a.targets, Epoch: a.epoch})
 		}
 	}
 	c.tell(r, fmt.Sprintf("asking %s what %s gave them", shortened(c.titles(missing)), strings.Join(c.titles(a.targets), " and ")))
@@ -245,7 +248,7 @@ func (c *core) targetAlive(a *attempt) error {
 func (c *core) refusal(a *attempt) error {
 	for _, id := range sortedIDs(a.refusals) {
 		m := a.refusals[id]
-		if _, promised := a.promises[id]; promised || m.Why != RefuseAlive {
+		if _, promised := a.promises[id]; promised || m.Why != wire.RefuseAlive {
 			continue
 		}
 		return refusedError(fmt.Sprintf("%s reaches %s; stop it first", c.title(id), c.title(m.Peer)))
@@ -273,10 +276,10 @@ func (c *core) giveUp() {
 		return
 	}
 	for _, id := range a.targets {
-		c.dropFence(Fence{Target: id, Initiator: c.cfg.Self})
+		c.dropFence(wire.Fence{Target: id, Initiator: c.cfg.Self})
 	}
 	for _, id := range sortedIDs(a.asked) {
-		c.send(id, FenceOver{Op: a.op, Targets: a.targets, Epoch: a.epoch})
+		c.send(id, wire.FenceOver{Op: a.op, Targets: a.targets, Epoch: a.epoch})
 	}
 }
 
@@ -297,12 +300,12 @@ func (c *core) waitForOther(r *removal) {
 
 // receivePromise counts an answer. Its registers are taken whether or not
 // anything comes of the attempt: its sender had them before it promised.
-func (c *core) receivePromise(from crypto.Identity, m FencePromise, ring RingID) {
+func (c *core) receivePromise(from crypto.Identity, m wire.FencePromise, theirs ring.ID) {
 	a := c.takeover.attempt
 	if a == nil || a.epoch == 0 || m.Op != a.op || !a.asked[from] {
 		return
 	}
-	if c.ring == nil && !ring.IsZero() || c.disturbed(a.targets) {
+	if c.ring == nil && !theirs.IsZero() || c.disturbed(a.targets) {
 		return // first its ring must become ours, or the other fence end; it is asked again
 	}
 	if m.Epoch != a.epoch {
@@ -311,11 +314,11 @@ func (c *core) receivePromise(from crypto.Identity, m FencePromise, ring RingID)
 		}
 		return // of an attempt before this one
 	}
-	if ring != c.ringID() {
+	if theirs != c.ringID() {
 		// It has no part in our ring and holds nothing of it.
 		m.Runs, m.Held = nil, nil
 	}
-	c.mergePast(m.Runs, func(Register) bool { return true })
+	c.mergePast(m.Runs, func(ring.Register) bool { return true })
 	c.learnRemoved(m.Removed)
 	a.promises[from] = m
 	for _, id := range m.Known {
@@ -328,21 +331,21 @@ func (c *core) receivePromise(from crypto.Identity, m FencePromise, ring RingID)
 
 // receiveRefusal notes why somebody does not promise; it is asked again until
 // the deadline.
-func (c *core) receiveRefusal(from crypto.Identity, m FenceRefuse) {
+func (c *core) receiveRefusal(from crypto.Identity, m wire.FenceRefuse) {
 	a := c.takeover.attempt
 	if a == nil || a.epoch == 0 || m.Op != a.op || !a.asked[from] {
 		return
 	}
 	switch m.Why {
-	case RefuseBusy:
+	case wire.RefuseBusy:
 		if from.Compare(c.cfg.Self) < 0 {
 			c.putOff()
 		}
-	case RefuseEpoch:
+	case wire.RefuseEpoch:
 		if m.Epoch >= a.epoch {
 			c.fence(a, m.Epoch)
 		}
-	case RefuseAlive:
+	case wire.RefuseAlive:
 		a.refusals[from] = m
 	}
 }

@@ -5,6 +5,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weftnet/weft/mesh/ipam/ring"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // The initiator dies in every state.
@@ -16,13 +19,13 @@ func TestRemoveInitiatorDies(t *testing.T) {
 				a, b, c, d := r.nodes[0], r.nodes[1], r.nodes[2], r.nodes[3]
 				had := d.blocks()
 				r.stop(d)
-				r.held = func(from, to *node, body Body) bool {
+				r.held = func(from, to *node, body wire.Body) bool {
 					switch body.(type) {
-					case FenceAsk:
+					case wire.FenceAsk:
 						return state == "asked" && to == c
-					case FencePromise:
+					case wire.FencePromise:
 						return state == "promised" && from == c
-					case FenceOver, State, Digest:
+					case wire.FenceOver, wire.State, wire.Digest:
 						return from == a
 					}
 					return false
@@ -81,7 +84,7 @@ func TestRemoveTargetReturns(t *testing.T) {
 		r := divided(t, "a", "b", "c")
 		a, b, c := r.nodes[0], r.nodes[1], r.nodes[2]
 		r.stop(c)
-		r.held = func(_, to *node, body Body) bool { _, ok := body.(FenceAsk); return ok }
+		r.held = func(_, to *node, body wire.Body) bool { _, ok := body.(wire.FenceAsk); return ok }
 		x := a.remove(false, c)
 		r.pass(100 * time.Millisecond)
 		r.held, r.stopped = nil, nil
@@ -100,7 +103,7 @@ func TestRemoveTargetReturns(t *testing.T) {
 		r.stop(c)
 		r.cut([]*node{a, b, c})
 		a.apart[c], c.apart[a] = true, true
-		r.held = func(from, _ *node, body Body) bool { _, ok := body.(FencePromise); return ok && from == b }
+		r.held = func(from, _ *node, body wire.Body) bool { _, ok := body.(wire.FencePromise); return ok && from == b }
 		x := a.remove(false, c)
 		r.until("b promised", func() bool { return len(b.core.takeover.fences) == 1 })
 		c.boot(true)
@@ -145,15 +148,15 @@ func TestRemovePromiseSurvives(t *testing.T) {
 	a, b, c := r.nodes[0], r.nodes[1], r.nodes[2]
 	block := c.anyBlock()
 	r.stop(c)
-	r.held = func(from, _ *node, body Body) bool { _, ok := body.(FencePromise); return ok && from == b }
+	r.held = func(from, _ *node, body wire.Body) bool { _, ok := body.(wire.FencePromise); return ok && from == b }
 	x := a.remove(false, c)
 	r.until("b promised", func() bool { return len(b.core.takeover.fences) == 1 })
 	r.stop(b)
 	r.held = nil
 	r.start(b)
 	reg := b.core.ring.Register(block)
-	late := Register{Owner: b.id(), Giver: c.id(), Version: reg.Version + 1}
-	b.core.mergeRuns([]Run{{block, 1, late}})
+	late := ring.Register{Owner: b.id(), Giver: c.id(), Version: reg.Version + 1}
+	b.core.mergeRuns([]ring.Run{{First: block, Count: 1, Register: late}})
 	if b.core.ring.Register(block) == late {
 		t.Error("b took a register that it had promised not to take")
 	}
@@ -172,9 +175,9 @@ func TestRemoveLateMessages(t *testing.T) {
 	r.stop(d)
 	r.cut([]*node{a, b}, []*node{c})
 	var late []flight
-	r.held = func(_, to *node, body Body) bool {
+	r.held = func(_, to *node, body wire.Body) bool {
 		switch body.(type) {
-		case FenceOver, FenceAsk:
+		case wire.FenceOver, wire.FenceAsk:
 			return to == b
 		}
 		return false
@@ -231,7 +234,7 @@ func TestRemoveUnmetSeed(t *testing.T) {
 	a.prime()
 	b.prime()
 	r.same()
-	unmet := placeholder(c.cfg.Name)
+	unmet := ring.Placeholder(c.cfg.Name)
 	share := uint64(a.core.ring.Count(unmet))
 	x := a.ask(func(tk ticket) event { return removeEvent{Ticket: tk, Peers: idsOf(unmet)} })
 	a.wantTaken(x, share)
@@ -261,7 +264,7 @@ func TestRemovedIsANumber(t *testing.T) {
 	if len(old) != 1 || old[0].Peer != c.id() || old[0].Epoch%2 != 0 || !b.core.removed(c.id()) {
 		t.Fatalf("removed: %v", old)
 	}
-	r.held = func(_, _ *node, body Body) bool { _, ok := body.(State); return ok }
+	r.held = func(_, _ *node, body wire.Body) bool { _, ok := body.(wire.State); return ok }
 	r.start(c)
 	if a.core.removed(c.id()) || b.core.removed(c.id()) {
 		t.Error("c is seen and counts as removed")
@@ -321,15 +324,15 @@ func TestRemoveEachOther(t *testing.T) {
 	a, b, c := r.nodes[0], r.nodes[1], r.nodes[2]
 	ofA, ofB := a.anyBlock(), b.anyBlock()
 	begin := func() {
-		c.core.putFence(Fence{Target: a.id(), Initiator: b.id(), Epoch: 100})
-		c.core.putFence(Fence{Target: b.id(), Initiator: a.id(), Epoch: 200})
+		c.core.putFence(wire.Fence{Target: a.id(), Initiator: b.id(), Epoch: 100})
+		c.core.putFence(wire.Fence{Target: b.id(), Initiator: a.id(), Epoch: 200})
 	}
 	over := func(from, target *node, epoch uint64, taken bool, block int) int {
-		m := FenceOver{Targets: idsOf(target.id()), Epoch: epoch, Taken: taken}
+		m := wire.FenceOver{Targets: idsOf(target.id()), Epoch: epoch, Taken: taken}
 		if taken {
-			m.Runs = []Run{{block, 1, Register{from.id(), from.id(), epoch, 9}}}
+			m.Runs = []ring.Run{{First: block, Count: 1, Register: ring.Register{Owner: from.id(), Giver: from.id(), Epoch: epoch, Version: 9}}}
 		}
-		c.core.receiveTakeover(from.id(), Message{Ring: c.core.ring.id, Range: c.core.geo.Range(), Body: m})
+		c.core.receiveTakeover(from.id(), wire.Message{Ring: c.core.ring.ID(), Range: c.core.geo.Range(), Body: m})
 		return len(c.core.takeover.fences)
 	}
 	begin()

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // divided starts hosts and divides the range among them.
@@ -141,9 +143,9 @@ func TestRemoveClosure(t *testing.T) {
 	d.give(block, c)
 	r.pass(time.Second)
 	r.stop(d)
-	r.held = func(from, _ *node, body Body) bool {
+	r.held = func(from, _ *node, body wire.Body) bool {
 		switch body.(type) {
-		case State, Digest:
+		case wire.State, wire.Digest:
 			return from == c
 		}
 		return false
@@ -204,9 +206,9 @@ func TestRemoveDonationUnderWay(t *testing.T) {
 				}
 			}
 			r.cut([]*node{a}, []*node{b, c})
-			r.held = func(from, to *node, body Body) bool {
+			r.held = func(from, to *node, body wire.Body) bool {
 				switch body.(type) {
-				case Give, State, Digest:
+				case wire.Give, wire.State, wire.Digest:
 					return from == c
 				}
 				return false
@@ -214,8 +216,8 @@ func TestRemoveDonationUnderWay(t *testing.T) {
 			b.allocate("late")
 			r.until("c gives", func() bool {
 				for _, f := range r.stopped {
-					m, _ := ParseMessage(f.data)
-					if g, ok := m.Body.(Give); ok && (len(g.Runs) > 0 || g.Addr.IsValid()) {
+					m, _ := wire.ParseMessage(f.data)
+					if g, ok := m.Body.(wire.Give); ok && (len(g.Runs) > 0 || g.Addr.IsValid()) {
 						return true
 					}
 				}
@@ -226,7 +228,7 @@ func TestRemoveDonationUnderWay(t *testing.T) {
 			r.stop(c)
 			r.cut(r.nodes)
 			// b promises, and then it arrives, and then a takes the space.
-			r.held = func(from, to *node, body Body) bool { _, ok := body.(FencePromise); return ok }
+			r.held = func(from, to *node, body wire.Body) bool { _, ok := body.(wire.FencePromise); return ok }
 			x := a.remove(false, c)
 			r.until("b promises", func() bool { return len(r.stopped) > 0 })
 			for _, f := range stopped {
@@ -269,7 +271,7 @@ func TestRemoveKeepsLeases(t *testing.T) {
 		t.Fatal(res.Err)
 	}
 	r.stop(c)
-	r.held = func(_, to *node, body Body) bool { _, ok := body.(FenceOver); return ok && to == b }
+	r.held = func(_, to *node, body wire.Body) bool { _, ok := body.(wire.FenceOver); return ok && to == b }
 	if res := a.answer(a.remove(false, c)); res.Err != nil {
 		t.Fatal(res.Err)
 	}
@@ -296,9 +298,9 @@ func TestRemoveLeaseUnheard(t *testing.T) {
 	addr := b.lent(c, "x")
 	b.lent(a, "y") // so that it has something to say
 	r.stop(c)
-	r.held = func(_, to *node, body Body) bool {
+	r.held = func(_, to *node, body wire.Body) bool {
 		switch body.(type) {
-		case FenceOver, State, Digest:
+		case wire.FenceOver, wire.State, wire.Digest:
 			return to == b
 		}
 		return false
@@ -364,11 +366,11 @@ func TestRemoveYields(t *testing.T) {
 	a, b, c := r.nodes[0], r.nodes[1], r.nodes[2]
 	had := uint64(c.blocks())
 	r.stop(c)
-	r.held = func(from, to *node, body Body) bool {
+	r.held = func(from, to *node, body wire.Body) bool {
 		switch body.(type) {
-		case FencePromise:
+		case wire.FencePromise:
 			return true
-		case FenceOver, State, Digest:
+		case wire.FenceOver, wire.State, wire.Digest:
 			return to == b
 		}
 		return false

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/ipam/wire"
 )
 
 // bench is a few cores that are wired by hand, with a clock of their own.
@@ -21,8 +22,8 @@ type bench struct {
 	now   time.Time
 	cores []*wired
 	queue []sentLetter
-	cut   func(from, to *wired) bool                 // nil: nothing is cut
-	spy   func(from, to *wired, m Message) (ok bool) // nil: all pass
+	cut   func(from, to *wired) bool                      // nil: nothing is cut
+	spy   func(from, to *wired, m wire.Message) (ok bool) // nil: all pass
 	last  ticket
 	space netip.Prefix
 }
@@ -202,7 +203,7 @@ func (b *bench) deliver() {
 			continue
 		}
 		if b.spy != nil {
-			m, err := ParseMessage(l.data)
+			m, err := wire.ParseMessage(l.data)
 			if err != nil {
 				b.t.Fatalf("host%d says what nobody understands: %v", l.from.n, err)
 			}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/mesh/fields"
 )
 
 // The bytes of a report, integers big-endian:
@@ -231,80 +232,50 @@ func decode(b []byte) (Report, error) {
 	if b[0] != format {
 		return Report{}, fmt.Errorf("format %d is unknown", b[0])
 	}
-	r := reader{left: b[1:]}
+	r := fields.Reader{Left: b[1:]}
 	var out Report
-	copy(out.Owner[:], r.take(len(out.Owner)))
-	out.Boot, out.Seq = r.uint64(), r.uint64()
-	out.SwitchMTU, out.NAT = int(r.uint16()), NATKind(r.byte())
-	n := int(r.uint16())
+	copy(out.Owner[:], r.Take(len(out.Owner)))
+	out.Boot, out.Seq = r.Uint64(), r.Uint64()
+	out.SwitchMTU, out.NAT = int(r.Uint16()), NATKind(r.Byte())
+	n := int(r.Uint16())
 	if n > MaxLinks {
 		return Report{}, fmt.Errorf("%d links, at most %d are taken", n, MaxLinks)
 	}
-	if len(r.left) < n*linkSize {
+	if len(r.Left) < n*linkSize {
 		return Report{}, errors.New("they are cut off")
 	}
 	out.Links = make([]Link, n)
 	for i := range out.Links {
-		if err := r.link(&out.Links[i]); err != nil {
+		if err := decodeLink(&r, &out.Links[i]); err != nil {
 			return Report{}, err
 		}
 	}
 	switch {
-	case r.short:
+	case r.Short:
 		return Report{}, errors.New("they are cut off")
-	case len(r.left) > 0:
-		return Report{}, fmt.Errorf("%d bytes behind the last link", len(r.left))
+	case len(r.Left) > 0:
+		return Report{}, fmt.Errorf("%d bytes behind the last link", len(r.Left))
 	}
 	return out, nil
 }
 
-func (r *reader) link(l *Link) error {
-	copy(l.Peer[:], r.take(len(l.Peer)))
-	f := r.byte()
+func decodeLink(r *fields.Reader, l *Link) error {
+	copy(l.Peer[:], r.Take(len(l.Peer)))
+	f := r.Byte()
 	l.State, l.Outbound, l.Bound = LinkState(f&maskState), f&flagOutbound != 0, f&flagBound != 0
-	l.RTT = time.Duration(r.uint32()) * time.Microsecond
-	l.MTU = int(r.uint16())
-	l.Age = time.Duration(r.uint32()) * time.Second
+	l.RTT = time.Duration(r.Uint32()) * time.Microsecond
+	l.MTU = int(r.Uint16())
+	l.Age = time.Duration(r.Uint32()) * time.Second
 	switch f & (unknownFlags | flagIPv4 | flagIPv6) {
 	case 0:
 	case flagIPv4:
-		a := netip.AddrFrom4([4]byte(r.array(4)))
-		l.Endpoint = netip.AddrPortFrom(a, r.uint16())
+		a := netip.AddrFrom4([4]byte(r.Array(4)))
+		l.Endpoint = netip.AddrPortFrom(a, r.Uint16())
 	case flagIPv6:
-		a := netip.AddrFrom16([16]byte(r.array(16)))
-		l.Endpoint = netip.AddrPortFrom(a, r.uint16())
+		a := netip.AddrFrom16([16]byte(r.Array(16)))
+		l.Endpoint = netip.AddrPortFrom(a, r.Uint16())
 	default:
 		return fmt.Errorf("flags %#x of a link are unknown", f)
 	}
 	return nil
 }
-
-// reader takes fields from the front; after the first that is missing it
-// answers zero and is short.
-type reader struct {
-	left  []byte
-	short bool
-}
-
-func (r *reader) take(n int) []byte {
-	if r.short || len(r.left) < n {
-		r.short = true
-		return nil
-	}
-	b := r.left[:n]
-	r.left = r.left[n:]
-	return b
-}
-
-// array is like take but always n bytes long.
-func (r *reader) array(n int) []byte {
-	if b := r.take(n); b != nil {
-		return b
-	}
-	return make([]byte, n)
-}
-
-func (r *reader) byte() byte     { return r.array(1)[0] }
-func (r *reader) uint16() uint16 { return binary.BigEndian.Uint16(r.array(2)) }
-func (r *reader) uint32() uint32 { return binary.BigEndian.Uint32(r.array(4)) }
-func (r *reader) uint64() uint64 { return binary.BigEndian.Uint64(r.array(8)) }

@@ -10,6 +10,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"iter"
+	"net/netip"
 )
 
 // Errors that a caller may test for with errors.Is on either side of the
@@ -42,6 +44,27 @@ type Backend interface {
 	// Detach takes addresses, or everything, from a container; it returns
 	// what was named or, without names, what was there.
 	Detach(ctx context.Context, r DetachRequest) (Addresses, error)
+	// Reserve gives an address to a container whose interface its engine
+	// configures; an address that nobody uses within 30 s of Unreserve is free
+	// again. Unlike the others it gives another address each time, and it waits
+	// for other hosts for 10 s at most. The error wraps [ErrConflict] when there
+	// is none, or the one that was asked for is held.
+	Reserve(ctx context.Context, r ReserveRequest) (netip.Prefix, error)
+	// Unreserve gives it back; one that is not reserved is no error.
+	Unreserve(ctx context.Context, addr netip.Addr) error
+	// AddEndpoint notes what an engine calls an endpoint: one interface of one
+	// container on a network of the engine. Addresses in the range that nobody
+	// reserved become its own.
+	AddEndpoint(ctx context.Context, r EndpointRequest) (Endpoint, error)
+	// JoinEndpoint makes its interface, which the engine then moves into the
+	// container; what the engine does not set there is set soon after that. The
+	// error wraps [ErrNotFound] when there is no such endpoint.
+	JoinEndpoint(ctx context.Context, r EndpointJoin) (Endpoint, error)
+	// LeaveEndpoint removes the interface, wherever it is. RemoveEndpoint also
+	// forgets the endpoint; its addresses are the engine's to give back. To
+	// both, an endpoint that is unknown is no error.
+	LeaveEndpoint(ctx context.Context, id string) error
+	RemoveEndpoint(ctx context.Context, id string) error
 	// Expose gives the host addresses on the switch.
 	Expose(ctx context.Context, r ExposeRequest) (Addresses, error)
 	// Hide takes them away.
@@ -70,6 +93,16 @@ type Backend interface {
 	// Logs copies the daemon's log to w; with follow, until ctx ends, which
 	// is no error.
 	Logs(ctx context.Context, follow bool, w io.Writer) error
+	// Events gives what the daemon's log said last, the oldest first; with
+	// Follow until ctx ends, which is no error. Nothing comes after an error.
+	Events(ctx context.Context, r EventRequest) iter.Seq2[Event, error]
+	// Doctor says what is wrong with this host and its paths, and how to mend
+	// it. It takes some seconds at most, whatever hangs.
+	Doctor(ctx context.Context, r DoctorRequest) (Diagnosis, error)
+	// UI turns the picture on for this run of the daemon, and returns an address
+	// that opens it in one browser. Each time it is another one. With Off it turns
+	// it off, ends what browsers have, and returns nothing.
+	UI(ctx context.Context, r UIRequest) (UI, error)
 	// Stop makes the daemon end; it answers before the daemon is gone.
 	Stop(ctx context.Context) error
 }

@@ -11,9 +11,11 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,21 +26,30 @@ import (
 // It is safe for concurrent use and keeps no connection open.
 type Client struct {
 	// Constant after NewClient.
-	socket string
-	http   *http.Client
+	socket   string
+	http     *http.Client
+	patience time.Duration // with a daemon that does not answer
 }
 
 var _ Backend = (*Client)(nil)
 
 // NewClient returns a client of the daemon at socket. It does not dial.
 func NewClient(socket string) *Client {
-	c := &Client{socket: socket}
+	c := &Client{socket: socket, patience: answerTime}
 	c.http = &http.Client{Transport: &http.Transport{
 		DisableKeepAlives:  true,
 		DisableCompression: true,
 		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },
 	}}
 	return c
+}
+
+// WithPatience returns a client that waits for so long for a daemon that does
+// not answer.
+func (c *Client) WithPatience(d time.Duration) *Client {
+	other := *c
+	other.patience = d
+	return &other
 }
 
 // dialError keeps a refused dial apart from a connection that broke later.
@@ -115,6 +126,39 @@ func (c *Client) Attach(ctx context.Context, r AttachRequest) (Addresses, error)
 // Detach implements [Backend].
 func (c *Client) Detach(ctx context.Context, r DetachRequest) (Addresses, error) {
 	return post[Addresses](ctx, c, "/v1/detach", r)
+}
+
+// Reserve implements [Backend].
+func (c *Client) Reserve(ctx context.Context, r ReserveRequest) (netip.Prefix, error) {
+	return post[netip.Prefix](ctx, c, "/v1/endpoint/reserve", r)
+}
+
+// Unreserve implements [Backend].
+func (c *Client) Unreserve(ctx context.Context, addr netip.Addr) error {
+	_, err := post[struct{}](ctx, c, "/v1/endpoint/unreserve", addr)
+	return err
+}
+
+// AddEndpoint implements [Backend].
+func (c *Client) AddEndpoint(ctx context.Context, r EndpointRequest) (Endpoint, error) {
+	return post[Endpoint](ctx, c, "/v1/endpoint/add", r)
+}
+
+// JoinEndpoint implements [Backend].
+func (c *Client) JoinEndpoint(ctx context.Context, r EndpointJoin) (Endpoint, error) {
+	return post[Endpoint](ctx, c, "/v1/endpoint/join", r)
+}
+
+// LeaveEndpoint implements [Backend].
+func (c *Client) LeaveEndpoint(ctx context.Context, id string) error {
+	_, err := post[struct{}](ctx, c, "/v1/endpoint/leave", id)
+	return err
+}
+
+// RemoveEndpoint implements [Backend].
+func (c *Client) RemoveEndpoint(ctx context.Context, id string) error {
+	_, err := post[struct{}](ctx, c, "/v1/endpoint/remove", id)
+	return err
 }
 
 // Expose implements [Backend].
@@ -251,14 +295,30 @@ func read[Out any](res *http.Response, err error) (Out, error) {
 	}
 	defer res.Body.Close()
 	if err := json.NewDecoder(res.Body).Decode(&out); err != nil {
-		return none, fmt.Errorf("read the answer of weftd: %w", err)
+		return none, answerError(err)
 	}
 	return out, nil
 }
 
 // do sends a request and returns a successful response; the caller closes its
-// body. The form that the caller takes besides JSON may be empty.
+// body. The form that the caller takes besides JSON may be empty. A daemon that
+// is silent gives an error that wraps [ErrSilent].
 func (c *Client) do(ctx context.Context, method, path string, q url.Values, body []byte, accept string) (*http.Response, error) {
+	ctx, heard := c.listen(ctx, method != http.MethodGet)
+	res, err := c.send(ctx, method, path, q, body, accept)
+	if err != nil {
+		heard(nil)
+		if silent, ok := errors.AsType[*silentError](context.Cause(ctx)); ok {
+			return nil, silent
+		}
+		return nil, err
+	}
+	res.Body = heard(res.Body)
+	return res, nil
+}
+
+// send is do without an eye on the daemon's silence.
+func (c *Client) send(ctx context.Context, method, path string, q url.Values, body []byte, accept string) (*http.Response, error) {
 	u := url.URL{Scheme: "http", Host: "weft", Path: path, RawQuery: q.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
@@ -280,7 +340,7 @@ func (c *Client) do(ctx context.Context, method, path string, q url.Values, body
 	defer res.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(res.Body, maxBody))
 	if err != nil {
-		return nil, fmt.Errorf("read the answer of weftd: %w", err)
+		return nil, answerError(err)
 	}
 	if contentType(res) == problemType {
 		p, err := parseProblem(b)
@@ -302,8 +362,23 @@ func requestError(err error) error {
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err
 	}
-	if errors.Is(err, io.EOF) {
-		return fmt.Errorf("weftd ended before it answered: %w", err)
+	if hungUp(err) {
+		return answerError(err)
 	}
 	return fmt.Errorf("ask weftd: %w", err)
+}
+
+// answerError says why there is no answer, or no whole one.
+func answerError(err error) error {
+	if hungUp(err) {
+		return fmt.Errorf("weftd ended before it answered: %w", err)
+	}
+	return fmt.Errorf("read the answer of weftd: %w", err)
+}
+
+// hungUp says whether the other end closed the connection, which has several
+// forms; net/http has no name for one of them.
+func hungUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		err.Error() == "http: server closed idle connection"
 }

@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
+	"net/netip"
 	"sync"
+	"time"
 )
 
 // fake answers what the test put into it and records what it was asked.
@@ -17,6 +20,10 @@ type fake struct {
 	token       Token
 	removed     []Removed
 	handOver    HandOver
+	reserved    netip.Prefix
+	endpoint    Endpoint
+	events      []Event // before err
+	diagnosis   Diagnosis
 	reasons     []string // what Attach, Expose, Prime, RemovePeers and HandOver say on the way
 	err         error
 	log         func(ctx context.Context, w io.Writer) error
@@ -82,6 +89,36 @@ func (f *fake) Attach(ctx context.Context, r AttachRequest) (Addresses, error) {
 func (f *fake) Detach(_ context.Context, r DetachRequest) (Addresses, error) {
 	f.called("detach", r)
 	return f.addresses, f.err
+}
+
+func (f *fake) Reserve(_ context.Context, r ReserveRequest) (netip.Prefix, error) {
+	f.called("reserve", r)
+	return f.reserved, f.err
+}
+
+func (f *fake) Unreserve(_ context.Context, addr netip.Addr) error {
+	f.called("unreserve", addr)
+	return f.err
+}
+
+func (f *fake) AddEndpoint(_ context.Context, r EndpointRequest) (Endpoint, error) {
+	f.called("add-endpoint", r)
+	return f.endpoint, f.err
+}
+
+func (f *fake) JoinEndpoint(_ context.Context, r EndpointJoin) (Endpoint, error) {
+	f.called("join-endpoint", r)
+	return f.endpoint, f.err
+}
+
+func (f *fake) LeaveEndpoint(_ context.Context, id string) error {
+	f.called("leave-endpoint", id)
+	return f.err
+}
+
+func (f *fake) RemoveEndpoint(_ context.Context, id string) error {
+	f.called("remove-endpoint", id)
+	return f.err
 }
 
 func (f *fake) Expose(ctx context.Context, r ExposeRequest) (Addresses, error) {
@@ -150,6 +187,36 @@ func (f *fake) Logs(ctx context.Context, follow bool, w io.Writer) error {
 		return f.log(ctx, w)
 	}
 	return f.err
+}
+
+func (f *fake) Events(ctx context.Context, r EventRequest) iter.Seq2[Event, error] {
+	f.called("events", r)
+	return func(yield func(Event, error) bool) {
+		for _, e := range f.events {
+			if !yield(e, nil) {
+				f.called("enough")
+				return
+			}
+		}
+		if f.err != nil {
+			yield(Event{}, f.err)
+		} else if r.Follow {
+			<-ctx.Done()
+		}
+	}
+}
+
+func (f *fake) UI(context.Context, UIRequest) (UI, error) {
+	f.called("ui")
+	if f.err != nil {
+		return UI{}, f.err
+	}
+	return UI{URL: "http://127.0.0.1:6782/ui/?code=a_b-c", Expires: time.Unix(1763600000, 5)}, nil
+}
+
+func (f *fake) Doctor(_ context.Context, r DoctorRequest) (Diagnosis, error) {
+	f.called("doctor", r)
+	return f.diagnosis, f.err
 }
 
 func (f *fake) Stop(context.Context) error {

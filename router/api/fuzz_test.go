@@ -20,7 +20,9 @@ func FuzzRequests(f *testing.F) {
 		`{}`, `null`, `[]`, `["host2"]`, `{"Targets":["host2"],"Replace":true}`,
 		`{"Container":"web","Addresses":["10.32.0.1/12"],"AddHosts":["a:1"],"MAC":"02:00:00:00:00:01"}`,
 		`{"Container":"web","Addresses":["10.32.0.1","fd00::1%eth0"],"FQDN":"x."}`, `{"Addresses":[""]}`,
-		`{"Peers":["host9","::8"],"Force":true}`, `{"a":1}`, `{} {}`, `{"Container":"\ud800"}`, "{}\x00", `{"container":"case"}`,
+		`{"Peers":["host9","::8"],"Force":true}`, `{"a":1}`, `{} {}`, `{"Container":"\ud800"}`,
+		`{"Subnet":"10.32.0.0/12","Within":"","Address":"10.32.0.9"}`, `{"ID":"e","Addresses":["10.32.0.1/12"],"Extra":["net:default"]}`,
+		`{"ID":"e","Sandbox":"/run/x"}`, `"10.32.0.9"`, `""`, `"fd00::1%eth0"`, "{}\x00", `{"container":"case"}`,
 	} {
 		f.Add([]byte(s))
 	}
@@ -33,6 +35,11 @@ func FuzzRequests(f *testing.F) {
 		again[HideRequest](t, b)
 		again[NameRequest](t, b)
 		again[RemoveRequest](t, b)
+		again[ReserveRequest](t, b)
+		again[netip.Addr](t, b)
+		again[EndpointRequest](t, b)
+		again[EndpointJoin](t, b)
+		again[string](t, b)
 		again[struct{}](t, b)
 	})
 }
@@ -53,7 +60,7 @@ func again[T any](t *testing.T, b []byte) {
 	if err != nil {
 		t.Fatalf("%T: %s: %v", v, first, err)
 	}
-	if diff := cmp.Diff(v, w, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+	if diff := cmp.Diff(v, w, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
 		t.Fatalf("%T: %s", v, diff)
 	}
 }
@@ -61,7 +68,7 @@ func again[T any](t *testing.T, b []byte) {
 // FuzzAnswers: what a client understands of an answer, written again, is
 // understood as the same.
 func FuzzAnswers(f *testing.F) {
-	for _, v := range []any{fullStatus(), fullWhy(), []Removed{{Name: "a", IPs: 1<<64 - 1}}, HandOver{Nickname: "host9"}, prefixes("10.32.0.1/12", "fd00::1/64")} {
+	for _, v := range []any{fullStatus(), fullWhy(), []Removed{{Name: "a", IPs: 1<<64 - 1}}, HandOver{Nickname: "host9"}, fullEndpoint(), prefixes("10.32.0.1/12", "fd00::1/64")} {
 		b, err := json.Marshal(v)
 		if err != nil {
 			f.Fatal(err)
@@ -75,6 +82,8 @@ func FuzzAnswers(f *testing.F) {
 		answered[[]Removed](t, b)
 		answered[HandOver](t, b)
 		answered[Addresses](t, b)
+		answered[netip.Prefix](t, b)
+		answered[Endpoint](t, b)
 	})
 }
 

@@ -10,10 +10,10 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weftnet/weft/router/socket"
 )
 
 // Where the API is found unless somebody says otherwise, and the group whose
@@ -55,64 +55,36 @@ func RuntimeDir(socket string) error {
 	return nil
 }
 
+// socketMode lets the group in, and nobody else.
+const socketMode = 0o660
+
 // Listen opens the API's socket, 0660 and root:weft when that group exists. A
 // socket that a dead daemon left is replaced; one that answers gives an error
 // that wraps [ErrConflict].
-func Listen(socket string) (net.Listener, error) {
-	if err := CheckSocketPath(socket); err != nil {
+func Listen(path string) (net.Listener, error) {
+	if err := CheckSocketPath(path); err != nil {
 		return nil, err
 	}
-	if err := RuntimeDir(socket); err != nil {
+	if err := RuntimeDir(path); err != nil {
 		return nil, err
 	}
-	unlock, err := lockDir(filepath.Dir(socket))
+	unlock, err := lockDir(filepath.Dir(path))
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", socket, err)
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	defer unlock()
-	if err := removeStale(socket); err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", socket, err)
+	ln, err := socket.Listen(context.Background(), path, socketMode)
+	if errors.Is(err, socket.ErrInUse) {
+		err = fmt.Errorf("another weftd answers there: %w", ErrConflict)
 	}
-	// The mode of a socket's file is that of the socket before bind: it is
-	// never wider than wanted, not even for a moment.
-	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		var err error
-		if cerr := c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o660) }); cerr != nil {
-			return cerr
-		}
-		return err
-	}}
-	ln, err := lc.Listen(context.Background(), "unix", socket)
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", socket, err)
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	if err := share(socket, 0o660); err != nil {
+	if err := share(path, socketMode); err != nil {
 		_ = ln.Close()
-		return nil, fmt.Errorf("listen on %s: %w", socket, err)
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	return ln, nil
-}
-
-// removeStale removes a socket on which nobody listens.
-func removeStale(socket string) error {
-	info, err := os.Lstat(socket)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if info.Mode().Type() != fs.ModeSocket {
-		return fmt.Errorf("it exists and is not a socket; move it away")
-	}
-	c, err := net.DialTimeout("unix", socket, time.Second)
-	if err == nil {
-		_ = c.Close()
-	}
-	if !errors.Is(err, unix.ECONNREFUSED) { // a busy one gives EAGAIN
-		return fmt.Errorf("another weftd answers there: %w", ErrConflict)
-	}
-	return os.Remove(socket)
 }
 
 // lockDir keeps two daemons that start together from replacing each other's

@@ -42,7 +42,8 @@ func fullStatus() Status {
 		}},
 		Peers: []Peer{{
 			Name: "8a:3e:3e:3e:3e:3e", Nickname: "host1", Self: true, Alive: true, Boot: 1<<64 - 1, Version: 9,
-			Connections: []PeerConnection{{Name: "f6:42:1d:0a:5e:01", Nickname: "host2", Address: "192.0.2.12:6783", Outbound: true, State: Established}},
+			Connections: []PeerConnection{{Name: "f6:42:1d:0a:5e:01", Nickname: "host2", Address: "192.0.2.12:6783", Outbound: true, State: Established, RTT: 400 * time.Microsecond, MTU: 1500}},
+			Attached:    []Attached{{MAC: "02:00:00:00:00:01", Addresses: []netip.Addr{netip.MustParseAddr("10.32.0.1")}}},
 		}},
 		DNS: &DNS{
 			Domain: "weft.internal.", Upstream: []string{"192.0.2.53"}, Address: "169.254.67.83:53", TTL: 1,
@@ -50,7 +51,7 @@ func fullStatus() Status {
 		},
 		IPAM:     fullIPAM(),
 		Relay:    &RelayStatus{Packets: 1<<64 - 1, Bytes: 1 << 60, Sessions: 4, Bound: 2, Dropped: map[string]uint64{"replay": 1, "unknown_index": 9}},
-		Warnings: []string{"one"},
+		Warnings: []string{"one"}, Findings: fullDiagnosis().Findings,
 	}
 }
 
@@ -64,6 +65,13 @@ func fullWhy() Why {
 		Candidates: []WhyCandidate{{Address: "192.0.2.13:6784", State: CandidateSilent, Asked: at}, {Address: "[2001:db8::13]:6784", State: CandidateAnswers, RTT: 1, Asked: at, Answered: at}},
 		Relays:     []WhyRelay{{Via: []string{"host2"}, RTT: time.Millisecond, MTU: 1500, InUse: true}, {Via: []string{"host4", "host5"}}},
 		Changes:    1<<64 - 1, History: []WhyChange{{At: at, From: "192.0.2.13:6784", To: "via host2", Why: "no answer for 2.1s"}},
+	}
+}
+
+func fullEndpoint() Endpoint {
+	return Endpoint{
+		ID: strings.Repeat("e", 64), MAC: "02:00:00:00:00:01", Addresses: prefixes("10.32.0.1/12", "fd00::1/64"),
+		Interface: "wvg123456789ab", Prefix: "weft", DNS: netip.MustParseAddr("169.254.67.83"), Multicast: true,
 	}
 }
 
@@ -119,6 +127,16 @@ func TestBothSides(t *testing.T) {
 		{"why of two", func() *fake { return &fake{err: fmt.Errorf("2 peers are called twin: %w", ErrConflict)} }, func(ctx context.Context, b Backend) (any, error) {
 			return b.Why(ctx, "twin")
 		}},
+		{"ui", func() *fake { return &fake{} }, func(ctx context.Context, b Backend) (any, error) { return b.UI(ctx, UIRequest{}) }},
+		{"ui without a listener", func() *fake { return &fake{err: fmt.Errorf("there is no status address: %w", ErrConflict)} }, func(ctx context.Context, b Backend) (any, error) {
+			return b.UI(ctx, UIRequest{})
+		}},
+		{"doctor", func() *fake { return &fake{diagnosis: fullDiagnosis()} }, func(ctx context.Context, b Backend) (any, error) {
+			return b.Doctor(ctx, DoctorRequest{})
+		}},
+		{"doctor of a peer", func() *fake { return &fake{err: fmt.Errorf("no peer is called a&b: %w", ErrNotFound)} }, func(ctx context.Context, b Backend) (any, error) {
+			return b.Doctor(ctx, DoctorRequest{Peer: "a&b=c"})
+		}},
 		{"connect", func() *fake { return &fake{} }, func(ctx context.Context, b Backend) (any, error) {
 			return nil, b.Connect(ctx, ConnectRequest{Targets: []string{"host2", "[fd00::1]:7000"}, Replace: true})
 		}},
@@ -140,6 +158,38 @@ func TestBothSides(t *testing.T) {
 		{"detach", func() *fake { return &fake{addresses: prefixes("10.32.0.1/12")} }, func(ctx context.Context, b Backend) (any, error) {
 			return b.Detach(ctx, DetachRequest{Container: "web", Addresses: []string{"10.32.0.1/12"}})
 		}},
+		{"reserve", func() *fake { return &fake{reserved: netip.MustParsePrefix("10.32.0.9/12")} }, func(ctx context.Context, b Backend) (any, error) {
+			return b.Reserve(ctx, ReserveRequest{Subnet: netip.MustParsePrefix("10.32.0.0/12"), Within: netip.MustParsePrefix("10.32.4.0/24"), Address: netip.MustParseAddr("10.32.4.7"), Label: "net <1>"})
+		}},
+		{"reserve anything", func() *fake { return &fake{reserved: netip.MustParsePrefix("fd00::9/64")} }, func(ctx context.Context, b Backend) (any, error) {
+			return b.Reserve(ctx, ReserveRequest{Subnet: netip.MustParsePrefix("fd00::/64")})
+		}},
+		{"reserve nothing", func() *fake { return &fake{err: fmt.Errorf("subnet is full: %w", ErrConflict)} }, func(ctx context.Context, b Backend) (any, error) {
+			return b.Reserve(ctx, ReserveRequest{})
+		}},
+		{"unreserve", func() *fake { return &fake{} }, func(ctx context.Context, b Backend) (any, error) {
+			return nil, b.Unreserve(ctx, netip.MustParseAddr("10.32.0.9"))
+		}},
+		{"unreserve fails", func() *fake { return &fake{err: errors.New("disk full")} }, func(ctx context.Context, b Backend) (any, error) {
+			return nil, b.Unreserve(ctx, netip.Addr{})
+		}},
+		{"add endpoint", func() *fake { return &fake{endpoint: fullEndpoint()} }, func(ctx context.Context, b Backend) (any, error) {
+			return b.AddEndpoint(ctx, EndpointRequest{
+				ID: strings.Repeat("e", 64), Network: strings.Repeat("f", 64), MAC: "02:00:00:00:00:01", Addresses: prefixes("10.32.0.1/12", "fd00::1/64"),
+				Container: strings.Repeat("c", 64), Extra: []string{"net:10.33.0.0/16"}, WithoutDNS: true, NoMulticastRoute: true,
+			})
+		}},
+		{"add endpoint of nothing", func() *fake { return &fake{err: fmt.Errorf("no id: %w", ErrUsage)} }, func(ctx context.Context, b Backend) (any, error) {
+			return b.AddEndpoint(ctx, EndpointRequest{})
+		}},
+		{"join endpoint", func() *fake { return &fake{endpoint: fullEndpoint()} }, func(ctx context.Context, b Backend) (any, error) {
+			return b.JoinEndpoint(ctx, EndpointJoin{ID: "e", Sandbox: "/var/run/docker/netns/0123456789ab"})
+		}},
+		{"join no endpoint", func() *fake { return &fake{err: fmt.Errorf("endpoint e: %w", ErrNotFound)} }, func(ctx context.Context, b Backend) (any, error) {
+			return b.JoinEndpoint(ctx, EndpointJoin{})
+		}},
+		{"leave endpoint", func() *fake { return &fake{} }, func(ctx context.Context, b Backend) (any, error) { return nil, b.LeaveEndpoint(ctx, "e\"/\n") }},
+		{"remove endpoint", func() *fake { return &fake{} }, func(ctx context.Context, b Backend) (any, error) { return nil, b.RemoveEndpoint(ctx, "") }},
 		{"expose", func() *fake { return &fake{addresses: prefixes("10.32.0.9/12")} }, func(ctx context.Context, b Backend) (any, error) {
 			return b.Expose(ctx, ExposeRequest{Addresses: []string{"10.32.0.9/12"}, FQDN: "gw.weft.internal.", WithoutMasquerade: true})
 		}},

@@ -3,13 +3,13 @@ package api
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/weftnet/weft/router/socket"
 )
 
 // stopGrace is how long requests may take to end once the server stops. Their
@@ -36,6 +36,9 @@ func NewServer(b Backend, log *slog.Logger) *Server {
 	s.mux.HandleFunc("GET /v1/why", query(func(ctx context.Context, r *http.Request) (Why, error) {
 		return b.Why(ctx, r.URL.Query().Get("peer"))
 	}))
+	s.mux.HandleFunc("GET /v1/doctor", query(func(ctx context.Context, r *http.Request) (Diagnosis, error) {
+		return b.Doctor(ctx, doctorRequest(r))
+	}))
 	s.mux.HandleFunc("GET /v1/ps", query(func(ctx context.Context, r *http.Request) ([]Attachment, error) {
 		return b.PS(ctx, r.URL.Query()["container"])
 	}))
@@ -49,6 +52,12 @@ func NewServer(b Backend, log *slog.Logger) *Server {
 	s.mux.HandleFunc("POST /v1/forget", command(b.Forget))
 	s.mux.HandleFunc("POST /v1/attach", waiting(b.Attach))
 	s.mux.HandleFunc("POST /v1/detach", request(b.Detach))
+	s.mux.HandleFunc("POST /v1/endpoint/reserve", request(b.Reserve))
+	s.mux.HandleFunc("POST /v1/endpoint/unreserve", command(b.Unreserve))
+	s.mux.HandleFunc("POST /v1/endpoint/add", request(b.AddEndpoint))
+	s.mux.HandleFunc("POST /v1/endpoint/join", request(b.JoinEndpoint))
+	s.mux.HandleFunc("POST /v1/endpoint/leave", command(b.LeaveEndpoint))
+	s.mux.HandleFunc("POST /v1/endpoint/remove", command(b.RemoveEndpoint))
 	s.mux.HandleFunc("POST /v1/expose", waiting(b.Expose))
 	s.mux.HandleFunc("POST /v1/hide", request(b.Hide))
 	s.mux.HandleFunc("POST /v1/dns/add", command(b.DNSAdd))
@@ -61,7 +70,9 @@ func NewServer(b Backend, log *slog.Logger) *Server {
 		return b.HandOver(ctx)
 	}))
 	s.mux.HandleFunc("POST /v1/stop", command(func(ctx context.Context, _ struct{}) error { return b.Stop(ctx) }))
+	s.mux.HandleFunc("POST /v1/ui", request(b.UI))
 	s.mux.HandleFunc("GET /v1/logs", s.logs)
+	s.mux.HandleFunc("GET /v1/events", s.events)
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, problem{
 			Type: "about:blank", Title: http.StatusText(http.StatusNotFound), Status: http.StatusNotFound,
@@ -84,24 +95,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelError),
 	}
-	stopped := make(chan struct{})
-	unhook := context.AfterFunc(ctx, func() {
-		defer close(stopped)
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
-		defer cancel()
-		if h.Shutdown(grace) != nil {
-			_ = h.Close() // whoever still asks has had the grace
-		}
-	})
-	err := h.Serve(ln)
-	if unhook() {
-		return err // ctx goes on: the listener failed
-	}
-	<-stopped
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
+	return socket.Serve(ctx, h, ln, stopGrace)
 }
 
 // query answers a request that has no body.
@@ -162,29 +156,34 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, problemOf(usage("follow: want true or false")))
 		return
 	}
-	out := &stream{w: w, control: http.NewResponseController(w)}
+	out := &stream{w: w, control: http.NewResponseController(w), kind: "text/plain; charset=utf-8"}
 	if follow {
 		out.start() // the log may be silent for long, and the caller waits for a status
 	}
-	err = s.backend.Logs(r.Context(), follow, out)
-	switch {
-	case err == nil:
-		out.start()
-	case !out.started:
-		writeProblem(w, problemOf(err))
-	default:
-		b, merr := json.Marshal(problemOf(err))
-		if merr == nil {
-			w.Header().Set(http.TrailerPrefix+logProblem, string(b))
-		}
+	if err := s.backend.Logs(r.Context(), follow, out); err != nil {
+		out.fail(err)
+		return
 	}
+	out.start()
 }
 
 // stream sends what is written at once.
 type stream struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
+	kind    string // of content
 	started bool
+}
+
+// fail says why nothing, or nothing more, comes.
+func (s *stream) fail(err error) {
+	if !s.started {
+		writeProblem(s.w, problemOf(err))
+		return
+	}
+	if b, merr := json.Marshal(problemOf(err)); merr == nil {
+		s.w.Header().Set(http.TrailerPrefix+logProblem, string(b))
+	}
 }
 
 func (s *stream) start() {
@@ -192,7 +191,7 @@ func (s *stream) start() {
 		return
 	}
 	s.started = true
-	s.w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	s.w.Header().Set("Content-Type", s.kind)
 	s.w.WriteHeader(http.StatusOK)
 	_ = s.control.Flush()
 }
@@ -205,5 +204,3 @@ func (s *stream) Write(p []byte) (int, error) {
 	}
 	return n, s.control.Flush()
 }
-
-var _ io.Writer = (*stream)(nil)

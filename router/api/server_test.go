@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // TestWire shows every request as curl would send it, and its answer.
@@ -70,6 +74,16 @@ func TestWire(t *testing.T) {
 			}
 		})
 	}
+}
+
+// newRecorder is the answer of a server in front of f to a caller who has left.
+func newRecorder(t *testing.T, f *fake, method, path string) *httptest.ResponseRecorder {
+	t.Helper()
+	w := httptest.NewRecorder()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	NewServer(f, nil).ServeHTTP(w, httptest.NewRequestWithContext(ctx, method, "http://weft"+path, nil))
+	return w
 }
 
 func usageProblem(detail string) string {
@@ -210,6 +224,22 @@ func TestClientOfSomethingElse(t *testing.T) {
 	check(t, "no reason", err, "weftd gave no reason (, urn:weft:problem:usage)")
 	err = c.Stop(t.Context())
 	check(t, "no answer", err, "weftd ended before it answered: EOF")
+}
+
+// The death of the daemon shows in several ways.
+func TestHungUp(t *testing.T) {
+	read := func(err error) error {
+		return &net.OpError{Op: "read", Net: "unix", Err: os.NewSyscallError("read", err)}
+	}
+	for _, err := range []error{
+		io.EOF, io.ErrUnexpectedEOF, read(unix.ECONNRESET), read(unix.EPIPE), errors.New("http: server closed idle connection"),
+	} {
+		check(t, "asked", requestError(&url.Error{Op: "Post", URL: "/v1/attach", Err: err}), "weftd ended before it answered: "+err.Error())
+		check(t, "answering", answerError(err), "weftd ended before it answered: "+err.Error())
+	}
+	other := errors.New("no")
+	check(t, "asked", requestError(other), "ask weftd: no")
+	check(t, "answering", answerError(other), "read the answer of weftd: no")
 }
 
 func check(t *testing.T, what string, err error, want string) {

@@ -5,13 +5,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
 	"strings"
 	"sync"
+
+	"github.com/weftnet/weft/router/bell"
 )
 
 // streamType is the form of an answer that says on the way what it waits for:
@@ -104,7 +105,7 @@ type reasons struct {
 	// Constant.
 	w       http.ResponseWriter
 	control *http.ResponseController
-	more    chan struct{} // has room for one
+	more    bell.Bell
 	done    chan struct{} // closed when the goroutine has ended
 
 	// Owned by the goroutine until done is closed.
@@ -116,7 +117,7 @@ type reasons struct {
 }
 
 func startReasons(w http.ResponseWriter) *reasons {
-	s := &reasons{w: w, control: http.NewResponseController(w), more: make(chan struct{}, 1), done: make(chan struct{})}
+	s := &reasons{w: w, control: http.NewResponseController(w), more: bell.New(), done: make(chan struct{})}
 	go s.run()
 	return s
 }
@@ -132,24 +133,17 @@ func (s *reasons) add(reason string) {
 		s.queue = s.queue[1:]
 	}
 	s.queue = append(s.queue, reason)
-	s.wake()
+	s.more.Ring()
 }
 
 // end waits until everything is written and reports whether that was anything.
 func (s *reasons) end() bool {
 	s.mu.Lock()
 	s.ended = true
-	s.wake()
+	s.more.Ring()
 	s.mu.Unlock()
 	<-s.done
 	return s.started
-}
-
-func (s *reasons) wake() {
-	select {
-	case s.more <- struct{}{}:
-	default:
-	}
 }
 
 func (s *reasons) run() {
@@ -214,8 +208,8 @@ func readStream[Out any](ctx context.Context, body io.Reader) (Out, error) {
 
 // brokenStream says why a stream had no last line.
 func brokenStream(err error) error {
-	if err == nil || errors.Is(err, io.ErrUnexpectedEOF) {
-		return fmt.Errorf("weftd ended before it answered: %w", io.ErrUnexpectedEOF)
+	if err == nil {
+		err = io.ErrUnexpectedEOF
 	}
-	return fmt.Errorf("read the answer of weftd: %w", err)
+	return answerError(err)
 }

@@ -31,6 +31,7 @@ type Status struct {
 	IPAM           *IPAM         // nil: the allocator is off (--ipalloc-range="")
 	DNS            *DNS          // nil with --no-dns
 	Warnings       []string      // for people; `weft launch` prints them
+	Findings       []Finding     // warnings and problems of the daemon's last look at its host, the gravest first
 }
 
 // State of a connection, in the words of `weft status connections`.
@@ -45,6 +46,12 @@ const (
 	Failed      State = "failed"
 	Relayed     State = "relayed"
 )
+
+// Lossy is the share of lost pings from which a path is not well.
+const Lossy = 0.05
+
+// Carries reports whether packets pass.
+func (s State) Carries() bool { return s == Established || s == Relayed }
 
 // Connection is this host's connection to one peer or one target.
 type Connection struct {
@@ -68,6 +75,9 @@ type Connection struct {
 	// Fragmented counts packets that were larger than the path that is used now
 	// carries, and left in fragments. Peers behind one relay share the number.
 	Fragmented uint64
+	// Single says that this host sends its packets one by one, because coalesced
+	// ones (UDP GSO) do not arrive; known of the userspace data path only.
+	Single bool
 }
 
 // RelayStatus is what this host forwards for others, sealed. The counters count
@@ -113,6 +123,13 @@ type Peer struct {
 	Alive       bool
 	Version     uint64 // sequence number of its advert
 	Connections []PeerConnection
+	Attached    []Attached // as it tells of them, by MAC address
+}
+
+// Attached is an interface on the switch of a host, which may be another one.
+type Attached struct {
+	MAC       string
+	Addresses []netip.Addr
 }
 
 // PeerConnection is one of a peer's own connections.
@@ -122,6 +139,8 @@ type PeerConnection struct {
 	Address  string
 	Outbound bool
 	State    State
+	RTT      time.Duration // of its underlay, the least lately; zero: not measured
+	MTU      int           // largest IP packet of the underlay to there, in bytes; zero: not known
 }
 
 // DNS is the state of the embedded server.

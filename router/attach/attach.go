@@ -38,6 +38,8 @@ type Guest interface {
 	DelAddr(link string, p netip.Prefix) error
 	ReplaceRoute(r kernel.Route) error
 	DelRoute(r kernel.Route) error
+	AddRule(r kernel.Rule) error
+	DelRule(r kernel.Rule) error
 	SetUp(name string, up bool) error
 	SetMTU(name string, mtu int) error
 	Sysctl(key string) (string, error)
@@ -73,7 +75,12 @@ type Config struct {
 	Bridge string     // name of the switch's bridge; empty: weft
 	MTU    func() int // of the switch; asked at every Set
 	DNS    netip.Addr // gets a /32 route inside; zero: none
-	Log    *slog.Logger
+	// Redirect leads what is asked of any name server inside a namespace to
+	// DNS, by way of an interface of the switch, for endpoints; Withdraw takes
+	// that back. nil: it is not done.
+	Redirect func(g Guest, link string) error
+	Withdraw func(g Guest) error
+	Log      *slog.Logger
 }
 
 // Attacher makes and removes container interfaces. It is safe for concurrent
@@ -87,11 +94,14 @@ type Attacher struct {
 	mtu    func() int
 	dns    netip.Addr
 	log    *slog.Logger
+
+	redirect func(Guest, string) error // nil: not done
+	withdraw func(Guest) error         // likewise
 }
 
 // New returns an attacher for the host's namespace.
 func New(host Host, open Opener, c Config) *Attacher {
-	a := &Attacher{host: host, open: open, bridge: c.Bridge, mtu: c.MTU, dns: c.DNS, log: c.Log}
+	a := &Attacher{host: host, open: open, bridge: c.Bridge, mtu: c.MTU, dns: c.DNS, log: c.Log, redirect: c.Redirect, withdraw: c.Withdraw}
 	if a.bridge == "" {
 		a.bridge = "weft"
 	}
@@ -108,6 +118,7 @@ type Spec struct {
 	Addresses []netip.Prefix // that must be there; others are left alone
 	Remove    []netip.Prefix // that must not
 	Multicast bool           // route 224.0.0.0/4 through it
+	NoDNS     bool           // no route to the name server
 }
 
 // State is what [Attacher.Set] reached.
@@ -145,7 +156,7 @@ func (a *Attacher) Set(path string, ns Namespace, s Spec) (State, error) {
 	st, err := r.converge()
 	if err != nil {
 		if uerr := r.undo(); uerr != nil {
-			a.log.Warn("attach: undo failed", "end", r.end, "error", uerr)
+			a.log.Warn("what was begun is not undone; the next sweep tries again", "end", r.end, "err", uerr)
 		}
 		return State{}, err
 	}
@@ -183,16 +194,21 @@ func (a *Attacher) Announce(path string, ns Namespace, name string, addresses []
 // is there, up and on the bridge. It is the cheap question to ask when the
 // kernel says that some link changed; [Attacher.Set] answers the whole one.
 func (a *Attacher) Sound(links []kernel.Link, ns Namespace) bool {
+	_, sound := a.sound(links, ns.HostEnd())
+	return sound
+}
+
+func (a *Attacher) sound(links []kernel.Link, name string) (there, sound bool) {
 	var end, bridge *kernel.Link
 	for i := range links {
 		switch links[i].Name {
-		case ns.HostEnd():
+		case name:
 			end = &links[i]
 		case a.bridge:
 			bridge = &links[i]
 		}
 	}
-	return end != nil && end.Up && bridge != nil && end.Master == bridge.Index
+	return end != nil, end != nil && end.Up && bridge != nil && end.Master == bridge.Index
 }
 
 // Links lists the host's links, for [Attacher.Sound].

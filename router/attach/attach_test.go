@@ -257,7 +257,7 @@ func TestSweep(t *testing.T) {
 		check(t, err)
 	}
 	check(t, w.host.AddVeth("wvtest", 1500, w.guests["/a"], "eth9", kernel.MAC{}))
-	swept, err := w.Sweep([]Namespace{a})
+	swept, err := w.Sweep([]string{a.HostEnd()})
 	check(t, err)
 	if want := []string{b.HostEnd()}; !slices.Equal(swept, want) {
 		t.Errorf("Sweep = %v, want %v", swept, want)

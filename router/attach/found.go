@@ -22,6 +22,16 @@ type Sight struct {
 // [ErrChanged] when path is no longer ns, and [fs.ErrNotExist] when path is
 // gone or there is no interface.
 func (a *Attacher) Look(path string, ns Namespace) (Sight, error) {
+	return a.lookAt(path, ns, ns.HostEnd())
+}
+
+// LookEndpoint is [Attacher.Look] for the interface of an endpoint.
+func (a *Attacher) LookEndpoint(path string, ns Namespace, id string) (Sight, error) {
+	end, _ := EndpointEnds(id)
+	return a.lookAt(path, ns, end)
+}
+
+func (a *Attacher) lookAt(path string, ns Namespace, name string) (Sight, error) {
 	g, now, err := a.enter(path)
 	if err != nil {
 		return Sight{}, err
@@ -30,7 +40,7 @@ func (a *Attacher) Look(path string, ns Namespace) (Sight, error) {
 	if now != ns {
 		return Sight{}, ErrChanged
 	}
-	end, err := a.host.Link(ns.HostEnd())
+	end, err := a.host.Link(name)
 	if err != nil {
 		return Sight{}, err
 	}
@@ -56,29 +66,24 @@ func (a *Attacher) Look(path string, ns Namespace) (Sight, error) {
 	return s, nil
 }
 
-// Strangers lists every host end that belongs to none of the namespaces in
-// keep.
-func (a *Attacher) Strangers(keep []Namespace) ([]kernel.Link, error) {
+// Strangers lists every host end whose name is not in keep.
+func (a *Attacher) Strangers(keep []string) ([]kernel.Link, error) {
 	return strangers(a.host, keep)
 }
 
-func strangers(host Host, keep []Namespace) ([]kernel.Link, error) {
+func strangers(host Host, keep []string) ([]kernel.Link, error) {
 	links, err := host.Links()
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
-	kept := make(map[string]bool, len(keep))
-	for _, ns := range keep {
-		kept[ns.HostEnd()] = true
-	}
 	return slices.DeleteFunc(links, func(l kernel.Link) bool {
-		return l.Kind != "veth" || !isHostEnd(l.Name) || kept[l.Name]
+		return l.Kind != "veth" || !isHostEnd(l.Name) || slices.Contains(keep, l.Name)
 	}), nil
 }
 
-// Sweep deletes every host end that belongs to none of the namespaces in keep
-// and returns their names.
-func (a *Attacher) Sweep(keep []Namespace) ([]string, error) { return sweep(a.host, keep) }
+// Sweep deletes every host end whose name is not in keep, and returns their
+// names.
+func (a *Attacher) Sweep(keep []string) ([]string, error) { return sweep(a.host, keep) }
 
 // Reset deletes every host end in host's namespace, whoever knows of it.
 func Reset(host Host) error {
@@ -86,7 +91,7 @@ func Reset(host Host) error {
 	return err
 }
 
-func sweep(host Host, keep []Namespace) ([]string, error) {
+func sweep(host Host, keep []string) ([]string, error) {
 	links, err := strangers(host, keep)
 	if err != nil {
 		return nil, err

@@ -54,7 +54,7 @@ func TestStrangers(t *testing.T) {
 		check(t, err)
 	}
 	check(t, w.host.AddVeth("veth1234", 1500, w.guests["/b"], "eth0", kernel.MAC{}))
-	got, err := w.Strangers([]Namespace{a})
+	got, err := w.Strangers([]string{a.HostEnd()})
 	check(t, err)
 	if len(got) != 1 || got[0].Name != b.HostEnd() || got[0].Alias != "/b" {
 		t.Errorf("%+v", got)

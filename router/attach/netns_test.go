@@ -209,3 +209,58 @@ func once(a *Attacher, c *container, i int) error {
 	}
 	return a.Remove(ns)
 }
+
+// TestEndpointInNamespace does an engine's part with ip, the way engines do:
+// IPv6 is off inside, and the interface moved from the host's namespace.
+func TestEndpointInNamespace(t *testing.T) {
+	host, a := realHost(t)
+	c, client := startContainer(t), startContainer(t)
+	ns, err := a.Identify(client.path)
+	check(t, err)
+	_, err = a.Set(client.path, ns, Spec{Addresses: prefixes("10.32.0.9/12")})
+	check(t, err)
+	ip := func(args ...string) {
+		t.Helper()
+		if out, err := c.run(t, args...); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+	}
+	ip("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
+	id := "e"
+	for round := range 3 {
+		guest, err := a.AddEndpoint(id, kernel.MAC{2, 1, 1, 1, 1, byte(round)}, true)
+		check(t, err)
+		spec := Spec{Addresses: prefixes("10.32.0.1/12"), Multicast: true}
+		if _, _, err := a.SettleEndpoint(c.path, id, spec, nil); !errors.Is(err, ErrNotReady) {
+			t.Errorf("not moved: %v", err)
+		}
+		check(t, host.Do(func() error {
+			out, err := exec.Command("ip", "link", "set", guest, "netns", fmt.Sprint(c.pid)).CombinedOutput()
+			if err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			return nil
+		}))
+		ip("ip", "link", "set", guest, "name", "weft0")
+		ip("ip", "addr", "add", "10.32.0.1/12", "dev", "weft0")
+		ip("ip", "link", "set", "weft0", "up")
+		got, st, err := a.SettleEndpoint(c.path, id, spec, prefixes("10.48.0.1/24"))
+		check(t, err)
+		if st.Interface != "weft0" {
+			t.Errorf("%+v", st)
+		}
+		// The engine's own, after that: it takes no route that is there for its own.
+		ip("ip", "route", "add", "169.254.67.83/32", "dev", "weft0")
+		ip("ip", "route", "add", "224.0.0.0/4", "dev", "weft0")
+		if st, err := a.SetEndpoint(c.path, got, id, Spec{Addresses: prefixes("10.32.0.1/12", "10.48.0.1/24"), Multicast: true}); err != nil || len(st.Changed) != 0 {
+			t.Errorf("everything is as it should be: %+v, %v", st, err)
+		}
+		if out, err := client.run(t, "ping", "-c", "1", "-W", "3", "10.32.0.1"); err != nil {
+			t.Fatalf("round %d: %v\n%s", round, err, out)
+		}
+		if out, err := c.run(t, "ip", "addr", "show", "dev", "weft0"); err != nil || !strings.Contains(out, "inet6 fe80::") || !strings.Contains(out, "10.48.0.1/24") {
+			t.Errorf("inside: %v\n%s", err, out)
+		}
+		check(t, a.RemoveEndpoint(id))
+	}
+}

@@ -82,6 +82,9 @@ type want struct {
 	bridge int // index
 	mtu    int
 	dns    netip.Addr
+	// outside: the guest's end is in the host's namespace, for an engine to
+	// take from there.
+	outside bool
 }
 
 // seen is what the kernel says about one attachment.
@@ -101,7 +104,10 @@ func hostSysctls(end string) [][2]string {
 	return [][2]string{{"net/ipv6/conf/" + end + "/disable_ipv6", "1"}}
 }
 
-func guestSysctls(name string) [][2]string {
+func (w want) guestSysctls(name string) [][2]string {
+	if w.outside { // the host is not on the switch by this end either
+		return hostSysctls(name)
+	}
 	return [][2]string{
 		{"net/ipv6/conf/" + name + "/disable_ipv6", "0"},
 		{"net/ipv4/conf/" + name + "/promote_secondaries", "1"},
@@ -134,7 +140,7 @@ func plan(w want, s seen) []step {
 			add(step{op: hostSysctl, key: kv[0], value: kv[1]})
 		}
 	}
-	for _, kv := range guestSysctls(s.name) {
+	for _, kv := range w.guestSysctls(s.name) {
 		if s.sysctl[kv[0]] != kv[1] {
 			add(step{op: guestSysctl, key: kv[0], value: kv[1]})
 		}
@@ -142,7 +148,7 @@ func plan(w want, s seen) []step {
 	if label := w.Label[:min(len(w.Label), maxAlias)]; label != "" && s.end.Alias != label {
 		add(step{op: setAlias, value: label})
 	}
-	cut := s.end.Master != w.bridge || !s.end.Up || !s.link.Up
+	cut := s.end.Master != w.bridge || !s.end.Up || !s.link.Up && !w.outside
 	if s.end.Master != w.bridge {
 		add(step{op: setMaster})
 	}
@@ -161,7 +167,7 @@ func plan(w want, s seen) []step {
 			add(step{op: delAddr, prefix: a})
 		}
 	}
-	if !s.link.Up {
+	if !s.link.Up && !w.outside {
 		add(step{op: guestUp})
 	}
 	for _, dst := range w.routes() {
@@ -187,7 +193,7 @@ func (w want) routes() []netip.Prefix {
 	if w.Multicast {
 		dst = append(dst, multicast())
 	}
-	if w.dns.IsValid() {
+	if w.dns.IsValid() && !w.NoDNS {
 		dst = append(dst, netip.PrefixFrom(w.dns, w.dns.BitLen()))
 	}
 	return dst

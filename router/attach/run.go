@@ -25,6 +25,10 @@ type run struct {
 	end   string
 	spec  Spec
 
+	as      string // name of a new interface; empty: the first free one
+	keep    bool   // what is not there, or elsewhere, stays so
+	waiting bool   // for the engine: how the interface is inside, save what nobody else sets, is not ours yet
+
 	undos  []func() error // newest last
 	waited bool           // for the end to forward
 }
@@ -36,6 +40,9 @@ func (r *run) converge() (State, error) {
 		w, s, err := r.look()
 		if err != nil {
 			return State{}, err
+		}
+		if r.keep && s.link == nil {
+			return st, nil
 		}
 		steps := plan(w, s)
 		if s.link != nil {
@@ -64,7 +71,10 @@ func (r *run) converge() (State, error) {
 
 // look asks the kernel for everything that plan needs.
 func (r *run) look() (want, seen, error) {
-	w := want{Spec: r.spec, end: r.end, mtu: r.mtu(), dns: r.dns}
+	w := want{Spec: r.spec, end: r.end, mtu: r.mtu(), dns: r.dns, outside: r.as != ""}
+	if r.waiting {
+		w.Multicast, w.NoDNS = false, true
+	}
 	s := seen{sysctl: make(map[string]string)}
 	bridge, err := r.host.Link(r.bridge)
 	if err != nil {
@@ -78,7 +88,9 @@ func (r *run) look() (want, seen, error) {
 	if s.routes, err = r.guest.Routes(0); err != nil {
 		return w, s, fmt.Errorf("list routes of the container: %w", err)
 	}
-	s.name = guestName(links)
+	if s.name = r.as; r.as == "" {
+		s.name = guestName(links)
+	}
 	end, err := r.host.Link(r.end)
 	if errors.Is(err, fs.ErrNotExist) {
 		return w, s, nil
@@ -87,15 +99,18 @@ func (r *run) look() (want, seen, error) {
 		return w, s, err
 	}
 	s.end = &end
-	if s.link = match(end, links); s.link == nil {
+	if s.link = match(end, links); s.link != nil && r.as != "" && s.link.Name != r.as {
+		s.link = nil
+	}
+	if s.link == nil {
 		return w, s, nil
 	}
 	s.name = s.link.Name
-	return w, s, r.lookInside(&s)
+	return w, s, r.lookInside(w, &s)
 }
 
 // lookInside adds what is known only of an interface that exists.
-func (r *run) lookInside(s *seen) (err error) {
+func (r *run) lookInside(w want, s *seen) (err error) {
 	if s.addrs, err = r.guest.Addrs(s.name); err != nil {
 		return err
 	}
@@ -104,7 +119,7 @@ func (r *run) lookInside(s *seen) (err error) {
 			return err
 		}
 	}
-	for _, kv := range guestSysctls(s.name) {
+	for _, kv := range w.guestSysctls(s.name) {
 		if s.sysctl[kv[0]], err = r.guest.Sysctl(kv[0]); missing(err) != nil {
 			return err
 		}

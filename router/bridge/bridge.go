@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/weftnet/weft/router/bell"
 	"github.com/weftnet/weft/router/kernel"
 )
 
@@ -85,6 +86,7 @@ type Kernel interface {
 	Sysctl(key string) (string, error)
 	SetSysctl(key, value string) error
 	Announce(link string, a netip.Addr) error
+	FirewallGeneration() (uint32, error)
 }
 
 // Journal keeps the former values of what was changed on the host and does not
@@ -122,6 +124,8 @@ type Bridge struct {
 	omit    []string
 	quiets  quiets // has its own mutex
 
+	fragments fragments // likewise
+
 	mu       sync.Mutex // guards what follows
 	cfg      *Config    // what Set was last asked for; nil: nothing yet
 	stale    bool       // the walls are not those of cfg
@@ -152,14 +156,15 @@ func New(d Deps) *Bridge {
 	if d.Journal == nil {
 		d.Journal = noJournal{}
 	}
+	changes := &commits{generation: d.Kernel.FirewallGeneration}
 	return &Bridge{
 		kernel:  d.Kernel,
 		journal: d.Journal,
 		log:     d.Log,
 		omit:    d.Omit,
-		quiets:  quiets{wake: make(chan struct{}, 1), waiting: make(map[netip.AddrPort]time.Time)},
-		walls:   &tables{kernel: d.Kernel},
-		accept:  &dockerAccept{kernel: d.Kernel, log: d.Log},
+		quiets:  quiets{wake: bell.New(), waiting: make(map[netip.AddrPort]time.Time)},
+		walls:   &tables{kernel: d.Kernel, commits: changes},
+		accept:  &dockerAccept{kernel: d.Kernel, commits: changes, log: d.Log},
 	}
 }
 

@@ -25,13 +25,15 @@ import (
 type dockerAccept struct {
 	// Constant.
 
-	kernel Kernel
-	log    *slog.Logger
+	kernel  Kernel
+	commits *commits
+	log     *slog.Logger
 
 	// Guarded by Bridge.mu.
 
 	complaint string             // the last one, to log it once
 	handles   map[string]*handle // by program: each question is a process
+	at        point              // when all was well
 }
 
 // handle is an iptables that was asked once what it is.
@@ -63,6 +65,16 @@ func acceptRule() []string {
 }
 
 func (d *dockerAccept) set(ctx context.Context) (repaired []string, err error) {
+	at := d.commits.now()
+	if at.same(d.at) && d.countable() {
+		return nil, nil
+	}
+	d.at = point{}
+	defer func() {
+		if d.complaint == "" && len(repaired) == 0 {
+			d.at = at
+		}
+	}()
 	err = d.each(ctx, func(program string, t *iptables.IPTables) error {
 		chains, err := readChains(t)
 		if err != nil {
@@ -74,6 +86,17 @@ func (d *dockerAccept) set(ctx context.Context) (repaired []string, err error) {
 	})
 	d.complain(err)
 	return repaired, nil
+}
+
+// countable says that no change of iptables can be missed by who counts those of
+// nftables.
+func (d *dockerAccept) countable() bool {
+	for _, p := range protocols {
+		if h := d.handles[p.program]; h == nil || h.legacy {
+			return false
+		}
+	}
+	return true
 }
 
 func (d *dockerAccept) remove(ctx context.Context) error {

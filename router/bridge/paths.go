@@ -74,10 +74,9 @@ func pathChains(c Config) []chain {
 // counts from zero whenever the table is written.
 type counted struct{ before, now uint64 }
 
-// Fragmented returns, for each of [Config.Cuts], how many packets left in
-// fragments because they were larger. It runs nft, if there are any, and waits
+// countFragmented asks the firewall. It runs nft, if anything is cut, and waits
 // while the rules are written.
-func (b *Bridge) Fragmented(ctx context.Context) (map[netip.AddrPort]uint64, error) {
+func (b *Bridge) countFragmented(ctx context.Context) (map[netip.AddrPort]uint64, error) {
 	n, err := b.walls.counts(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("bridge: count fragmented packets: %w", err)

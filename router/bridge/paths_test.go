@@ -146,7 +146,7 @@ func TestFragmented(t *testing.T) {
 	c := l.a.cfg
 	count := func(want map[netip.AddrPort]uint64) {
 		t.Helper()
-		got, err := l.a.bridge.Fragmented(t.Context())
+		got, err := l.a.bridge.countFragmented(t.Context())
 		ok(t, err)
 		if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); d != "" {
 			t.Errorf("(-want +got):\n%s", d)

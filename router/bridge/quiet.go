@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/weftnet/weft/router/bell"
 )
 
 const (
@@ -20,7 +22,7 @@ const (
 
 // quiets are the calls of [Bridge.Quiet] that are not written yet.
 type quiets struct {
-	wake chan struct{} // of one: there may be work
+	wake bell.Bell // there may be work; constant after New
 
 	mu      sync.Mutex // guards what follows
 	waiting map[netip.AddrPort]time.Time
@@ -59,10 +61,7 @@ func (b *Bridge) Quiet(from netip.AddrPort, d time.Duration) error {
 	if full {
 		return fmt.Errorf("bridge: drop what comes from %s: %d others wait for nft", from, maxWaiting)
 	}
-	select {
-	case q.wake <- struct{}{}:
-	default:
-	}
+	q.wake.Ring()
 	return nil
 }
 
@@ -89,7 +88,7 @@ func (b *Bridge) Run(ctx context.Context) {
 	}
 }
 
-// writeQuiets writes all that waits at once. The walls' mutex is not needed: a
+// writeQuiets writes all that waits at once. Bridge.mu is not needed: a
 // set that is replaced meanwhile is empty then in any order.
 func (b *Bridge) writeQuiets(ctx context.Context) error {
 	q := &b.quiets
@@ -138,12 +137,16 @@ func (t *tables) quiet(ctx context.Context, list []quiet) error {
 		}
 	}
 	return t.kernel.Do(func() error {
-		nft := exec.CommandContext(ctx, "nft", "-f", "-")
-		nft.Stdin = strings.NewReader(script.String())
-		nft.WaitDelay = quietLimit // who holds its output must not hold us
-		if out, err := nft.CombinedOutput(); err != nil {
-			return fmt.Errorf("nft: %w: %s", err, bytes.TrimSpace(out))
-		}
-		return nil
+		return t.commits.write(func() error { return runQuiet(ctx, script.String()) })
 	})
+}
+
+func runQuiet(ctx context.Context, script string) error {
+	nft := exec.CommandContext(ctx, "nft", "-f", "-")
+	nft.Stdin = strings.NewReader(script)
+	nft.WaitDelay = quietLimit // who holds its output must not hold us
+	if out, err := nft.CombinedOutput(); err != nil {
+		return fmt.Errorf("nft: %w: %s", err, bytes.TrimSpace(out))
+	}
+	return nil
 }

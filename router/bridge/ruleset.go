@@ -87,38 +87,38 @@ func tunnelChains(c Config) []chain {
 		family: knftables.InetFamily, name: "weft-raw",
 		kind: knftables.FilterType, hook: knftables.PreroutingHook, priority: "raw",
 	}
-	in.add("overlay-origin", `iifname != { %q, "lo" } ip6 saddr %s drop`, c.WireGuard, overlay)
-	in.add("overlay-origin", `iifname != { %q, "lo" } ip6 daddr %s drop`, c.WireGuard, overlay)
-	in.add("tunnel-only-us", `iifname %q ip6 saddr != %s drop`, c.WireGuard, overlay)
-	in.add("tunnel-only-us", `iifname %q ip6 daddr != %s drop`, c.WireGuard, c.Overlay)
-	in.add("tunnel-only-us", `iifname %q meta nfproto ipv4 drop`, c.WireGuard)
+	in.add("overlay-origin", `ip6 saddr %s iifname != { %q, "lo" } drop`, overlay, c.WireGuard)
+	in.add("overlay-origin", `ip6 daddr %s iifname != { %q, "lo" } drop`, overlay, c.WireGuard)
+	in.add("tunnel-only-us", `ip6 saddr != %s iifname %q drop`, overlay, c.WireGuard)
+	in.add("tunnel-only-us", `ip6 daddr != %s iifname %q drop`, c.Overlay, c.WireGuard)
+	in.add("tunnel-only-us", `meta nfproto ipv4 iifname %q drop`, c.WireGuard)
 	// The switch is left out for the sake of containers that use this port
 	// among themselves, on hosts where bridged frames pass through here: over
 	// IPv6 nothing from the switch is for the host anyway (weft-switch).
-	in.add("vxlan-origin", `iifname != { %q, %q } udp dport %d drop`, c.WireGuard, c.Name, c.VXLANPort)
-	in.add("vxlan-source-port", `iifname %q udp dport %d udp sport != 512-1023 drop`, c.WireGuard, c.VXLANPort)
-	in.add("vxlan-untracked", `iifname %q udp dport %d notrack`, c.WireGuard, c.VXLANPort)
+	in.add("vxlan-origin", `udp dport %d iifname != { %q, %q } drop`, c.VXLANPort, c.WireGuard, c.Name)
+	in.add("vxlan-source-port", `udp dport %d udp sport != 512-1023 iifname %q drop`, c.VXLANPort, c.WireGuard)
+	in.add("vxlan-untracked", `udp dport %d iifname %q notrack`, c.VXLANPort, c.WireGuard)
 	out := chain{
 		family: knftables.InetFamily, name: "weft-raw-output",
 		kind: knftables.FilterType, hook: knftables.OutputHook, priority: "raw",
 	}
 	// Without the tunnel the route to a peer may be the default route.
-	out.add("overlay-leak", `oifname != { %q, "lo" } ip6 daddr %s drop`, c.WireGuard, overlay)
-	out.add("overlay-leak", `oifname != { %q, "lo" } ip6 saddr %s drop`, c.WireGuard, overlay)
+	out.add("overlay-leak", `ip6 daddr %s oifname != { %q, "lo" } drop`, overlay, c.WireGuard)
+	out.add("overlay-leak", `ip6 saddr %s oifname != { %q, "lo" } drop`, overlay, c.WireGuard)
 	// Only the kernel and the privileged send from a port below 1024.
 	out.add("vxlan-local-sender", `udp dport %d udp sport != 512-1023 drop`, c.VXLANPort)
 	// That is so unless net.ipv4.ip_unprivileged_port_start says otherwise; a
 	// mark stays with the privileged on any host, and our port has set it.
 	out.add("vxlan-local-sender", `udp dport %d meta mark and %#08x != %#08x drop`, c.VXLANPort, uint32(markMask), markValue)
-	out.add("vxlan-untracked", `oifname %q udp dport %d notrack`, c.WireGuard, c.VXLANPort)
+	out.add("vxlan-untracked", `udp dport %d oifname %q notrack`, c.VXLANPort, c.WireGuard)
 	// Whoever changes a mark on the way out, as we do ourselves, may give a packet
 	// another route.
 	last := chain{
 		family: knftables.InetFamily, name: "weft-raw-last",
 		kind: knftables.FilterType, hook: knftables.PostroutingHook, priority: "raw",
 	}
-	last.add("overlay-leak-late", `oifname != { %q, "lo" } ip6 daddr %s drop`, c.WireGuard, overlay)
-	last.add("overlay-leak-late", `oifname != { %q, "lo" } ip6 saddr %s drop`, c.WireGuard, overlay)
+	last.add("overlay-leak-late", `ip6 daddr %s oifname != { %q, "lo" } drop`, overlay, c.WireGuard)
+	last.add("overlay-leak-late", `ip6 saddr %s oifname != { %q, "lo" } drop`, overlay, c.WireGuard)
 	return []chain{in, out, last}
 }
 
@@ -138,7 +138,9 @@ func inputChains(c Config) []chain {
 	tunnel := chain{family: knftables.InetFamily, name: "weft-tunnel"}
 	tunnel.add("tunnel-input", `udp dport { %d, %d } accept`, c.VXLANPort, c.GossipPort)
 	tunnel.add("tunnel-input", `tcp dport %d accept`, c.GossipPort)
-	tunnel.add("tunnel-input", `tcp sport %d ct state established accept`, c.GossipPort)
+	// Answers. Asking for the state of a connection would track all that passes
+	// through the host, bridged frames too, where nobody else does.
+	tunnel.add("tunnel-input", `tcp sport %d tcp flags & (fin | syn | rst | ack) != syn accept`, c.GossipPort)
 	tunnel.add("tunnel-input", `icmpv6 type { destination-unreachable, time-exceeded, parameter-problem, echo-request, echo-reply } accept`)
 	tunnel.add("tunnel-input", `drop`)
 	ours := chain{family: knftables.InetFamily, name: "weft-switch"}
@@ -183,12 +185,12 @@ func forwardChains(c Config, uplinks []string) []chain {
 		family: knftables.InetFamily, name: "weft-forward",
 		kind: knftables.FilterType, hook: knftables.ForwardHook, priority: "filter-5",
 	}
+	// Bridged frames, on hosts where they pass through here.
+	fwd.add("bridged", `iifname %q oifname %q %s`, c.Name, c.Name, mark)
 	fwd.add("tunnel-forward", `iifname %q drop`, c.WireGuard)
 	fwd.add("tunnel-forward", `oifname %q drop`, c.WireGuard)
 	fwd.add("loose-port", `iifname %q drop`, c.VXLAN)
 	fwd.add("loose-port", `iifname "%s*" drop`, portPrefix)
-	// Bridged frames, on hosts where they pass through here.
-	fwd.add("bridged", `iifname %q oifname %q %s`, c.Name, c.Name, mark)
 	for _, p := range subnets(c.Exposed) {
 		fwd.add("exposed", `iifname %q ip saddr %s jump weft-leave`, c.Name, p)
 		fwd.add("exposed", `oifname %q ip daddr %s %s`, c.Name, p, mark)
@@ -234,8 +236,8 @@ func switchChains(c Config) []chain {
 	out.add("vxlan-mark", `oifname %q meta mark set meta mark and %#08x or %#08x`, c.VXLAN, ^uint32(markMask), markValue)
 	if c.DNS.IsValid() {
 		for _, what := range []string{"ip saddr", "ip daddr", "arp saddr ip", "arp daddr ip"} {
-			in.add("names-local", `iifname %q %s %s drop`, c.VXLAN, what, c.DNS)
-			out.add("names-local", `oifname %q %s %s drop`, c.VXLAN, what, c.DNS)
+			in.add("names-local", `%s %s iifname %q drop`, what, c.DNS, c.VXLAN)
+			out.add("names-local", `%s %s oifname %q drop`, what, c.DNS, c.VXLAN)
 		}
 	}
 	if c.MSS > 0 {

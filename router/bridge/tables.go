@@ -29,7 +29,10 @@ var places = [...]tableID{
 
 // tables are our nftables tables, written and read by nft.
 type tables struct {
-	kernel Kernel // constant
+	// Constant.
+
+	kernel  Kernel
+	commits *commits
 
 	// Guarded by Bridge.mu.
 
@@ -37,6 +40,7 @@ type tables struct {
 	were [len(places)]struct { // by places
 		written string // the last transaction; "": none
 		seen    string // what nft lists after it
+		at      point  // when it listed that
 	}
 
 	cutsMu sync.Mutex // guards cuts and the counters behind them; taken after Bridge.mu
@@ -44,8 +48,9 @@ type tables struct {
 }
 
 // set writes the tables that are not those written last, or which nft does not
-// list any more as it listed them then. Each is written alone: with the one
-// for IP packets go the elements of its sets (see [Bridge.Quiet]).
+// list any more as it listed them then; it is asked when somebody else changed
+// anything since. Each is written alone: with the one for IP packets go the
+// elements of its sets (see [Bridge.Quiet]).
 func (t *tables) set(ctx context.Context, r ruleset) (repaired []string, err error) {
 	err = t.kernel.Do(func() error {
 		if err := t.open(); err != nil {
@@ -76,12 +81,17 @@ func (t *tables) setTable(ctx context.Context, i int, r ruleset) (repaired []str
 	tx := t.nft.NewTransaction()
 	r.write(tx, p)
 	want := tx.String()
+	at := t.commits.now() // before the look: what changes meanwhile is seen then, or makes us look again
 	if want == is.written {
+		if at.same(is.at) {
+			return nil, nil
+		}
 		seen, err := list(ctx, p)
 		if err != nil {
 			return nil, err
 		}
 		if seen == is.seen {
+			is.at = at
 			return nil, nil
 		}
 		repaired = []string{"nftables rules of weft were changed or gone"}
@@ -92,6 +102,7 @@ func (t *tables) setTable(ctx context.Context, i int, r ruleset) (repaired []str
 	if err := t.write(ctx, tx, p, r.cuts); err != nil {
 		return nil, fmt.Errorf("write nftables rules: %w", err)
 	}
+	at = t.commits.now()
 	seen, err := list(ctx, p)
 	if err != nil {
 		return nil, err
@@ -105,7 +116,7 @@ func (t *tables) setTable(ctx context.Context, i int, r ruleset) (repaired []str
 		// be taken for what we wrote: the next look writes again.
 		return append(repaired, "nftables rules of weft were changed while they were written: "+broken), nil
 	}
-	is.written, is.seen = want, seen
+	is.written, is.seen, is.at = want, seen, at
 	return repaired, nil
 }
 
@@ -116,7 +127,7 @@ func (t *tables) write(ctx context.Context, tx *knftables.Transaction, p tableID
 		defer t.cutsMu.Unlock()
 		_ = t.countLocked(ctx) // what was counted since the last look is no reason to go without rules
 	}
-	if err := t.nft.Run(ctx, tx); err != nil {
+	if err := t.commits.write(func() error { return t.nft.Run(ctx, tx) }); err != nil {
 		return err
 	}
 	if p.name == pathsName {
@@ -186,15 +197,23 @@ func (t *tables) open() error {
 	if t.nft != nil {
 		return nil
 	}
-	nft, err := knftables.New("", "", knftables.NoObjectCommentEmulation)
-	if errors.Is(err, exec.ErrNotFound) {
-		return fmt.Errorf("the program nft is missing: install the package nftables (apt install nftables): %w", err)
-	}
+	nft, err := openNFT()
 	if err != nil {
-		return fmt.Errorf("nftables: %w", err)
+		return err
 	}
 	t.nft = nft
 	return nil
+}
+
+func openNFT() (knftables.Interface, error) {
+	nft, err := knftables.New("", "", knftables.NoObjectCommentEmulation)
+	if errors.Is(err, exec.ErrNotFound) {
+		return nil, fmt.Errorf("the program nft is missing: install the package nftables (apt install nftables): %w", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("nftables: %w", err)
+	}
+	return nft, nil
 }
 
 // list returns a table in a form that is equal when it is. knftables lists

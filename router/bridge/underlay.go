@@ -33,7 +33,7 @@ func underlayChains(c Config) []chain {
 	in.add("quiet", `udp dport %d @th,64,8 != %#x ip saddr . udp sport @%s drop`, c.Port, signal.First, quietIPv4)
 	in.add("quiet", `udp dport %d @th,64,8 != %#x ip6 saddr . udp sport @%s drop`, c.Port, signal.First, quietIPv6)
 
-	// What a path carries is measured (PROTOCOL section 6). A message about it
+	// What a path carries is measured (docs/protocol.md#path-mtu). A message about it
 	// is not needed, and anybody can forge one. Only what is for this host is
 	// looked at: one that passes through may be another's.
 	icmp := chain{

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"net"
 	"net/netip"
 	"testing"
 
@@ -174,6 +175,14 @@ func TestWalls(t *testing.T) {
 			omitB: []string{"overlay-leak", "overlay-leak-late"},
 		},
 		{
+			name: "peer opens a connection from the port of gossip",
+			try: func(t *testing.T, l *lab, expected bool) bool {
+				at := echo(t, l.b.Kernel, netip.AddrPortFrom(l.b.cfg.Overlay, port))
+				return reaches(l.a.Kernel, netip.AddrPortFrom(l.a.cfg.Overlay, l.a.cfg.GossipPort), at, expected)
+			},
+			omitB: []string{"tunnel-input"},
+		},
+		{
 			name: "container to a service of its host, at the address of the name server",
 			try: service(hostB, port, func(l *lab) {
 				l.send(l.b.container, netip.AddrPort{}, to(dns, port), payload)
@@ -305,6 +314,18 @@ func TestWalls(t *testing.T) {
 			}
 		})
 	}
+}
+
+// reaches tries to open a TCP connection.
+func reaches(k *kernel.Kernel, from, to netip.AddrPort, expected bool) bool {
+	return k.Do(func() error {
+		d := net.Dialer{Timeout: patience(expected), LocalAddr: net.TCPAddrFromAddrPort(from)}
+		c, err := d.Dial("tcp", to.String())
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	}) == nil
 }
 
 // routeViaBridge makes the container of a host take the host's bridge for a

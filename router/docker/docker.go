@@ -1,9 +1,10 @@
-// Package docker asks a Docker engine about its containers and follows what
-// happens to them. That there is no engine is normal and costs next to
-// nothing.
+// Package docker asks a Docker engine about its containers and networks and
+// follows what happens to them. That there is no engine is normal and costs
+// next to nothing.
 //
 // It does not know what weft does with a container; it changes nothing in the
-// engine. It works with Engine 20.10 (API 1.41) and later.
+// engine, save that it makes the default network. It works with Engine 20.10
+// (API 1.41) and later.
 package docker
 
 import (
@@ -11,16 +12,20 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
+	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
 
 	"github.com/weftnet/weft/router/api"
+	"github.com/weftnet/weft/router/bell"
 )
 
 // ErrUnavailable says that no engine answered.
@@ -37,10 +42,11 @@ const (
 // DOCKER_HOST and the other variables of Docker's own client say, else
 // /var/run/docker.sock.
 type Config struct {
-	Host     string        // such as unix:///run/docker.sock; empty: as above
-	Timeout  time.Duration // of one question; zero: 10 s
-	Retry    time.Duration // after the engine was lost, doubling; zero: 1 s
-	RetryMax time.Duration // zero: 30 s
+	Host     string         // such as unix:///run/docker.sock; empty: as above
+	Timeout  time.Duration  // of one question; zero: 10 s
+	Retry    time.Duration  // after the engine was lost, doubling; zero: 1 s
+	RetryMax time.Duration  // zero: 30 s
+	Network  DefaultNetwork // zero: none
 	Log      *slog.Logger
 }
 
@@ -54,10 +60,7 @@ type Client struct {
 	retry    time.Duration
 	retryMax time.Duration
 	log      *slog.Logger
-
-	// Safe by itself: until when an engine that let a question time out is
-	// not asked again, so that a sweep of many containers waits for it once.
-	hung atomic.Pointer[time.Time]
+	keeper   *keeper // locks itself
 }
 
 // engine is the part of the engine's API that we use. *client.Client
@@ -66,6 +69,10 @@ type engine interface {
 	ContainerInspect(ctx context.Context, container string, o client.ContainerInspectOptions) (client.ContainerInspectResult, error)
 	ContainerList(ctx context.Context, o client.ContainerListOptions) (client.ContainerListResult, error)
 	Events(ctx context.Context, o client.EventsListOptions) client.EventsResult
+	NetworkList(ctx context.Context, o client.NetworkListOptions) (client.NetworkListResult, error)
+	NetworkInspect(ctx context.Context, id string, o client.NetworkInspectOptions) (client.NetworkInspectResult, error)
+	NetworkCreate(ctx context.Context, name string, o client.NetworkCreateOptions) (client.NetworkCreateResult, error)
+	NetworkRemove(ctx context.Context, id string, o client.NetworkRemoveOptions) (client.NetworkRemoveResult, error)
 }
 
 // New prepares a client and connects to nothing. It fails only when the
@@ -98,6 +105,7 @@ func newClient(e engine, c Config) *Client {
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
+	d.keeper = &keeper{api: e, want: c.Network, timeout: d.timeout, retry: d.retry, retryMax: d.retryMax, log: d.log, kicks: bell.New()}
 	return d
 }
 
@@ -114,6 +122,19 @@ type Container struct {
 	Running     bool
 	HostNetwork bool   // it has no network namespace of its own
 	HostsPath   string // of the file that it sees as /etc/hosts
+	Created     bool   // it never ran
+	Networks    []Network
+}
+
+// Network is the place of a container on one of its networks, whatever drives
+// that.
+type Network struct {
+	ID         string // of the network
+	Name       string
+	EndpointID string       // empty when the container does not run
+	Address    netip.Prefix // IPv4; zero: none, or it does not run
+	Aliases    []string     // by which others on the network may call it, besides its name
+	Pinned     netip.Addr   // the address that it was told to have, whenever it runs; zero: any
 }
 
 // nameForm is what the engine takes as a name or an id. Anything else would
@@ -130,21 +151,35 @@ func (c *Client) Inspect(ctx context.Context, nameOrID string) (Container, error
 	if !nameForm().MatchString(nameOrID) {
 		return Container{}, notFound(fmt.Errorf("%q cannot be the name of a container", nameOrID))
 	}
-	if until := c.hung.Load(); until != nil && time.Now().Before(*until) {
-		return Container{}, fmt.Errorf("%w: it did not answer in time just now", ErrUnavailable)
-	}
 	short, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	var status int
 	r, err := c.api.ContainerInspect(withStatus(short, &status), nameOrID, client.ContainerInspectOptions{})
 	if err != nil {
-		if short.Err() != nil && ctx.Err() == nil {
-			until := time.Now().Add(c.timeout)
-			c.hung.Store(&until)
-		}
 		return Container{}, translate(err, status)
 	}
 	return fromInspect(r.Container), nil
+}
+
+// Summary is [Client.Inspect] by the full id, with little more than the state
+// and the networks, and without waiting: an engine that starts a container
+// holds its lock for as long as that takes.
+func (c *Client) Summary(ctx context.Context, id string) (Container, error) {
+	short, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	r, err := c.api.ContainerList(short, client.ContainerListOptions{All: true, Filters: make(client.Filters).Add("id", id)})
+	if err != nil {
+		return Container{}, translate(err, 0)
+	}
+	if len(r.Items) != 1 {
+		return Container{}, notFound(fmt.Errorf("no such container: %s", id))
+	}
+	s := r.Items[0]
+	out := Container{ID: s.ID, Name: ownName(s.Names), Running: s.State == container.StateRunning, Created: s.State == container.StateCreated}
+	if s.NetworkSettings != nil {
+		out.Networks = networksOf(s.ID, s.NetworkSettings.Networks)
+	}
+	return out, nil
 }
 
 func fromInspect(r container.InspectResponse) Container {
@@ -152,6 +187,7 @@ func fromInspect(r container.InspectResponse) Container {
 	if r.State != nil {
 		c.Running = r.State.Running
 		c.PID = r.State.Pid
+		c.Created = r.State.Status == container.StateCreated
 	}
 	if r.Config != nil {
 		c.Hostname, c.Domainname = r.Config.Hostname, r.Config.Domainname
@@ -159,7 +195,79 @@ func fromInspect(r container.InspectResponse) Container {
 	if r.HostConfig != nil {
 		c.HostNetwork = r.HostConfig.NetworkMode.IsHost()
 	}
+	if r.NetworkSettings != nil {
+		c.Networks = networksOf(c.ID, r.NetworkSettings.Networks)
+	}
 	return c
+}
+
+// networksOf sorts them by name.
+func networksOf(container string, all map[string]*network.EndpointSettings) (list []Network) {
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if n := all[name]; n != nil {
+			list = append(list, networkOf(container, name, n))
+		}
+	}
+	return list
+}
+
+func networkOf(container, name string, n *network.EndpointSettings) Network {
+	p := Network{ID: n.NetworkID, Name: name, EndpointID: n.EndpointID}
+	if n.IPAMConfig != nil && n.IPAMConfig.IPv4Address.Is4() {
+		p.Pinned = n.IPAMConfig.IPv4Address
+	}
+	if n.IPAddress.Is4() {
+		p.Address = netip.PrefixFrom(n.IPAddress, n.IPPrefixLen)
+	}
+	for _, a := range n.Aliases {
+		// The engine adds the beginning of the id, which nobody asked for.
+		if len(a) != shortID || !strings.HasPrefix(container, a) {
+			p.Aliases = append(p.Aliases, a)
+		}
+	}
+	return p
+}
+
+// shortID is how much of an id the engine shows people.
+const shortID = 12
+
+// containers lists all containers, also those that do not run. It knows neither
+// PID nor host names, files and aliases; but it does not wait for a container
+// that the engine is at work on, as [Client.Inspect] does. Errors and blocking
+// are the same.
+func (c *Client) containers(ctx context.Context) ([]Container, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	r, err := c.api.ContainerList(ctx, client.ContainerListOptions{All: true})
+	if err != nil {
+		return nil, translate(fmt.Errorf("list containers: %w", err), 0)
+	}
+	list := make([]Container, 0, len(r.Items))
+	for _, s := range r.Items {
+		one := Container{ID: s.ID, Name: ownName(s.Names), HostNetwork: container.NetworkMode(s.HostConfig.NetworkMode).IsHost()}
+		switch s.State {
+		case container.StateRunning, container.StatePaused, container.StateRestarting:
+			one.Running = true
+		case container.StateCreated:
+			one.Created = true
+		}
+		if s.NetworkSettings != nil {
+			one.Networks = networksOf(s.ID, s.NetworkSettings.Networks)
+		}
+		list = append(list, one)
+	}
+	return list, nil
+}
+
+// ownName returns the container's own among the names that it has, which
+// include those that links give it.
+func ownName(names []string) string {
+	for _, n := range names {
+		if n = strings.TrimPrefix(n, "/"); !strings.Contains(n, "/") {
+			return n
+		}
+	}
+	return ""
 }
 
 // statusKey is where the context of a request carries a place for the status

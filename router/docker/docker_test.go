@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.uber.org/goleak"
 
 	"github.com/weftnet/weft/router/api"
@@ -39,10 +41,13 @@ func oldEngine(t *testing.T) (host string, events chan string) {
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = fmt.Fprint(w, `{"Id":"0123456789abcdef","Name":"/web","HostsPath":"/var/lib/docker/containers/0123456789abcdef/hosts",
 				"State":{"Status":"running","Running":true,"Paused":false,"Pid":4711},
-				"HostConfig":{"NetworkMode":"default"},"Config":{"Hostname":"shop","Domainname":"weft.internal"},"NetworkSettings":{}}`)
+				"HostConfig":{"NetworkMode":"weft"},"Config":{"Hostname":"shop","Domainname":"weft.internal"},"NetworkSettings":{"Networks":{
+				"weft":{"IPAMConfig":{"IPv4Address":"10.32.7.7"},"Links":null,"Aliases":["zz","0123456789ab"],"NetworkID":"ead5","EndpointID":"4618","Gateway":"","IPAddress":"10.32.7.7",
+					"IPPrefixLen":16,"IPv6Gateway":"","GlobalIPv6Address":"","GlobalIPv6PrefixLen":0,"MacAddress":"02:aa:bb:cc:dd:ee","DriverOpts":null},
+				"other":{"IPAMConfig":null,"Aliases":null,"NetworkID":"29ec","EndpointID":"","IPAddress":"","IPPrefixLen":0,"MacAddress":""}}}}`)
 		case "hostnet":
 			w.Header().Set("Content-Type", "application/json")
-			_, _ = fmt.Fprint(w, `{"Id":"fedcba","Name":"/hostnet","State":{"Running":false},"HostConfig":{"NetworkMode":"host"},"Config":{}}`)
+			_, _ = fmt.Fprint(w, `{"Id":"fedcba","Name":"/hostnet","State":{"Status":"created","Running":false},"HostConfig":{"NetworkMode":"host"},"Config":{}}`)
 		case "01":
 			problem(w, http.StatusInternalServerError, "Multiple IDs found with provided prefix: 01")
 		case "broken":
@@ -55,9 +60,14 @@ func oldEngine(t *testing.T) (host string, events chan string) {
 	})
 	mux.HandleFunc("/v1.41/containers/json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = fmt.Fprint(w, `[{"Id":"0123456789abcdef","Names":["/other/alias","/web"],"State":"running","NetworkSettings":{"Networks":{}}}]`)
+		_, _ = fmt.Fprint(w, `[{"Id":"0123456789abcdef","Names":["/other/alias","/web"],"State":"running","HostConfig":{"NetworkMode":"default"},
+			"NetworkSettings":{"Networks":{"weft":{"IPAMConfig":{"IPv4Address":"10.32.7.7"},"Aliases":null,"NetworkID":"ead5","EndpointID":"4618","IPAddress":"10.32.7.7","IPPrefixLen":16,"MacAddress":"02:aa:bb:cc:dd:ee"}}}},
+			{"Id":"dead","Names":["/dead"],"State":"exited","HostConfig":{"NetworkMode":"host"}}]`)
 	})
 	mux.HandleFunc("/v1.41/events", func(w http.ResponseWriter, r *http.Request) {
+		if since := r.URL.Query().Get("since"); since != "" && since != "1795218187.128216092" {
+			t.Errorf("events since %q", since)
+		}
 		w.Header().Set("Content-Type", "application/json")
 		w.(http.Flusher).Flush()
 		for {
@@ -116,14 +126,28 @@ func TestInspect(t *testing.T) {
 	want := Container{
 		ID: "0123456789abcdef", Name: "web", Hostname: "shop", Domainname: "weft.internal",
 		PID: 4711, Running: true, HostsPath: "/var/lib/docker/containers/0123456789abcdef/hosts",
+		Networks: []Network{
+			{ID: "29ec", Name: "other"},
+			{ID: "ead5", Name: "weft", EndpointID: "4618", Address: netip.MustParsePrefix("10.32.7.7/16"), Aliases: []string{"zz"}, Pinned: netip.MustParseAddr("10.32.7.7")},
+		},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	addresses := cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})
+	if diff := cmp.Diff(want, got, addresses); diff != "" {
 		t.Errorf("Inspect (-want +got):\n%s", diff)
 	}
 	got, err = d.Inspect(ctx, "hostnet")
 	check(t, err)
-	if want := (Container{ID: "fedcba", Name: "hostnet", HostNetwork: true}); got != want {
-		t.Errorf("Inspect = %+v, want %+v", got, want)
+	want = Container{ID: "fedcba", Name: "hostnet", HostNetwork: true, Created: true}
+	if diff := cmp.Diff(want, got, addresses); diff != "" {
+		t.Errorf("Inspect (-want +got):\n%s", diff)
+	}
+
+	all, err := d.containers(ctx)
+	check(t, err)
+	place := Network{ID: "ead5", Name: "weft", EndpointID: "4618", Address: netip.MustParsePrefix("10.32.7.7/16"), Pinned: netip.MustParseAddr("10.32.7.7")}
+	listed := []Container{{ID: "0123456789abcdef", Name: "web", Running: true, Networks: []Network{place}}, {ID: "dead", Name: "dead", HostNetwork: true}}
+	if diff := cmp.Diff(listed, all, addresses); diff != "" {
+		t.Errorf("containers (-want +got):\n%s", diff)
 	}
 
 	tests := []struct {
@@ -178,7 +202,7 @@ func TestRunOverSocket(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	got := make(chan Event, 16)
 	done := make(chan error)
-	go func() { done <- d.Run(ctx, func(e Event) { got <- e }) }()
+	go func() { done <- d.Run(ctx, func(e Event) { got <- e }, func(context.Context, Event) {}) }()
 	next := func(want Event) {
 		t.Helper()
 		select {
@@ -190,13 +214,16 @@ func TestRunOverSocket(t *testing.T) {
 			t.Fatalf("no event, want %+v", want)
 		}
 	}
-	next(Event{Started, "0123456789abcdef", "web"})
-	stream <- `{"Type":"container","Action":"die","Actor":{"ID":"0123456789abcdef","Attributes":{"name":"web"}},"time":1,"timeNano":1}`
-	next(Event{Died, "0123456789abcdef", "web"})
+	const id = "0123456789abcdef"
+	next(Event{Kind: Started, ID: id, Name: "web"})
+	stream <- `{"Type":"container","Action":"die","Actor":{"ID":"0123456789abcdef","Attributes":{"name":"web"}},"time":1795218187,"timeNano":1795218187128216092}`
+	next(Event{Kind: Died, ID: id, Name: "web"})
 	stream <- "" // the engine ends the stream; the list still has it
-	next(Event{Started, "0123456789abcdef", "web"})
+	next(Event{Kind: Started, ID: id, Name: "web"})
 	stream <- `{"Type":"container","Action":"rename","Actor":{"ID":"0123456789abcdef","Attributes":{"name":"/shop","oldName":"/web"}}}`
-	next(Event{Renamed, "0123456789abcdef", "shop"})
+	next(Event{Kind: Renamed, ID: id, Name: "shop"})
+	stream <- `{"Type":"network","Action":"connect","Actor":{"ID":"ead5","Attributes":{"container":"0123456789abcdef","name":"weft","type":"weft"}},"time":2,"timeNano":2}`
+	next(Event{Kind: Connected, ID: id, Name: "shop", Network: "weft"})
 	cancel()
 	check(t, <-done)
 	check(t, d.Close())

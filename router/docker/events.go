@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,15 +20,20 @@ type Kind uint8
 
 // The kinds of events.
 const (
-	Started Kind = iota + 1
+	Created Kind = iota + 1 // and did not run yet
+	Started
 	Died
 	Renamed
 	Destroyed
+	Connected    // to a network, while it runs
+	Disconnected // from a network, while it runs
 )
 
 // String returns the kind as a word.
 func (k Kind) String() string {
 	switch k {
+	case Created:
+		return "created"
 	case Started:
 		return "started"
 	case Died:
@@ -36,28 +42,59 @@ func (k Kind) String() string {
 		return "renamed"
 	case Destroyed:
 		return "destroyed"
+	case Connected:
+		return "connected"
+	case Disconnected:
+		return "disconnected"
 	}
 	return "event " + strconv.Itoa(int(k))
 }
 
 // Event is something that happened to a container.
 type Event struct {
-	Kind Kind
-	ID   string // full
-	Name string // the one that it has since
+	Kind    Kind
+	ID      string // full
+	Name    string // the one that it has since
+	Network string // name, for Connected and Disconnected
 }
 
-// Run tells f what happens to the engine's containers until ctx ends, and
+// following is what outlives a connection. Owned by the goroutine of Run.
+type following struct {
+	known map[string]string // the running containers that f knows: id to name
+	last  int64             // when the last event was, in nanoseconds of the engine's clock; zero: none
+}
+
+// Run tells what happens to the engine's containers until ctx ends, and
 // returns nil then. It waits for an engine that is not there, and comes back to
-// one that was lost. What happened meanwhile is told as if it happened then:
-// at the first connection every running container starts. f is called from one
-// goroutine, which it should not hold up for long.
-func (c *Client) Run(ctx context.Context, f func(Event)) error {
-	known := make(map[string]string) // the running containers that f knows: id to name
+// one that was lost. What happened meanwhile is told as if it happened then, as
+// far as the engine remembers; and at each connection every running container
+// starts and every one that never ran is created, for one that runs may have
+// been started anew since.
+//
+// Every event is told twice: to note at once, in the order of all, which must
+// not block; then to follow, which may ask the engine. That is called for the
+// events of one container one after the other, and for several containers at
+// the same time. Its context ends with ctx, and Run waits for it.
+//
+// Run also sees to it that the engine has the default network.
+func (c *Client) Run(ctx context.Context, note func(Event), follow func(context.Context, Event)) error {
+	dispatcher := newDispatcher(follow)
+	defer dispatcher.wait()
+	f := func(e Event) {
+		note(e)
+		dispatcher.hand(ctx, e)
+	}
+	kept := make(chan struct{})
+	go func() {
+		defer close(kept)
+		c.keeper.run(ctx)
+	}()
+	defer func() { <-kept }()
+	state := following{known: make(map[string]string)}
 	wait := c.retry
 	lost := false
 	for ctx.Err() == nil {
-		connected, err := c.follow(ctx, known, f)
+		connected, err := c.follow(ctx, &state, f)
 		if ctx.Err() != nil {
 			break
 		}
@@ -72,7 +109,7 @@ func (c *Client) Run(ctx context.Context, f func(Event)) error {
 		pause(ctx, wait)
 		wait = min(2*wait, c.retryMax)
 	}
-	return nil //nolint:nilerr // that ctx ended is no error of ours
+	return nil
 }
 
 func pause(ctx context.Context, d time.Duration) {
@@ -84,36 +121,52 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
+// wanted are the events that we subscribe to.
+func wanted() client.Filters {
+	return make(client.Filters).
+		Add("type", string(events.ContainerEventType), string(events.NetworkEventType)).
+		Add("event", string(events.ActionCreate), string(events.ActionStart), string(events.ActionDie), string(events.ActionRename),
+			string(events.ActionDestroy), string(events.ActionConnect), string(events.ActionDisconnect))
+}
+
 // follow is one connection. It subscribes before it lists, so that nothing is
 // lost between the two.
-func (c *Client) follow(ctx context.Context, known map[string]string, f func(Event)) (connected bool, err error) {
+func (c *Client) follow(ctx context.Context, state *following, f func(Event)) (connected bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// Events returns when the engine has begun to answer, which one that hangs
 	// never does.
 	hung := time.AfterFunc(c.timeout, cancel)
-	stream := c.api.Events(ctx, client.EventsListOptions{Filters: make(client.Filters).
-		Add("type", string(events.ContainerEventType)).
-		Add("event", string(events.ActionStart), string(events.ActionDie), string(events.ActionRename), string(events.ActionDestroy))})
+	options := client.EventsListOptions{Filters: wanted()}
+	if state.last > 0 {
+		options.Since = fmt.Sprintf("%d.%09d", state.last/1e9, state.last%1e9)
+	}
+	stream := c.api.Events(ctx, options)
 	if !hung.Stop() {
 		return false, ErrUnavailable
 	}
-	running, err := c.list(ctx)
+	running, created, err := c.list(ctx)
 	if err != nil {
 		return false, err
 	}
 	c.log.Info("following Docker's events", "running", len(running))
-	for _, e := range difference(known, running) {
-		note(known, e)
+	for _, e := range atConnection(state.known, running, created) {
+		state.note(e)
 		f(e)
 	}
+	c.keeper.kicks.Ring()
 	for {
 		select {
 		case m, ok := <-stream.Messages:
 			if !ok {
 				return true, errors.New("the engine closed the stream")
 			}
-			if e, ok := fromMessage(m); ok && note(known, e) {
+			state.last = max(state.last, m.TimeNano)
+			if m.Type == events.NetworkEventType {
+				c.keeper.see(m)
+			}
+			if e, ok := fromMessage(m); ok && state.note(e) {
+				e.Name = cmp.Or(e.Name, state.known[e.ID])
 				f(e)
 			}
 		case err := <-stream.Err:
@@ -127,51 +180,41 @@ func (c *Client) follow(ctx context.Context, known map[string]string, f func(Eve
 	}
 }
 
-// list returns the running containers, id to name.
-func (c *Client) list(ctx context.Context) (map[string]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
-	r, err := c.api.ContainerList(ctx, client.ContainerListOptions{})
+// list returns the running containers, id to name, and those that never ran.
+func (c *Client) list(ctx context.Context) (running, created map[string]string, err error) {
+	all, err := c.containers(ctx)
 	if err != nil {
-		return nil, translate(fmt.Errorf("list containers: %w", err), 0)
+		return nil, nil, err
 	}
-	running := make(map[string]string, len(r.Items))
-	for _, s := range r.Items {
-		running[s.ID] = ownName(s.Names)
-	}
-	return running, nil
-}
-
-// ownName returns the container's own among the names that it has, which
-// include those that links give it.
-func ownName(names []string) string {
-	for _, n := range names {
-		if n = strings.TrimPrefix(n, "/"); !strings.Contains(n, "/") {
-			return n
-		}
-	}
-	return ""
-}
-
-// difference returns what must have happened between two lists, in an order
-// that does not depend on chance: first the dead, whose addresses and names
-// others may want.
-func difference(before, now map[string]string) []Event {
-	var list []Event
-	for _, id := range slices.Sorted(maps.Keys(before)) {
-		if _, ok := now[id]; !ok {
-			list = append(list, Event{Died, id, before[id]})
-		}
-	}
-	for _, id := range slices.Sorted(maps.Keys(now)) {
-		name := now[id]
-		old, ok := before[id]
+	running, created = make(map[string]string), make(map[string]string)
+	for _, one := range all {
 		switch {
-		case !ok:
-			list = append(list, Event{Started, id, name})
-		case old != name:
-			list = append(list, Event{Renamed, id, name})
+		case one.Running:
+			running[one.ID] = one.Name
+		case one.Created:
+			created[one.ID] = one.Name
 		}
+	}
+	return running, created, nil
+}
+
+// atConnection returns what is told at a connection, in an order that does not
+// depend on chance: first the dead, whose addresses and names others may want.
+func atConnection(known, running, created map[string]string) []Event {
+	var list []Event
+	for _, id := range slices.Sorted(maps.Keys(known)) {
+		if _, ok := running[id]; !ok {
+			list = append(list, Event{Kind: Died, ID: id, Name: known[id]})
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(created)) {
+		list = append(list, Event{Kind: Created, ID: id, Name: created[id]})
+	}
+	for _, id := range slices.Sorted(maps.Keys(running)) {
+		if old, ok := known[id]; ok && old != running[id] {
+			list = append(list, Event{Kind: Renamed, ID: id, Name: running[id]})
+		}
+		list = append(list, Event{Kind: Started, ID: id, Name: running[id]})
 	}
 	return list
 }
@@ -179,26 +222,42 @@ func difference(before, now map[string]string) []Event {
 // note keeps account of what f knows, and reports whether e is news: what is
 // listed may arrive as an event too. A death is always told: a container may
 // have died and started again between two lists.
-func note(known map[string]string, e Event) bool {
-	old, running := known[e.ID]
+func (s *following) note(e Event) bool {
+	old, running := s.known[e.ID]
 	switch e.Kind {
 	case Started:
-		known[e.ID] = e.Name
+		s.known[e.ID] = e.Name
 		return !running
 	case Died, Destroyed:
-		delete(known, e.ID)
+		delete(s.known, e.ID)
 	case Renamed:
 		if running {
-			known[e.ID] = e.Name
+			s.known[e.ID] = e.Name
 		}
 		return !running || old != e.Name
+	case Created:
+	case Connected, Disconnected:
+		return running // of others, its start or death is told
 	}
 	return true
 }
 
 func fromMessage(m events.Message) (Event, bool) {
-	e := Event{ID: m.Actor.ID, Name: strings.TrimPrefix(m.Actor.Attributes["name"], "/")}
+	attributes := m.Actor.Attributes
+	if m.Type == events.NetworkEventType {
+		e := Event{ID: attributes["container"], Network: attributes["name"]}
+		switch m.Action {
+		case events.ActionConnect:
+			e.Kind = Connected
+		case events.ActionDisconnect:
+			e.Kind = Disconnected
+		}
+		return e, e.Kind != 0 && e.ID != ""
+	}
+	e := Event{ID: m.Actor.ID, Name: strings.TrimPrefix(attributes["name"], "/")}
 	switch m.Action {
+	case events.ActionCreate:
+		e.Kind = Created
 	case events.ActionStart:
 		e.Kind = Started
 	case events.ActionDie:

@@ -2,8 +2,10 @@ package kernel
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,7 +32,7 @@ func (k *Kernel) Announce(link string, a netip.Addr) error {
 		}
 		defer func() { _ = unix.Close(fd) }()
 		for _, frame := range frames {
-			if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: l.Index, Halen: 6}); err != nil {
+			if err := sendFrame(fd, l.Index, frame); err != nil {
 				return err
 			}
 		}
@@ -38,6 +40,19 @@ func (k *Kernel) Announce(link string, a netip.Addr) error {
 	})
 	if err != nil {
 		return fmt.Errorf("announce %s on %s: %w", a, link, translate(err))
+	}
+	return nil
+}
+
+// sendFrame tries three times when a queue on the way is full. Then the frame is
+// lost, as any may be: that is no error.
+func sendFrame(fd, link int, frame []byte) error {
+	for range 3 {
+		err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: link, Halen: 6})
+		if !errors.Is(err, unix.ENOBUFS) {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 	return nil
 }

@@ -27,6 +27,10 @@ func New() (*Kernel, error) {
 	return Open("/proc/thread-self/ns/net")
 }
 
+// ErrNoNamespace says that a path leads to something else: whoever mounts a
+// namespace on a file has to make the file first.
+var ErrNoNamespace = errors.New("not a namespace")
+
 // Open opens the namespace behind a path such as /proc/123/ns/net or
 // /run/netns/blue. A path that does not exist gives an error wrapping
 // [fs.ErrNotExist].
@@ -50,7 +54,7 @@ func (k *Kernel) init() error {
 		return err
 	}
 	if fs.Type != unix.NSFS_MAGIC {
-		return errors.New("not a namespace")
+		return ErrNoNamespace
 	}
 	kind, err := unix.IoctlRetInt(int(k.ns), unix.NS_GET_NSTYPE)
 	if err != nil {

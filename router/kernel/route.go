@@ -178,6 +178,9 @@ func (k *Kernel) Rules() ([]Rule, error) {
 			if r.Mask != nil {
 				rule.Mask = *r.Mask
 			}
+			if r.Dport != nil && r.Dport.Start == r.Dport.End {
+				rule.DestPort = r.Dport.Start
+			}
 			if rule.Table == unix.RT_TABLE_MAIN {
 				rule.Table = 0
 			}
@@ -215,6 +218,9 @@ func toRule(r Rule) *netlink.Rule {
 	n.Mark = r.Mark
 	if r.Mask != 0 {
 		n.Mask = &r.Mask
+	}
+	if r.DestPort != 0 {
+		n.Dport = netlink.NewRulePortRange(r.DestPort, r.DestPort)
 	}
 	if r.From.IsValid() {
 		n.Src = toIPNet(r.From.Masked())

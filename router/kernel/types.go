@@ -75,6 +75,7 @@ type Rule struct {
 	Priority       int
 	From           netip.Prefix // zero: any
 	Mark, Mask     uint32
+	DestPort       uint16 // of any protocol that has ports; 0: any
 	Table          int
 	SuppressPrefix int // -1: none; 0: suppress_prefixlength 0
 	IPv6           bool

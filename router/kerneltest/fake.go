@@ -9,6 +9,7 @@ package kerneltest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
@@ -192,6 +193,9 @@ func (f *Fake) Announce(name string, a netip.Addr) error {
 	f.announced = append(f.announced, fmt.Sprintf("%s dev %s", a, name))
 	return nil
 }
+
+// FirewallGeneration is an error: there are no rules whose number it could be.
+func (f *Fake) FirewallGeneration() (uint32, error) { return 0, errors.ErrUnsupported }
 
 // Sysctl is [kernel.Kernel.Sysctl].
 func (f *Fake) Sysctl(key string) (string, error) {

@@ -176,6 +176,31 @@ func (f *Fake) remove(l *link) {
 	}
 }
 
+// MoveLink is what an engine does with an interface: it goes to another
+// namespace of the machine under a new name, down and without addresses.
+func (f *Fake) MoveLink(name string, to *Fake, as string) error {
+	leave, err := f.call()
+	defer leave()
+	if err != nil {
+		return err
+	}
+	l, err := f.find(name)
+	if err != nil {
+		return wrap(err, "move link %s", name)
+	}
+	if _, err := to.find(as); err == nil {
+		return wrap(fs.ErrExist, "move link %s", name)
+	}
+	peer := l.peer
+	l.peer = nil // it is not deleted
+	f.remove(l)
+	l.peer, l.home, l.Name, l.Up, l.Master, l.addrs = peer, to, as, false, 0, nil
+	to.links = append(to.links, l)
+	to.sysctls["net/ipv6/conf/"+as+"/disable_ipv6"] = to.sysctls["net/ipv6/conf/default/disable_ipv6"]
+	to.sysctls["net/ipv4/conf/"+as+"/promote_secondaries"] = "0"
+	return nil
+}
+
 // SetUp is [kernel.Kernel.SetUp].
 func (f *Fake) SetUp(name string, up bool) error {
 	return f.change(name, func(l *link) error {

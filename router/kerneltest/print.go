@@ -232,6 +232,9 @@ func commandRule(verb string, r kernel.Rule) string {
 	if r.Mark != 0 || r.Mask != 0 {
 		s += fmt.Sprintf(" fwmark %#x/%#x", r.Mark, r.Mask)
 	}
+	if r.DestPort != 0 {
+		s += fmt.Sprintf(" dport %d", r.DestPort)
+	}
 	table := "main"
 	if r.Table != 0 {
 		table = fmt.Sprint(r.Table)

@@ -222,6 +222,7 @@ func TestTwins(t *testing.T) {
 				ok(t, host.AddRule(kernel.Rule{Priority: 6784, From: single, Table: 6783, SuppressPrefix: -1}))
 				is(t, host.AddRule(kernel.Rule{Priority: 6784, From: single, Table: 6783, SuppressPrefix: -1}), fs.ErrExist)
 				ok(t, host.AddRule(kernel.Rule{Priority: 7000, Mark: 1, Mask: 0xff, Table: 6783, SuppressPrefix: -1, IPv6: true}))
+				ok(t, host.AddRule(kernel.Rule{Priority: 7000, DestPort: 53, Table: 6783, SuppressPrefix: -1}))
 				r := kernel.Rule{Priority: 7001, From: any6, Table: 6783, SuppressPrefix: -1}
 				ok(t, host.AddRule(r))
 				ok(t, host.DelRule(r))
@@ -234,6 +235,7 @@ func TestTwins(t *testing.T) {
 				ip addr add fd77:6566:7400::1/128 dev weft
 				ip rule add priority 6783 from 169.254.67.83/32 lookup main suppress_prefixlength 0
 				ip rule add priority 6784 from 169.254.67.83/32 lookup 6783
+				ip rule add priority 7000 dport 53 lookup 6783
 				ip -6 rule add priority 7000 fwmark 0x1/0xff lookup 6783
 				ip route add 192.0.2.0/24 via 10.32.0.9 dev weft
 				ip route add fd77:6566:7400::2/128 dev weft src fd77:6566:7400::1 mtu 1380

@@ -26,7 +26,7 @@ type Readd struct{ Endpoint netip.AddrPort }
 type Initiate struct{}
 
 // Quiet drops what still comes from the peer over a route that was left, or
-// the endpoint would follow it back (PROTOCOL section 4). For is at most 3 s.
+// the endpoint would follow it back (docs/protocol.md#changing-a-path). For is at most 3 s.
 // A route through a relay is the peer's packets from that relay, not those of
 // other peers from there.
 type Quiet struct {
@@ -89,14 +89,14 @@ func (Punch) String() string     { return "punch" }
 func (a Rebind) String() string  { return "rebind " + a.Endpoint.String() }
 func (a Changed) String() string { return "changed: " + a.Change.String() }
 
+// spreadEach is the time between two initiations after a start.
+const spreadEach = time.Second / 100
+
 // Spread returns when the i-th of n peers may be initiated to after a start,
-// counted from 0: they share max(1 s, n/100 s). More at once and the receivers
-// are under load, ask for cookies (5 s lost) and allow 20 initiations per
-// second and address.
+// counted from 0. More at once and the receivers are under load, ask for
+// cookies (5 s lost) and allow 20 initiations per second and address; that
+// begins with 128 of them at one time (wireguard-go; 512 in the kernel). Few
+// peers share less than a second: each of them is cut off until its turn.
 func Spread(i, n int) time.Duration {
-	if i <= 0 || n <= 0 {
-		return 0
-	}
-	window := max(time.Second, time.Duration(n)*time.Second/100)
-	return window * time.Duration(min(i, n-1)) / time.Duration(n)
+	return spreadEach * time.Duration(max(0, min(i, n-1)))
 }

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// The times of bringing a tunnel up (PROTOCOL section 2).
+// The times of bringing a tunnel up (docs/protocol.md#bringing-a-tunnel-up).
 const (
 	// answerWait is how long the end that does not initiate leaves that to
 	// the other one; two ends that initiate within one one-way delay void

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// The bounds of what is kept of a peer's endpoints (PROTOCOL section 1).
+// The bounds of what is kept of a peer's endpoints (docs/protocol.md#endpoints).
 const (
 	maxListed = 8
 	maxHints  = 8 // endpoints that nobody lists: where it probed us from, or moved to

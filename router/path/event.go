@@ -95,6 +95,12 @@ type Idle struct{ Interval time.Duration }
 // may keep the tunnel when it is not.
 type Alive bool
 
+// Late says that nobody looked for so long although [Machine.Next] was over,
+// because this host has too much to do. What was answered meanwhile may not have
+// been read yet: before it counts as lost, it gets as much more time, within
+// bounds.
+type Late struct{ By time.Duration }
+
 // Tick says that time has passed.
 type Tick struct{}
 
@@ -113,4 +119,5 @@ func (Punched) event()    {}
 func (Moved) event()      {}
 func (Idle) event()       {}
 func (Alive) event()      {}
+func (Late) event()       {}
 func (Tick) event()       {}

@@ -15,7 +15,7 @@ const (
 )
 
 // lead is the part of the end that does not decide while the other's daemon is
-// gone and its kernel keeps the tunnel (PROTOCOL section 4). It is handed back
+// gone and its kernel keeps the tunnel (docs/protocol.md#paths). It is handed back
 // with the first sign of life.
 type lead struct {
 	missed time.Time     // since when the peer's daemon seems to be gone; zero: it does not

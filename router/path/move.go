@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// The times of a change of route (PROTOCOL section 4).
+// The times of a change of route (docs/protocol.md#changing-a-path).
 const (
 	proveTime  = 3 * time.Second         // in which packets must pass through a relay
 	directTime = 1500 * time.Millisecond // and directly: as many pings as in a burst
@@ -77,6 +77,7 @@ type move struct {
 	from, to Route
 	at       time.Time
 	deadline time.Time     // by which packets must pass; zero: no move
+	late     time.Duration // in the deadline, because this host was late
 	quiet    time.Duration // what the old route is made silent for
 	settled  time.Time     // before that the old route may still undo it
 	back     bool          // to where it came from, if they do not
@@ -91,6 +92,20 @@ func (v *move) on() bool { return !v.deadline.IsZero() }
 func (v *move) echo(number uint64) {
 	if v.on() && number >= v.first {
 		v.echoed = true
+	}
+}
+
+// late gives what waits for an answer more time, because this host was late
+// itself.
+func (m *Machine) late(now time.Time, by time.Duration) {
+	if by <= 0 {
+		return
+	}
+	m.pulse.late(now, by)
+	if v := &m.move; v.on() {
+		was := v.late
+		v.late = min(max(was+by, was+now.Add(lateGrace).Sub(v.deadline)), lateMost)
+		v.deadline = v.deadline.Add(v.late - was)
 	}
 }
 

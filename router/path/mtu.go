@@ -21,6 +21,7 @@ const (
 	mtuQuick      = 32                     // tries before they become rare
 	mtuRareGap    = 30 * time.Second
 	mtuConfirmGap = 20 * time.Second
+	mtuFirstLook  = 30 * time.Second // a busy moment is over by then; doubling
 	mtuLookGap    = 10 * time.Minute
 
 	mtuTries      = 3    // of a size before it is refuted, and more when packets get lost
@@ -62,8 +63,10 @@ func (MTUTick) mtuEvent()     {}
 // MTUSearch finds the largest IP packet that a path carries from here to a
 // peer, by probes that must not be fragmented; it believes no ICMP. It tries
 // the largest size first, then narrows down between what was carried and what
-// was not. The result is confirmed every 20 s, and every 10 minutes it looks
-// whether more is carried by now.
+// was not. The result is confirmed every 20 s, and it looks whether more is
+// carried by now: after half a minute, since what gets lost is the large packets
+// first where there is too much traffic, then ever more rarely, down to once in 10
+// minutes.
 //
 // Silence is no proof: a probe may be lost for other reasons. Therefore each
 // volley ends with a small probe, which any path carries. A size is refuted
@@ -87,6 +90,7 @@ type MTUSearch struct {
 	round   mtuRound  // under way, unless its aim is mtuIdle
 	confirm time.Time // when low is to be confirmed, once done
 	look    time.Time // when to look for more, once done
+	lookGap time.Duration
 
 	volleys [mtuMemory]mtuVolley // the last ones, by seq; also those of former rounds
 	seq     int                  // of the next volley
@@ -259,27 +263,35 @@ func (m *MTUSearch) refused(now time.Time, size int) {
 // gap is how long an answer is waited for.
 func (m *MTUSearch) gap() time.Duration { return min(max(mtuGap, 2*m.rtt), mtuMaxGap) }
 
-// time does what is due.
+// time does all that is due.
 func (m *MTUSearch) time(now time.Time) []int {
-	if m.round.aim == mtuIdle {
-		switch {
-		case !m.done:
-			m.plan(now)
-		case !now.Before(m.confirm) && m.low == m.floor:
-			m.settle(now) // the floor needs no proof
-		case !now.Before(m.confirm):
-			m.begin(now, mtuConfirm, m.low)
-		case m.low < m.ceiling && !now.Before(m.look):
-			m.begin(now, mtuLook, m.high, m.ceiling)
+	for {
+		if m.round.aim == mtuIdle {
+			m.next(now)
 		}
-	}
-	for m.round.aim != mtuIdle && !now.Before(m.round.due) {
+		if m.round.aim == mtuIdle || now.Before(m.round.due) {
+			return nil
+		}
 		if !m.refuted(now) {
 			return m.volley(now)
 		}
 		m.verdict(now)
 	}
-	return nil
+}
+
+// next begins the round that is due, if one is.
+func (m *MTUSearch) next(now time.Time) {
+	if m.done && m.low == m.floor && !now.Before(m.confirm) {
+		m.settle(now) // the floor needs no proof
+	}
+	switch {
+	case !m.done:
+		m.plan(now)
+	case !now.Before(m.confirm):
+		m.begin(now, mtuConfirm, m.low)
+	case m.low < m.ceiling && !now.Before(m.look):
+		m.begin(now, mtuLook, m.high, m.ceiling)
+	}
 }
 
 // volley sends what is left of the round, and a small probe. That one is last:
@@ -329,13 +341,15 @@ func (m *MTUSearch) verdict(now time.Time) {
 		m.high = m.round.sizes[0]
 		m.plan(now)
 	case mtuMakeSure:
-		m.look = now.Add(mtuLookGap)
+		m.lookGap = mtuFirstLook
+		m.look = now.Add(m.lookGap)
 		m.settle(now)
 	case mtuConfirm:
 		m.low, m.high, m.done = m.floor, m.low, false
 		m.plan(now)
 	case mtuLook:
-		m.look = now.Add(mtuLookGap)
+		m.lookGap = min(2*m.lookGap, mtuLookGap)
+		m.look = now.Add(m.lookGap)
 		m.round = mtuRound{}
 	case mtuIdle:
 	}

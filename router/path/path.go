@@ -8,7 +8,8 @@
 // actions. It does not know how a WireGuard device is driven (router/wireguard
 // does), how relays forward (router/relay), nor who the peers are (mesh). The
 // probes that it wants are sent and answered by a [Prober], the sizes of a path
-// found by an [MTUSearch], both without a socket; a [Pinger] has the only one.
+// found by an [MTUSearch], and whether coalesced packets arrive by a [RowTest],
+// all without a socket; a [Pinger] has the only one.
 package path
 
 import (
@@ -160,6 +161,8 @@ func (m *Machine) take(now time.Time, e Event) []Action {
 		return m.moved(now)
 	case Alive:
 		m.takeAlive(now, bool(e))
+	case Late:
+		m.late(now, e.By)
 	case Idle:
 		m.idle = e.Interval
 		if m.idle <= 0 {

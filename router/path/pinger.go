@@ -30,7 +30,7 @@ import (
 //	40 zeros
 //
 // The zeros make the packet that carries it through a tunnel long enough for a
-// relay to answer with a notice (PROTOCOL section 5, rule 3).
+// relay to answer with a notice (docs/protocol.md#sessions).
 const (
 	pingHeader  = 8
 	pingPayload = 64

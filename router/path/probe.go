@@ -180,17 +180,31 @@ func (m *Machine) answered(now time.Time, e Pong) []Action {
 
 // returnTo takes a direct path again when one is good.
 func (m *Machine) returnTo(now time.Time) []Action {
-	if !m.decider || m.move.on() || !m.hold.over(now) {
+	if !m.decider || !m.route.Relayed() || m.move.on() || !m.hold.over(now) {
 		return nil
 	}
 	c := m.ends.best(func(c *candidate) bool {
-		return c.good(now) && !m.rests.has(now, c.endpoint)
+		return c.good(now) && c.opens(now) && !m.rests.has(now, c.endpoint)
 	})
 	if c == nil {
 		return nil
 	}
 	m.hold.returned = now
 	return m.switchTo(now, Route{Endpoint: c.endpoint}, "the direct path answers", true)
+}
+
+// returnDue is when returnTo may do something though nothing is heard: when a
+// good path has been left alone for long enough. Zero: not by then.
+func (m *Machine) returnDue(now time.Time) (next time.Time) {
+	if !m.decider || !m.route.Relayed() || m.move.on() {
+		return time.Time{}
+	}
+	for _, c := range m.ends {
+		if due := laterOf(m.hold.until, m.rests.end(c.endpoint)); c.good(now) && due.After(now) {
+			next = first(next, due)
+		}
+	}
+	return next
 }
 
 // shorten takes a direct path that has been much faster than the one in use for

@@ -41,6 +41,8 @@ type SendOptions struct {
 	TTL          int // or hop limit; 0: the system's
 	DontFragment bool
 	From         netip.Addr // of ours; zero, or no address any more: the system chooses
+	Segment      int        // these are several packets, each of so many bytes; 0: it is one
+	Coalesced    bool       // they leave in one piece, not one by one
 }
 
 // Sender sends a packet from the WireGuard port. It must not block and must
@@ -58,8 +60,10 @@ type ProbeResult struct {
 	RTT  time.Duration // zero if Request
 	// Observed is where the peer saw us, as it says; zero if Request.
 	Observed netip.AddrPort
-	Size     int  // of the whole IP packet that got through, in bytes
-	Request  bool // the peer asked, we did not
+	Size     int    // of the whole IP packet that got through, in bytes
+	Request  bool   // the peer asked, we did not
+	Row      uint32 // that the probe was part of; 0: it was sent alone
+	Place    int    // in the row, from 0
 }
 
 // ProbeStats counts since the prober was made.
@@ -107,6 +111,8 @@ type probeWaiting struct {
 	to     netip.AddrPort
 	size   int
 	sent   time.Time
+	row    uint32 // 0: none
+	place  int
 }
 
 // NewProber returns a prober that knows no peer yet. result is told what is
@@ -149,26 +155,50 @@ func (p *Prober) Stats() ProbeStats {
 // The error is [ErrProbePeer], what is wrong with to or size, or the Sender's,
 // which a caller that sends with df recognises as a packet too large.
 func (p *Prober) Probe(now time.Time, peer crypto.Identity, to netip.AddrPort, size, ttl int, df bool) error {
+	return p.probe(now, peer, to, size, make([]probeWaiting, 1), SendOptions{TTL: ttl, DontFragment: df})
+}
+
+// ProbeRow asks a peer at an endpoint with [RowLength] probes at once, each of
+// them as in [Prober.Probe]; size is that of each. Each answer is a result. It
+// fails where the Sender can send no row.
+func (p *Prober) ProbeRow(now time.Time, peer crypto.Identity, to netip.AddrPort, size int, row Row) error {
+	list := make([]probeWaiting, RowLength)
+	for i := range list {
+		list[i].row, list[i].place = row.Number, i
+	}
+	return p.probe(now, peer, to, size, list, SendOptions{Coalesced: row.Coalesced})
+}
+
+// probe sends as many probes as there are in list, of which it fills in the
+// rest.
+func (p *Prober) probe(now time.Time, peer crypto.Identity, to netip.AddrPort, size int, list []probeWaiting, o SendOptions) error {
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
 	payload := max(size-signal.Headers(to.Addr()), signal.Probe.Least())
 	switch {
 	case !to.IsValid() || to.Port() == 0:
 		return fmt.Errorf("probe %s: no endpoint: %q", peer.Fingerprint(), to)
-	case payload > signal.MaxSize:
-		return fmt.Errorf("probe %s: no packet has %d bytes", peer.Fingerprint(), size)
+	case payload > signal.MaxSize/len(list):
+		return fmt.Errorf("probe %s: no packet has %d bytes", peer.Fingerprint(), size*len(list))
 	}
-	w := probeWaiting{
-		number: rand.Uint64(), peer: peer, to: to, size: payload + signal.Headers(to.Addr()), sent: now,
+	if len(list) > 1 {
+		o.Segment = payload
 	}
-	key, err := p.expect(now, w)
-	if err != nil {
-		return fmt.Errorf("probe %s: %w", peer.Fingerprint(), err)
+	var b []byte
+	for i := range list {
+		w := &list[i]
+		w.number, w.peer, w.to, w.size, w.sent = rand.Uint64(), peer, to, payload+signal.Headers(to.Addr()), now
+		key, err := p.expect(now, *w)
+		if err != nil {
+			return fmt.Errorf("probe %s: %w", peer.Fingerprint(), err)
+		}
+		b = signal.Packet{
+			Kind: signal.Probe, From: p.self, To: signal.IDOf(peer), Number: w.number, Size: payload,
+		}.Append(b, key)
 	}
-	b := signal.Packet{
-		Kind: signal.Probe, From: p.self, To: signal.IDOf(peer), Number: w.number, Size: payload,
-	}.Append(nil, key)
-	if err := p.send(to, b, SendOptions{TTL: ttl, DontFragment: df}); err != nil {
-		p.forget(w.number)
+	if err := p.send(to, b, o); err != nil {
+		for _, w := range list {
+			p.forget(w.number)
+		}
 		return fmt.Errorf("probe %s at %s: %w", peer.Fingerprint(), to, err)
 	}
 	return nil
@@ -306,6 +336,7 @@ func (p *Prober) answered(now time.Time, peer ProbePeer, from netip.AddrPort, pa
 	p.result(ProbeResult{
 		Peer: peer.Identity, Endpoint: w.to, From: from,
 		RTT: max(now.Sub(w.sent), 0), Observed: packet.Observed, Size: w.size,
+		Row: w.row, Place: w.place,
 	})
 }
 

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// The times of pings (PROTOCOL section 4).
+// The times of pings (docs/protocol.md#paths).
 const (
 	busyGap  = 500 * time.Millisecond
 	burstGap = 100 * time.Millisecond
@@ -23,6 +23,11 @@ const (
 	minBurstWait = 200 * time.Millisecond
 	maxWait      = time.Second
 	burstWaits   = 4 // lost in a row from which the second bound holds
+
+	// After this host was late itself, an answer gets lateGrace at least to be
+	// read, and lateMost more than usual at most: a death is found all the same.
+	lateGrace = 100 * time.Millisecond
+	lateMost  = 2 * time.Second
 
 	// renewAge is when a ping makes WireGuard renew a session that nothing
 	// else used: its initiator does so from 120 s, or on receipt from 165 s.
@@ -51,6 +56,7 @@ type pulse struct {
 type sent struct {
 	number uint64
 	at     time.Time
+	late   time.Duration // that more is waited for its answer
 }
 
 // forget drops what was measured of a route that was left.
@@ -65,7 +71,7 @@ func (p *pulse) send(now time.Time) Ping {
 	p.number++
 	p.sent++
 	p.last = now
-	p.flying = append(p.flying, sent{p.number, now})
+	p.flying = append(p.flying, sent{number: p.number, at: now})
 	return Ping{p.number}
 }
 
@@ -114,7 +120,15 @@ func (p *pulse) expiry() time.Time {
 	if len(p.flying) == 0 {
 		return time.Time{}
 	}
-	return p.flying[0].at.Add(p.wait())
+	return p.flying[0].at.Add(p.flying[0].late + p.wait())
+}
+
+// late gives the pings under way more time.
+func (p *pulse) late(now time.Time, by time.Duration) {
+	for i := range p.flying {
+		s := &p.flying[i]
+		s.late = min(max(s.late+by, now.Sub(s.at)+lateGrace-p.wait()), lateMost)
+	}
 }
 
 func (p *pulse) wait() time.Duration {

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// The times of punching (PROTOCOL section 4).
+// The times of punching (docs/protocol.md#punching).
 const (
 	punchDelay  = time.Second // after a relayed path came up
 	shots       = 5

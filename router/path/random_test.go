@@ -56,7 +56,7 @@ func anyFaults(t *rapid.T) {
 		at := ms("at", int(end/time.Millisecond))
 		until := min(end, at+ms("for", 40_000))
 		l := links[pick("link", len(links)-1)]
-		kind := rapid.SampledFrom([]string{"cut", "one way", "loss", "slow", "relay", "restart", "remap", "introduction", "candidates", "gossip"}).Draw(t, "kind")
+		kind := rapid.SampledFrom([]string{"cut", "one way", "loss", "slow", "relay", "restart", "remap", "introduction", "candidates", "gossip", "busy"}).Draw(t, "kind")
 		fault(p, kind, at, until, l, pick("who", 1), pick("percent", 60))
 	}
 	// What stays broken: anything, as long as something is left.
@@ -211,6 +211,9 @@ func fault(p *pair, kind string, at, until time.Duration, l [2]string, who, perc
 	case "slow":
 		between(func() { p.both(a, b, func(x *simLink) { x.jitter += 300 * time.Millisecond }) },
 			func() { p.both(a, b, func(x *simLink) { x.jitter -= 300 * time.Millisecond }) })
+	case "busy":
+		until = min(until, at+4*time.Second)
+		between(h.hold, h.release)
 	case "relay":
 		if r := p.relayOf(l); r != nil {
 			between(r.crash, r.restart)
@@ -267,6 +270,7 @@ func (h *simHost) tell(list []netip.AddrPort) {
 // stop ends the daemon; without a kernel device all is lost.
 func (h *simHost) stop() {
 	h.s.logf("%d: stops", h.id)
+	h.waiting = nil
 	h.renew()
 	if !h.kernel {
 		h.added = false

@@ -46,6 +46,15 @@ func (r rests) has(now time.Time, ep netip.AddrPort) bool {
 	return ok && now.Sub(s.died) < s.span
 }
 
+// end is when the endpoint has rested; zero: it did not have to.
+func (r rests) end(ep netip.AddrPort) time.Time {
+	s, ok := r[ep]
+	if !ok {
+		return time.Time{}
+	}
+	return s.died.Add(s.span)
+}
+
 // hold is the hold-down of direct paths as such: one that dies soon after each
 // return is not returned to as often.
 type hold struct {

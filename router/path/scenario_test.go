@@ -341,7 +341,7 @@ func TestRemap(t *testing.T) {
 }
 
 func TestLoss(t *testing.T) {
-	const runs = 40
+	const runs = lossRuns
 	var tooMany, most int
 	for seed := range uint64(runs) {
 		for _, busy := range []bool{true, false} {

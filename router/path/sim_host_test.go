@@ -23,6 +23,8 @@ type simHost struct {
 	boots   map[string]int   // of the relays, as last heard
 	binding map[string]int   // serial of the bind under way
 	ticks   int              // serial of the tick that is planned
+	held    bool             // the daemon gets no processor
+	waiting []Event          // for the daemon meanwhile
 	quiets  map[netip.AddrPort]time.Duration
 
 	added     bool // the device has the peer
@@ -295,6 +297,14 @@ func (h *simHost) step(e Event) {
 	if !h.started {
 		return
 	}
+	if h.held {
+		switch e.(type) {
+		case Device, Tick:
+		default:
+			h.waiting = append(h.waiting, e)
+		}
+		return
+	}
 	if !h.added {
 		h.readd(netip.AddrPort{}) // the router has told the device
 	}
@@ -310,6 +320,24 @@ func (h *simHost) step(e Event) {
 		h.s.fail("host %d at %s, after %T: %v\n%s", h.id, h.s.now, e, err, h.s)
 	}
 	h.plan()
+}
+
+// hold gives the daemon no processor, release gives it back: all that came
+// meanwhile waits.
+func (h *simHost) hold() { h.s.logf("%d: is held up", h.id); h.held = true }
+
+func (h *simHost) release() {
+	h.s.logf("%d: goes on", h.id)
+	h.held = false
+	due, waiting := h.machine.Next(), h.waiting
+	h.waiting = nil
+	if by := epoch.Add(h.s.now).Sub(due); !due.IsZero() && by > 0 {
+		h.step(Late{By: by})
+	}
+	h.step(Tick{})
+	for _, e := range waiting {
+		h.step(e)
+	}
 }
 
 // plan ticks when the machine wants it.

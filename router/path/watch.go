@@ -153,6 +153,7 @@ func (m *Machine) watch(now time.Time) []Action {
 	do = append(do, m.place(now)...)
 	do = append(do, m.leaveRelay(now)...)
 	do = append(do, m.tryDirect(now)...)
+	do = append(do, m.returnTo(now)...)
 	if reached(now, m.pingDue(now)) {
 		do = append(do, m.ping(now)...)
 	}
@@ -162,7 +163,7 @@ func (m *Machine) watch(now time.Time) []Action {
 // nextWatch is when watch does something.
 func (m *Machine) nextWatch() time.Time {
 	next := first(m.fresh.Add(Lifetime), m.pingDue(m.now), m.pulse.expiry(),
-		m.move.deadline, m.force.next, m.stray.next, m.leadDue())
+		m.move.deadline, m.force.next, m.stray.next, m.leadDue(), m.returnDue(m.now))
 	if m.giveIn.After(m.now) { // else it waits for a look at the device
 		next = first(next, m.giveIn)
 	}

@@ -68,7 +68,7 @@ type verdict struct {
 	why    reason
 }
 
-// step decides about one packet (PROTOCOL section 5). It keeps nothing of b.
+// step decides about one packet (docs/protocol.md#sessions). It keeps nothing of b.
 func (t *table) step(now time.Time, from udp.Flow, b []byte) verdict {
 	if signal.Is(b) {
 		return t.signal(now, from, b)
@@ -120,6 +120,7 @@ func (n *neighbour) deliver(now time.Time, sender signal.ID) verdict {
 	if !f.Remote.IsValid() {
 		return verdict{why: noRoute}
 	}
+	f.Single = n.peer.single
 	return verdict{to: f, limit: limit(f.Remote.Addr(), n.peer.pathMTU)}
 }
 

@@ -11,10 +11,11 @@ import (
 	"github.com/weftnet/weft/router/signal"
 )
 
-// When a [Keeper] binds (PROTOCOL section 5).
+// When a [Keeper] binds (docs/protocol.md#binds).
 const (
 	bindEvery     = 20 * time.Second
 	firstRetry    = 500 * time.Millisecond // doubling up to bindEvery
+	doubtRetry    = 300 * time.Millisecond // or two round trips, while it is doubted that the relay lives
 	maxMissed     = 3                      // unanswered binds in a row: the bind is lost
 	sentKept      = 4                      // binds that an answer may still be for
 	noticeRate    = maxNotices             // notices believed per second and relay
@@ -109,6 +110,7 @@ type keeping struct {
 	sent     []request // without an answer, oldest first
 	asked    time.Time // when the first of them was sent that does not count as missed yet
 	missed   int       // binds in a row without an answer
+	doubted  bool      // since the last answer
 	accepted bool
 	last     time.Time
 	rtt      time.Duration
@@ -162,19 +164,29 @@ func (k *Keeper) Set(now time.Time, list []Want) {
 
 // Now makes binds at a peer's relay due at once, those of both ports, or when
 // one that was just sent has had the time to be answered. Without peers it means
-// all, at once: our own address has changed. However often it is called, a bind
-// that nobody answers is given up.
+// all, at once: our own address has changed. Of peers it means a doubt whether
+// their relays live: a bind that nobody answers is given up, however often Now
+// is called, and sooner than another.
 func (k *Keeper) Now(peers ...crypto.Identity) {
 	for _, x := range k.wants {
-		switch {
-		case len(peers) == 0, slices.Contains(peers, x.Peer) && len(x.sent) == 0:
+		if len(peers) > 0 && !slices.Contains(peers, x.Peer) {
+			continue
+		}
+		x.doubted = x.doubted || len(peers) > 0 && x.accepted
+		if len(peers) == 0 || len(x.sent) == 0 {
 			x.due = time.Time{}
-		case slices.Contains(peers, x.Peer):
-			if at := x.sent[len(x.sent)-1].at.Add(firstRetry); at.Before(x.due) {
-				x.due = at
-			}
+		} else if at := x.sent[len(x.sent)-1].at.Add(x.retry()); at.Before(x.due) {
+			x.due = at
 		}
 	}
+}
+
+// retry is how long an answer is waited for at first.
+func (x *keeping) retry() time.Duration {
+	if x.doubted {
+		return min(max(doubtRetry, 2*x.rtt), firstRetry<<maxMissed)
+	}
+	return firstRetry
 }
 
 // Next returns when [Keeper.Due] has something to send; zero when nothing is
@@ -212,16 +224,20 @@ func (k *Keeper) bind(now time.Time, x *keeping) Send {
 	switch waits := slices.ContainsFunc(x.sent, func(r request) bool { return r.to == x.addr }); {
 	case !waits:
 		x.asked = now
-	case now.Sub(x.asked) >= firstRetry:
+	case now.Sub(x.asked) >= x.retry():
 		x.missed, x.asked = x.missed+1, now
 	}
 	if x.missed >= maxMissed {
-		x.accepted, x.addr = false, x.Addr // where an invitation came from, nobody answers any more
+		// Where an invitation came from, nobody answers any more.
+		x.accepted, x.doubted, x.addr = false, false, x.Addr
 	}
 	if now.Sub(x.last) >= keptFor {
 		x.accepted = false // it is answered, but never accepted
 	}
 	x.due = now.Add(min(firstRetry<<min(x.missed, 10), bindEvery))
+	if x.doubted {
+		x.due = now.Add(x.retry())
+	}
 	to := x.addr
 	if x.invited.IsValid() {
 		to, x.invited = x.invited, netip.AddrPort{}
@@ -319,7 +335,7 @@ func (x *keeping) reply(now time.Time, from netip.AddrPort, p signal.Packet) Eve
 	if x.boot != p.Boot {
 		x.boot, x.told = p.Boot, 0
 	}
-	x.accepted, x.missed, x.last, x.rtt = true, 0, now, rtt
+	x.accepted, x.doubted, x.missed, x.last, x.rtt = true, false, 0, now, rtt
 	x.addr, x.at, x.observed, x.cookie = from, from, p.Observed, p.Cookie
 	x.due, x.sent = now.Add(bindEvery), nil
 	switch {

@@ -71,7 +71,7 @@ func TestKeeperNow(t *testing.T) {
 			r.k.Now(r.id)
 			sent += len(r.k.Due(r.now))
 		}
-		if d := r.now.Sub(start); d < maxMissed*firstRetry || sent > 1+maxMissed {
+		if d := r.now.Sub(start); d < maxMissed*doubtRetry || d > (maxMissed+1)*max(every, doubtRetry) || sent > 1+maxMissed {
 			t.Errorf("Now every %v: given up after %v and %d binds", every, d, sent)
 		}
 	}

@@ -260,7 +260,7 @@ func check(t interface {
 	}
 }
 
-// naive is a table of sessions as PROTOCOL section 5 describes it, without
+// naive is a table of sessions as docs/protocol.md#sessions describes it, without
 // care for speed.
 type naive struct {
 	list []naiveSession

@@ -1,5 +1,5 @@
 // Package relay sends other hosts' sealed WireGuard packets on, as they are,
-// by the rules of PROTOCOL section 5, and keeps this host's own registrations
+// by the rules of docs/protocol.md#relays, and keeps this host's own registrations
 // at the relays of others ([Keeper]).
 //
 // A [Relay] owns the relay port, knows who is bound there and which sessions
@@ -50,6 +50,9 @@ type Peer struct {
 	// route, one packet at a time. The route is made elsewhere, for packets with
 	// [Options.Mark].
 	PathMTU int
+	// Single says that packets to the peer leave one by one, because coalesced
+	// ones do not arrive.
+	Single bool
 }
 
 // Config is the whole desired state of a [Relay].
@@ -74,6 +77,7 @@ type Options struct {
 	// Usable says whether packets may be sent to an address at all: not to
 	// loopback, multicast, overlay or switch addresses. Nil: to every one.
 	Usable func(netip.AddrPort) bool
+	Plain  bool         // turns the coalescing of UDP packets (GSO, GRO) off
 	Log    *slog.Logger // nil: silence
 }
 
@@ -135,6 +139,14 @@ func Open(o Options) (*Relay, error) {
 	var err error
 	if r.v4, r.v6, err = udp.ListenBoth(o.Port); err != nil {
 		return nil, fmt.Errorf("relay: listen on UDP port %d: %w", o.Port, err)
+	}
+	for _, s := range r.sockets() {
+		if !o.Plain {
+			break
+		}
+		if err := s.Plain(); err != nil {
+			return nil, errors.Join(fmt.Errorf("relay: %w", err), r.Close())
+		}
 	}
 	for _, s := range r.sockets() {
 		if o.Mark == 0 {
@@ -405,6 +417,13 @@ func (r *Relay) Bound() []Binding {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.table.bound()
+}
+
+// Carried is how many packets were forwarded.
+func (r *Relay) Carried() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.table.counts.packets
 }
 
 // Stats returns the counters of the relay's life and what it holds now.

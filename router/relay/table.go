@@ -11,7 +11,7 @@ import (
 	"github.com/weftnet/weft/router/udp"
 )
 
-// The limits of PROTOCOL section 5.
+// The limits of a relay (docs/protocol.md#relays).
 const (
 	bindLife     = 60 * time.Second  // of a bind since it was last accepted
 	pendingLife  = 10 * time.Second  // of a session whose initiation nobody answered
@@ -71,6 +71,7 @@ type peer struct {
 	mac1      *crypto.MAC1 // of that; nil: there is none, or somebody else named it first
 	next      crypto.Identity
 	pathMTU   int
+	single    bool   // packets to it leave one by one
 	boot      uint64 // of its last accepted bind; 0: none yet
 	former    []uint64
 	hushed    uint64        // number of its last hush
@@ -151,7 +152,7 @@ func (t *table) set(list []Peer) {
 			t.peers[id] = p
 		}
 		delete(gone, id)
-		p.key, p.next, p.pathMTU = c.Key, c.Next, c.PathMTU
+		p.key, p.next, p.pathMTU, p.single = c.Key, c.Next, c.PathMTU, c.Single
 		p.roles[signal.RelayPort].relay = netip.AddrPort{}
 		if c.Relay.IsValid() && t.usable(c.Relay) {
 			p.roles[signal.RelayPort].relay = netip.AddrPortFrom(c.Relay.Addr().Unmap(), c.Relay.Port())

@@ -415,11 +415,14 @@ func TestMessage(t *testing.T) {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	// Those that are too large for a path are kept apart, in order.
-	r.table.known(b.id).pathMTU = 96 + 28 - 1
+	r.table.known(b.id).pathMTU, r.table.known(c.id).single = 96+28-1, true
 	out.reset()
 	r.table.message(w.now, &m, &out)
 	if len(out.narrow[0]) != 2 || len(out.wide[0]) != 2 || out.narrow[0][0].Flow.Remote != b.wg || out.wide[0][0].Flow.Remote != c.wg {
 		t.Errorf("%d narrow, %d wide", len(out.narrow[0]), len(out.wide[0]))
+	}
+	if out.narrow[0][0].Flow.Single || !out.wide[0][0].Flow.Single {
+		t.Error("packets to one of them should leave one by one")
 	}
 	if n, k := r.table.counts.packets-before.packets, r.table.counts.bytes-before.bytes; n != 16 || k != 2*(8*96-40) {
 		t.Errorf("counted %d packets, %d bytes", n, k)

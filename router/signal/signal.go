@@ -17,7 +17,7 @@ import (
 )
 
 // First is the first byte of every packet. WireGuard ignores it: its own
-// packets begin with 1 to 4 (PROTOCOL section 4).
+// packets begin with 1 to 4 (docs/protocol.md#signals).
 const First = 0x57
 
 // The limits of a packet.

@@ -1,12 +1,15 @@
 package signal
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -36,8 +39,10 @@ import (
 // packet and [Parse] takes no other.
 const (
 	headerSize   = 26
+	alikeSize    = 18 // what all that a host sends a peer of one kind begins with
 	macSize      = 16
 	addrPortSize = 18
+	maxUnknown   = 1500 // bytes of a packet that is looked at although its kind is not known
 	domain       = "weft signal 1"
 )
 
@@ -81,6 +86,21 @@ func (k Kind) Most() int {
 // Is reports whether a packet that came in at a port shared with WireGuard is
 // one of ours by its first byte. [Parse] says whether it is a whole one.
 func Is(b []byte) bool { return len(b) > 0 && b[0] == First }
+
+// Split yields the packets in what came as one. The kernel gives who listens
+// beside the socket of a port (raw(7)) what the sender coalesced (UDP GSO)
+// before it cuts that up for the socket, and does not say where. All but the
+// last are of one size and begin alike. Anything else is yielded as it is: for
+// [Parse] to refuse.
+func Split(b []byte) iter.Seq[[]byte] {
+	size := len(b)
+	if least := headerSize + macSize; size > least+alikeSize {
+		if i := bytes.Index(b[least:], b[:alikeSize]); i >= 0 {
+			size = least + i
+		}
+	}
+	return slices.Chunk(b, max(size, 1))
+}
 
 // Append appends the packet to b, with a MAC under the key of the two hosts
 // ([crypto.Keys.PairKey]). Size is raised to [Kind.Least] and cut to
@@ -156,6 +176,15 @@ func Parse(b []byte) (Packet, error) {
 		}
 	}
 	return p, nil
+}
+
+// SenderOfUnknown returns who says to have sent a packet of a kind that this
+// version does not know, zero for any other; [Verify] tells whether that is so.
+func SenderOfUnknown(b []byte) ID {
+	if len(b) < headerSize+macSize || len(b) > maxUnknown || !Is(b) || Kind(b[1]).known() {
+		return ID{}
+	}
+	return ID(b[2:10])
 }
 
 // parseBody reads a body of the right length.

@@ -281,6 +281,35 @@ func TestThereAndBack(t *testing.T) {
 
 // FuzzParse: what parses is encoded to the same bytes again, so that there is
 // one form of each packet, and nothing panics.
+// Of a packet of a later kind it is known whose it is, and of nothing else.
+func TestSenderOfUnknown(t *testing.T) {
+	key := [32]byte{7}
+	probe := Packet{Kind: Probe, From: ID{1, 2, 3}, To: ID{4}, Number: 5}.Append(nil, key)
+	later := func(kind byte) []byte {
+		b := bytes.Clone(probe[:len(probe)-macSize])
+		b[1] = kind
+		sum := mac(b, key)
+		return append(b, sum[:macSize]...)
+	}
+	for _, tt := range []struct {
+		name string
+		b    []byte
+		want ID
+	}{
+		{"a kind of today", probe, ID{}},
+		{"a later kind", later(byte(Invite) + 1), ID{1, 2, 3}},
+		{"kind 0", later(0), ID{1, 2, 3}},
+		{"too short", later(99)[:headerSize+macSize-1], ID{}},
+		{"too long", append(later(99), make([]byte, maxUnknown)...), ID{}},
+		{"not ours", append([]byte{1}, later(99)[1:]...), ID{}},
+	} {
+		got := SenderOfUnknown(tt.b)
+		if got != tt.want || got != (ID{}) && !Verify(tt.b, key) {
+			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	for k := Probe; k.known(); k++ {
 		p := Packet{Kind: k, From: ID{1}, To: ID{2}, Number: 3, Boot: 4, For: time.Second, Observed: netip.MustParseAddrPort("192.0.2.1:1")}
@@ -289,8 +318,12 @@ func FuzzParse(f *testing.F) {
 		f.Add(b[:len(b)-1])
 		p.Size = 100
 		f.Add(p.Append(nil, testKey))
+		f.Add(p.Append(b, testKey))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		if all := slices.Concat(slices.Collect(Split(b))...); !bytes.Equal(all, b) {
+			t.Fatalf("split %x and joined again %x", b, all)
+		}
 		p, err := Parse(b)
 		if err != nil {
 			if p != (Packet{}) {
@@ -328,6 +361,40 @@ func BenchmarkVerify(b *testing.B) {
 	for b.Loop() {
 		if !Verify(p, testKey) {
 			b.Fatal("not verified")
+		}
+	}
+}
+
+// What a host sends a peer at once and comes as one is taken apart again; what
+// came alone stays whole.
+func TestSplit(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := Packet{
+			Kind: rapid.SampledFrom([]Kind{Probe, Probe, ProbeReply, Bind, Notice}).Draw(t, "kind"),
+			From: ID(rapid.SliceOfN(rapid.Byte(), 8, 8).Draw(t, "from")), To: ID(rapid.SliceOfN(rapid.Byte(), 8, 8).Draw(t, "to")),
+			Size: rapid.IntRange(0, 2000).Draw(t, "size"),
+		}
+		var whole []byte
+		var want [][]byte
+		for n := range rapid.IntRange(1, 20).Draw(t, "packets") {
+			p.Number = rapid.Uint64().Draw(t, "number")
+			if rapid.IntRange(0, 9).Draw(t, "last") == 0 && p.Kind == Probe && n > 0 { // may be shorter
+				p.Size = rapid.IntRange(0, p.Size).Draw(t, "smaller")
+				want = append(want, p.Append(nil, testKey))
+				break
+			}
+			want = append(want, p.Append(nil, testKey))
+		}
+		for _, b := range want {
+			whole = append(whole, b...)
+		}
+		if diff := cmp.Diff(want, slices.Collect(Split(whole))); diff != "" {
+			t.Fatal(diff)
+		}
+	})
+	for _, b := range []string{"", "W", "4" + strings.Repeat("x", 5000), strings.Repeat("W", headerSize+macSize)} {
+		if got := slices.Collect(Split([]byte(b))); len(b) > 0 && (len(got) != 1 || string(got[0]) != b) || len(b) == 0 && len(got) != 0 {
+			t.Errorf("%q is taken for %d packets", b[:min(len(b), 50)], len(got))
 		}
 	}
 }

@@ -23,11 +23,8 @@ import (
 	"golang.zx2c4.com/wireguard/tun"
 
 	"github.com/weftnet/weft/router/fdb"
-	"github.com/weftnet/weft/router/kernel"
+	"github.com/weftnet/weft/router/port"
 )
-
-// DefaultName is the device that Remove removes when Set was never called.
-const DefaultName = "weft-vx"
 
 // Mode says whether frames cross the TAP device in super-frames.
 type Mode uint8
@@ -43,16 +40,9 @@ func (m Mode) String() string { return [...]string{"auto", "off"}[m] }
 
 // Kernel is what this package needs of a network namespace.
 type Kernel interface {
+	port.Kernel
 	Do(f func() error) error
-	Link(name string) (kernel.Link, error)
 	DelLink(name string) error
-	SetUp(name string, up bool) error
-	SetMTU(name string, mtu int) error
-	SetMaster(name, master string) error
-	Neighbours(link string) ([]kernel.Neighbour, error)
-	DelNeighbour(link string, a netip.Addr) error
-	Sysctl(key string) (string, error)
-	SetSysctl(key, value string) error
 }
 
 // Options of a port.
@@ -134,14 +124,19 @@ func (p *Port) Set(c fdb.Config) error {
 		p.table.Set(c.Remotes, c.Known)
 		p.plane.Store(newPlane(c))
 	}
-	if p.stop == nil {
-		p.stop = p.beginQueries()
-	}
 	if p.stands && old.Name == c.Name && old.Bridge == c.Bridge && old.MTU == c.MTU {
 		return nil // the device has nothing to do with the rest
 	}
 	_, err := p.reconcile(c)
+	p.askLocked()
 	return err
+}
+
+// askLocked begins queries, once there is a device that they can go to.
+func (p *Port) askLocked() {
+	if p.stop == nil && p.tap.Load() != nil {
+		p.stop = p.beginQueries()
+	}
 }
 
 // Check looks at everything that Set made, repairs it, and says in words what
@@ -152,7 +147,9 @@ func (p *Port) Check() (repaired []string, err error) {
 	if p.cfg == nil {
 		return nil, nil
 	}
-	return p.reconcile(*p.cfg)
+	repaired, err = p.reconcile(*p.cfg)
+	p.askLocked()
+	return repaired, err
 }
 
 // Remove removes the device, also when Set was never called; nil when there is
@@ -160,7 +157,7 @@ func (p *Port) Check() (repaired []string, err error) {
 func (p *Port) Remove() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	name := DefaultName
+	name := port.DefaultName
 	if p.cfg != nil {
 		name = p.cfg.Name
 	}

@@ -9,59 +9,32 @@ import (
 
 	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
+	"github.com/weftnet/weft/router/port"
 )
 
 // reconcile goes from what is to what c says, and names the differences.
 func (p *Port) reconcile(c fdb.Config) (repaired []string, err error) {
 	p.stands = false
-	did := func(format string, args ...any) { repaired = append(repaired, fmt.Sprintf(format, args...)) }
 	made, err := p.ensure(c.Name, c.Bridge)
 	if err != nil {
 		return nil, fmt.Errorf("switch port: %w", err)
 	}
 	if made != "" {
-		did("%s", made)
+		repaired = []string{made}
 	}
 	l, err := p.kernel.Link(c.Name)
 	if err != nil {
 		return repaired, fmt.Errorf("switch port: %w", err)
 	}
-	var errs []error
-	try := func(err error, format string, args ...any) {
-		if err != nil {
-			errs = append(errs, fmt.Errorf("switch port: %w", err))
-			return
-		}
-		did(format, args...)
+	words, _, err := port.Fit(p.kernel, l, c)
+	if made == "" { // otherwise they follow from it
+		repaired = words
 	}
-	if l.MTU != c.MTU {
-		try(p.kernel.SetMTU(c.Name, c.MTU), "mtu of %s was %d", c.Name, l.MTU)
-	}
-	// Before it is up: an interface that comes up with IPv6 on has an address
-	// that any container can talk to.
-	key := "net/ipv6/conf/" + c.Name + "/disable_ipv6"
-	switch v, err := p.kernel.Sysctl(key); {
-	case errors.Is(err, fs.ErrNotExist): // a kernel without IPv6
-	case err != nil:
-		errs = append(errs, err)
-	case v != "1":
-		try(p.kernel.SetSysctl(key, "1"), "IPv6 was on at %s", c.Name)
-	}
-	b, err := p.kernel.Link(c.Bridge)
 	if err != nil {
-		errs = append(errs, fmt.Errorf("switch port: %w", err))
-	} else if l.Master != b.Index {
-		try(p.kernel.SetMaster(c.Name, c.Bridge), "%s was no port of %s", c.Name, c.Bridge)
+		return repaired, fmt.Errorf("switch port: %w", err)
 	}
-	if !l.Up {
-		try(p.kernel.SetUp(c.Name, true), "%s was down", c.Name)
-	}
-	if made != "" {
-		repaired = repaired[:1] // the rest follows from it
-	}
-	err = errors.Join(errs...)
-	p.stands = err == nil
-	return repaired, err
+	p.stands = true
+	return repaired, nil
 }
 
 // ensure opens the device unless it is open, and says what was wrong.
@@ -84,9 +57,10 @@ func (p *Port) ensure(name, bridge string) (made string, err error) {
 	case !exists:
 		made = fmt.Sprintf("device %s was gone", name)
 	case l.Kind == "vxlan":
-		// What a daemon left that forwarded by the kernel.
+		// What a daemon left that forwarded by the kernel. Here the table answers
+		// for neighbours, and nobody would keep true what the kernel was told.
 		made = fmt.Sprintf("device %s was the kernel's VXLAN", name)
-		if err := errors.Join(p.kernel.DelLink(name), p.forgetNeighbours(bridge)); err != nil {
+		if err := errors.Join(p.kernel.DelLink(name), port.Forget(p.kernel, bridge)); err != nil {
 			return "", err
 		}
 	case l.Kind != "tun":
@@ -110,19 +84,6 @@ func (p *Port) ensure(name, bridge string) (made string, err error) {
 		return "", errors.Join(err, f.close())
 	}
 	return made, nil
-}
-
-// forgetNeighbours takes away what the kernel was told about attachments of
-// other hosts: here the table answers for them, and nobody would keep it true.
-func (p *Port) forgetNeighbours(bridge string) error {
-	list, err := p.kernel.Neighbours(bridge)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	for _, n := range list {
-		err = errors.Join(err, p.kernel.DelNeighbour(bridge, n.Addr))
-	}
-	return err
 }
 
 // nameOf asks the kernel which device f is.

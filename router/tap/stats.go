@@ -62,6 +62,12 @@ type Stats struct {
 	Astray                uint64 // frames of a known address from another host
 }
 
+// Carried is how many frames were sent and received. It costs next to nothing and
+// may be called at any time.
+func (p *Port) Carried() uint64 {
+	return p.counters.sentFrames.Load() + p.counters.receivedFrames.Load()
+}
+
 // Stats may be called at any time.
 func (p *Port) Stats() Stats {
 	c, t := &p.counters, p.table.Stats()

@@ -105,12 +105,10 @@ func (in *inbound) take(bufs [][]byte, offset int) {
 		if r != nil && q.narrow(r) {
 			fit.ClampMSS(frame, r.Whole-overhead4, r.Whole-overhead6)
 		}
-		in.frames++
-		in.bytes += uint64(len(frame))
 		if joins {
 			join.Add(frame)
 		} else {
-			in.result(in.write.plain(in.file, frame), 1)
+			in.result(in.write.plain(in.file, frame), 1, len(frame))
 		}
 	}
 	if joins {
@@ -124,7 +122,7 @@ func (in *inbound) take(bufs [][]byte, offset int) {
 func (in *inbound) put(h offload.Header, parts [][]byte) {
 	err := in.write.super(in.file, h, parts)
 	if h.GSOType == offload.GSONone {
-		in.result(err, 1)
+		in.result(err, 1, len(parts[0]))
 		return
 	}
 	in.supers++
@@ -132,7 +130,7 @@ func (in *inbound) put(h offload.Header, parts [][]byte) {
 		if err == nil && in.port.refused.Load() != 0 {
 			in.port.refused.Store(0)
 		}
-		in.result(err, len(parts))
+		in.result(err, len(parts), whole(h, parts))
 		return
 	}
 	// This kernel does not take it, or not this one: as single frames then.
@@ -142,7 +140,7 @@ func (in *inbound) put(h offload.Header, parts [][]byte) {
 		in.whole = append(in.whole, b...)
 	}
 	if err := in.cut.Start(h, in.whole); err != nil {
-		in.result(err, len(parts))
+		in.result(err, len(parts), whole(h, parts))
 		return
 	}
 	if in.single == nil {
@@ -153,8 +151,16 @@ func (in *inbound) put(h offload.Header, parts [][]byte) {
 		if !ok {
 			return
 		}
-		in.result(in.write.plain(in.file, in.single[:n]), 1)
+		in.result(in.write.plain(in.file, in.single[:n]), 1, n)
 	}
+}
+
+// whole is the bytes of all frames that the parts of a super-frame were.
+func whole(h offload.Header, parts [][]byte) (n int) {
+	for _, b := range parts {
+		n += len(b)
+	}
+	return n + (len(parts)-1)*int(h.HdrLen)
 }
 
 // refusedOne counts a super-frame that the kernel did not take.
@@ -165,10 +171,13 @@ func (p *Port) refusedOne() {
 	}
 }
 
-// result counts frames that the device did not take.
-func (in *inbound) result(err error, frames int) {
+// result counts frames, and the bytes of all of them, once the device was given
+// them.
+func (in *inbound) result(err error, frames, bytes int) {
 	switch {
 	case err == nil:
+		in.frames += uint64(frames)
+		in.bytes += uint64(bytes)
 	case errors.Is(err, errGone), errors.Is(err, errDown):
 		in.dropped[noDevice] += uint64(frames)
 	default:

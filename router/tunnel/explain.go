@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/mesh/topology"
+	"github.com/weftnet/weft/router/api"
 	"github.com/weftnet/weft/router/path"
 )
 
@@ -27,7 +28,10 @@ func (s *Snapshot) explainDirect(p Peer) (reason, help string) {
 	switch {
 	case p.Path.OneWay:
 		return "its packets come, ours are not answered", "let UDP through to it; the path is changed unless it gets better"
-	case p.Path.Loss >= 0.05:
+	case p.Way.Single:
+		return "packets that this host sends in one piece (UDP GSO) do not arrive, those sent alone do: each is sent by itself, which is slower",
+			"try 'ethtool -K INTERFACE tx-udp-segmentation off', or a newer kernel or driver; while there is traffic it is tested once an hour"
+	case p.Path.Loss >= api.Lossy:
 		return fmt.Sprintf("%.0f %% of the pings are lost", 100*p.Path.Loss), "look at the network between the two hosts: the path is direct"
 	}
 	return "", ""

@@ -19,8 +19,10 @@ const (
 	maxBinds     = 16 // relays at which we are bound
 	alternatives = 4  // relays that a machine is told of
 	// graphGap is the least time between two graphs, since changes come in
-	// bursts; in a large cluster it is graphShare times what the last one took.
+	// bursts; in a large cluster, where somebody always changes, it is graphEach
+	// for every peer, or graphShare times what the last one took.
 	graphGap   = 50 * time.Millisecond
+	graphEach  = 2 * time.Millisecond
 	graphShare = 10
 	// lookups is how many peers with a direct path are told of their relays in
 	// one step, since they do not need them yet; maxUrgent how many others are
@@ -82,7 +84,7 @@ func (t *Tunnels) stepGraph(now time.Time) {
 	} else if g.stale {
 		g.stale, g.builtAt = false, now
 		g.built = topology.Build(t.self, append(g.book.Reports(), t.ownReport(now)))
-		g.gap = max(graphGap, graphShare*time.Since(now))
+		g.gap = max(graphGap, graphShare*time.Since(now), time.Duration(len(t.tunnels))*graphEach)
 		t.wantBinds(now)
 		g.later, g.nexts = g.later[:0], g.nexts[:0]
 		for id, w := range t.tunnels {
@@ -276,7 +278,7 @@ func (t *Tunnels) tellRelay() {
 		c.Peers = append(c.Peers, relay.Peer{
 			Identity: p.Identity, WireGuard: p.WireGuard, Key: w.key, Next: t.graph.next[p.Identity],
 			Relay:   t.graph.bound[bind{p.Identity, signal.RelayPort}],
-			PathMTU: w.linkMTU(),
+			PathMTU: w.linkMTU(), Single: w.rows.broken(),
 		})
 	}
 	if slices.Equal(c.Peers, t.graph.told.Peers) {

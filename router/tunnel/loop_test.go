@@ -31,8 +31,14 @@ type world struct {
 	own     []netip.AddrPort
 	// answer is called with every packet that leaves the WireGuard port.
 	answer func(to netip.AddrPort, p signal.Packet)
-	pinged func(peer netip.Addr, number uint64)
-	relay  relay.Config
+	// eats says which rows are lost; nil: none.
+	eats       func(to netip.AddrPort, o wireguard.SendOptions) bool
+	row        []signal.Packet // the last one
+	refuse     error           // why rows cannot be sent; only coalesced ones, if so
+	refuseOnly bool
+	pinged     func(peer netip.Addr, number uint64)
+	reading    func() // the device
+	relay      relay.Config
 }
 
 func newWorld() *world {
@@ -101,6 +107,9 @@ func (f fakeDevice) Quiet(from netip.AddrPort, d time.Duration) error {
 }
 
 func (f fakeDevice) Peers() ([]wireguard.PeerStatus, error) {
+	if f.reading != nil {
+		f.reading()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var list []wireguard.PeerStatus
@@ -111,6 +120,9 @@ func (f fakeDevice) Peers() ([]wireguard.PeerStatus, error) {
 }
 
 func (f fakeDevice) Send(to netip.AddrPort, b []byte, o wireguard.SendOptions) error {
+	if o.Segment > 0 {
+		return f.sendRow(to, b, o)
+	}
 	p, err := signal.Parse(b)
 	if err != nil {
 		return err

@@ -6,17 +6,15 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/crypto"
+	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/path"
 	"github.com/weftnet/weft/router/signal"
 	"github.com/weftnet/weft/router/wireguard"
 )
 
 // What is around a packet of the tunnel: WireGuard's header and tag, UDP and
-// IP (PROTOCOL section 6). The switch's frames have more of their own inside.
-const (
-	wireguardOverhead = 32
-	vxlanOverhead     = 70 // of an inner IP packet
-)
+// IP (docs/protocol.md#sizes). The switch's frames have more of their own inside.
+const wireguardOverhead = 32
 
 // mtu is the search for what the direct path to a peer carries.
 type mtu struct {
@@ -27,6 +25,9 @@ type mtu struct {
 
 // stepMTUs measures every direct path.
 func (t *Tunnels) stepMTUs(now time.Time) {
+	if t.mtus.skip(now, t) {
+		return
+	}
 	for _, w := range t.tunnels {
 		r := w.machine.Route()
 		if w.machine.State() != path.Established || !r.Direct() {
@@ -43,8 +44,9 @@ func (t *Tunnels) stepMTUs(now time.Time) {
 		if at := w.mtu.search.Next(); at.IsZero() || !at.After(now) {
 			t.searchMTU(now, w, path.MTUTick{})
 		}
-		t.wakeAt(w.mtu.search.Next())
+		t.mtus.want(w.mtu.search.Next())
 	}
+	t.wakeAt(t.mtus.due)
 }
 
 // searchMTU lets a search take a step and sends what it asks for. What our own
@@ -87,6 +89,7 @@ func (t *Tunnels) restartMTUs(now time.Time) {
 		if w.mtu.search != nil {
 			t.searchMTU(now, w, path.MTURestart{Ceiling: t.ceiling})
 		}
+		w.rows.restart()
 	}
 }
 
@@ -98,7 +101,7 @@ func InnerMTU(pathMTU int, v6 bool) int {
 	if v6 {
 		overhead = wireguardOverhead + signal.HeadersIPv6
 	}
-	return (pathMTU-overhead)&^15 - vxlanOverhead
+	return (pathMTU-overhead)&^15 - fdb.Encapsulation
 }
 
 // linkMTU is the largest IP packet that the direct path carries; 0: not
@@ -199,6 +202,9 @@ type Way struct {
 	// Told is what such a sender is told: Whole as it was when it was known for
 	// sure, since a sender remembers for ten minutes; the MTU of the switch before.
 	Told int
+	// Single says that packets to Endpoint leave one by one: coalesced ones do
+	// not arrive there.
+	Single bool
 }
 
 // Way returns the path to a peer as it is now.
@@ -206,21 +212,21 @@ func (t *Tunnels) Way(id crypto.Identity) Way {
 	if w, ok := t.snapshot.Load().ways[id]; ok {
 		return w
 	}
-	return Way{MTU: t.cfg.MTU + vxlanOverhead, Whole: t.cfg.MTU, Told: t.cfg.MTU}
+	return Way{MTU: t.cfg.MTU + fdb.Encapsulation, Whole: t.cfg.MTU, Told: t.cfg.MTU}
 }
 
 // way computes what [Tunnels.Way] tells. A VLAN tag is worth a fragment, every
 // full TCP segment of gossip is not: hence no 4 bytes for it here.
 func (t *Tunnels) way(w *tunnel) Way {
 	out := Way{
-		Up: w.machine.State() == path.Established, Endpoint: w.machine.Route().Endpoint, Open: t.open(w),
+		Up: w.machine.State() == path.Established, Endpoint: w.machine.Route().Endpoint, Open: t.open(w), Single: t.single(w),
 		HopMTU: t.hopMTU(w), PathMTU: w.pathMTU(), Whole: t.cfg.MTU,
 	}
 	// A host drops frames that its switch is too small for.
 	if theirs := t.graph.reports[w.peer.Identity].SwitchMTU; theirs > 0 {
-		out.Whole = max(min(out.Whole, theirs), wireguard.MinMTU-vxlanOverhead)
+		out.Whole = max(min(out.Whole, theirs), wireguard.MinMTU-fdb.Encapsulation)
 	}
-	out.MTU, out.Told = out.Whole+vxlanOverhead, out.Whole
+	out.MTU, out.Told = out.Whole+fdb.Encapsulation, out.Whole
 	if out.PathMTU > 0 {
 		out.Whole = min(out.Whole, InnerMTU(out.PathMTU, out.Endpoint.Addr().Is6()))
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/mesh"
+	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/path"
 	"github.com/weftnet/weft/router/signal"
 	"github.com/weftnet/weft/router/wireguard"
@@ -28,6 +29,7 @@ type tunnel struct {
 	pings   map[uint64]time.Time // under way, and when they were sent
 	relays  []path.Relay         // as the machine was last told
 	mtu     mtu
+	rows    rows
 	steady  steady    // of a relayed path
 	punched time.Time // when a signal of the peer was last obeyed
 	invited time.Time // to bind at our relay
@@ -147,12 +149,21 @@ func (t *Tunnels) setIdle(now time.Time) {
 // look tells every machine what the device says. It is done before anything is
 // decided, but not more often than worth the effort.
 func (t *Tunnels) look(now time.Time) {
-	if now.Sub(t.readAt) < readGap {
-		t.wakeAt(t.readAt.Add(readMost))
+	gap, most := readGap, readMost
+	if now.Before(t.brisk) {
+		gap = min(max(briskGap, briskCost*t.reading), readGap)
+		most = gap
+	}
+	if now.Sub(t.readAt) < gap {
+		t.wakeAt(t.readAt.Add(most))
 		return
 	}
+	begun := time.Now()
 	devices := t.readDevice()
-	t.readAt = now
+	t.readAt, t.reading = now, time.Since(begun)
+	if most == gap {
+		t.wakeAt(now.Add(gap))
+	}
 	for _, w := range t.tunnels {
 		s, ok := devices[w.peer.WireGuard]
 		if !ok {
@@ -173,6 +184,13 @@ func (t *Tunnels) look(now time.Time) {
 		if w.machine.State() == path.Established && !s.LastHandshake.Equal(before.LastHandshake) {
 			t.reached(w)
 		}
+	}
+}
+
+// hurry makes the loop see soon what comes of an initiation.
+func (t *Tunnels) hurry(now time.Time, w *tunnel) {
+	if now.Sub(w.begun) < briskEarly {
+		t.brisk = now.Add(briskFor)
 	}
 }
 
@@ -230,15 +248,17 @@ func (t *Tunnels) do(now time.Time, w *tunnel, a path.Action) {
 	case path.SetEndpoint:
 		err = t.cfg.Device.SetEndpoint(w.peer.WireGuard, a.Endpoint)
 	case path.Initiate:
+		t.hurry(now, w)
 		err = t.cfg.Device.Initiate(w.peer.WireGuard)
 	case path.Readd:
 		p := PeerConfig(t.cfg.Keys, t.self, w.peer, t.way(w))
 		p.Endpoint = a.Endpoint
+		t.hurry(now, w)
 		err = t.cfg.Device.Readd(p)
 	case path.Quiet:
 		err = t.quiet(now, w, a)
 	case path.Probe:
-		err = t.prober.Probe(now, w.peer.Identity, a.Endpoint, 0, a.TTL, false)
+		err = t.prober.Probe(time.Now(), w.peer.Identity, a.Endpoint, 0, a.TTL, false) // now may be long ago
 	case path.Ping:
 		err = t.ping(now, w, a.Number)
 	case path.Punch:
@@ -267,7 +287,7 @@ func (t *Tunnels) ping(now time.Time, w *tunnel, number uint64) error {
 			delete(w.pings, n)
 		}
 	}
-	w.pings[number] = now
+	w.pings[number] = time.Now() // not that of the step, which the device may have held up
 	return t.cfg.Pinger.Send(w.peer.Identity.Overlay(), number)
 }
 
@@ -302,6 +322,7 @@ func (t *Tunnels) probed(now time.Time, r path.ProbeResult) {
 		t.observed.observe(now, r.Peer, r.Observed)
 	}
 	t.answered(now, w, r)
+	t.rowAnswered(now, w, r)
 	t.tell(now, w, path.Pong{Endpoint: r.Endpoint, RTT: r.RTT})
 }
 
@@ -370,9 +391,10 @@ func PeerConfig(k crypto.Keys, self crypto.Identity, p mesh.Peer, w Way) wiregua
 		Overlay:      p.Identity.Overlay(),
 		Keepalive:    w.keepalive(),
 		MTU:          w.MTU,
-		Told:         w.Told + vxlanOverhead,
+		Told:         w.Told + fdb.Encapsulation,
 		PathMTU:      w.HopMTU,
 		PathEndpoint: w.Endpoint,
+		Single:       w.Single,
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/weftnet/weft/mesh"
 	"github.com/weftnet/weft/mesh/advert"
 	"github.com/weftnet/weft/mesh/topology"
+	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/path"
 	"github.com/weftnet/weft/router/signal"
 )
@@ -137,7 +138,7 @@ func TestInnerMTU(t *testing.T) {
 			t.Errorf("path of %d, IPv6 %v: %d, want %d", tc.path, tc.v6, got, tc.want)
 		}
 		// What is padded still fits.
-		padded := (got + vxlanOverhead + 15) &^ 15
+		padded := (got + fdb.Encapsulation + 15) &^ 15
 		overhead := wireguardOverhead + signal.HeadersIPv4
 		if tc.v6 {
 			overhead = wireguardOverhead + signal.HeadersIPv6
@@ -171,6 +172,7 @@ func TestExplain(t *testing.T) {
 	}{
 		{name: "direct", peer: with(direct, nil, nil)},
 		{name: "direct with loss", peer: with(direct, nil, func(p *Peer) { p.Path.Loss = 0.3 }), reason: "30 %", help: "network"},
+		{name: "one by one", peer: with(direct, nil, func(p *Peer) { p.Way.Single = true }), reason: "sent alone do", help: "ethtool"},
 		{name: "no answer", peer: with(relayed, silent, nil), reason: "none of its addresses answers", help: "UDP port 6784"},
 		{name: "answers now", peer: with(relayed, []path.CandidateStatus{{Endpoint: ep, Asked: now, Answered: now}}, nil), reason: "answers now"},
 		{name: "not dialled", peer: with(relayed, nil, nil), reason: "may be dialled", help: "weft connect"},

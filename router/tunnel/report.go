@@ -117,7 +117,7 @@ func (t *Tunnels) Withdraw() (wait time.Duration) {
 	t.mu.Lock()
 	t.waiting.leave = true
 	t.mu.Unlock()
-	nudge(t.wake)
+	t.wake.Ring()
 	if t.cfg.Relay.Stats().Sessions == 0 {
 		return 0
 	}

@@ -89,7 +89,7 @@ func (t *Tunnels) show(now time.Time) {
 	}
 	before := t.snapshot.Swap(s)
 	if !maps.Equal(before.ways, s.ways) {
-		nudge(t.changed)
+		t.changed.Ring()
 	}
 }
 

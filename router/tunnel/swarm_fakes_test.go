@@ -60,6 +60,14 @@ func (d device) Peers() ([]wireguard.PeerStatus, error) {
 func (d device) Quiet(netip.AddrPort, time.Duration) error { return nil }
 
 func (d device) Send(to netip.AddrPort, b []byte, o wireguard.SendOptions) error {
+	if o.Segment > 0 {
+		for one := range slices.Chunk(b, o.Segment) {
+			if err := d.send(6784, to, one, sizes); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	n := len(b) + headers(to.Addr())
 	if n > 1500 && o.DontFragment {
 		return wireguard.ErrTooLarge

@@ -1,7 +1,8 @@
 // Package tunnel is the way to every peer. It owns one path machine per peer
 // and does what they want: it drives the WireGuard device, sends and answers
 // probes, pings through the tunnels, keeps our binds at relays, measures path
-// MTUs, tells the cluster of our links and our own relay of its next hops.
+// MTUs, tests whether coalesced packets arrive, tells the cluster of our links
+// and our own relay of its next hops.
 //
 // It decides nothing that can be decided without a socket: which path is used
 // is decided in router/path, by which relays in mesh/topology, who is relayed
@@ -21,6 +22,7 @@ import (
 	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/mesh"
 	"github.com/weftnet/weft/mesh/topology"
+	"github.com/weftnet/weft/router/bell"
 	"github.com/weftnet/weft/router/path"
 	"github.com/weftnet/weft/router/relay"
 	"github.com/weftnet/weft/router/signal"
@@ -79,6 +81,7 @@ type Config struct {
 	// Usable says whether another host may be at an endpoint.
 	Usable  func(netip.AddrPort) bool
 	Ceiling func() int // the greatest MTU of an interface of the underlay
+	Strange func()     // counts signals of peers that only newer hosts know; nil: nobody does
 	Log     *slog.Logger
 }
 
@@ -93,8 +96,8 @@ type Tunnels struct {
 	prober  *path.Prober // safe by itself
 	inbox   chan event   // from peers; what does not fit is dropped and counted
 	signals chan event   // from relays, apart so that they cannot displace the others
-	wake    chan struct{}
-	changed chan struct{} // a Way is another; capacity 1
+	wake    bell.Bell
+	changed bell.Bell // a Way is another
 
 	dropped  atomic.Uint64 // events, because the inbox was full, since this was logged
 	keys     atomic.Pointer[map[signal.ID][32]byte]
@@ -125,6 +128,8 @@ type loop struct {
 	overlay map[netip.Addr]*tunnel // the same, by overlay address
 	unread  string                 // why the device could not be read last
 	readAt  time.Time              // when it was read last
+	reading time.Duration          // how long that took
+	brisk   time.Time              // until when it is read more often
 
 	own        []netip.AddrPort // endpoints of our interfaces
 	idle       time.Duration    // between pings without traffic, of one peer
@@ -136,6 +141,8 @@ type loop struct {
 	report     reporter
 	hushes     []hush
 	invitesAt  time.Time
+	mtus       glance // at the searches of path MTUs
+	rows       glance // at the tests of coalesced packets
 
 	lost    uint64    // tunnels that stood and ended
 	showAt  time.Time // when the snapshot is made again
@@ -152,8 +159,8 @@ func New(c Config) *Tunnels {
 		cfg: c, log: c.Log, self: c.Key.Identity(),
 		inbox:   make(chan event, 4096),
 		signals: make(chan event, 256),
-		wake:    make(chan struct{}, 1),
-		changed: make(chan struct{}, 1),
+		wake:    bell.New(),
+		changed: bell.New(),
 	}
 	t.prober = path.NewProber(t.self, t.sendProbe, func(r path.ProbeResult) { t.offer(t.inbox, probed(r)) })
 	t.keys.Store(&map[signal.ID][32]byte{})
@@ -226,8 +233,11 @@ const maxSignal = 128
 
 func (t *Tunnels) receive(from netip.AddrPort, to netip.Addr, b []byte, role signal.Role) {
 	p, err := signal.Parse(b)
-	if err != nil {
-		return // a stranger's
+	if err != nil { // a stranger's, or a newer host's
+		if key, ok := (*t.keys.Load())[signal.SenderOfUnknown(b)]; ok && t.cfg.Strange != nil && signal.Verify(b, key) {
+			t.cfg.Strange()
+		}
+		return
 	}
 	switch p.Kind {
 	case signal.Probe, signal.ProbeReply:
@@ -254,7 +264,7 @@ func (t *Tunnels) SetView(v mesh.View) {
 	t.mu.Lock()
 	t.waiting.view = &v
 	t.mu.Unlock()
-	nudge(t.wake)
+	t.wake.Ring()
 }
 
 // Moved says that addresses of this host may have changed: they are compared.
@@ -262,7 +272,7 @@ func (t *Tunnels) Moved() {
 	t.mu.Lock()
 	t.waiting.moved = true
 	t.mu.Unlock()
-	nudge(t.wake)
+	t.wake.Ring()
 }
 
 // Changed is told when a [Way] is another than before.
@@ -302,6 +312,7 @@ func (t *Tunnels) Run(ctx context.Context) error {
 			t.relocate(now)
 		}
 		last = now
+		t.late(now)
 		t.handle(now, e)
 		for range 256 { // what came meanwhile
 			select {
@@ -316,6 +327,22 @@ func (t *Tunnels) Run(ctx context.Context) error {
 			break
 		}
 		t.advance(now)
+	}
+}
+
+// lateLeast is how late the loop must be before anybody need know.
+const lateLeast = 50 * time.Millisecond
+
+// late tells every machine, before anything else, that the loop comes later
+// than it wanted to: a host with too much to do would take that for the death
+// of its paths, and give itself and its peers more to do.
+func (t *Tunnels) late(now time.Time) {
+	by := now.Sub(t.next)
+	if t.next.IsZero() || by < lateLeast {
+		return
+	}
+	for _, w := range t.tunnels {
+		t.tell(now, w, path.Late{By: by})
 	}
 }
 
@@ -349,6 +376,9 @@ func (t *Tunnels) handle(now time.Time, e event) {
 		t.signalled(now, e)
 	case punched:
 		t.punched(now, e)
+	case asked:
+		t.changed.Ring()
+		close(e)
 	}
 }
 
@@ -356,7 +386,13 @@ func (t *Tunnels) handle(now time.Time, e event) {
 const (
 	readGap  = 100 * time.Millisecond // between two looks at the device
 	readMost = time.Second
-	showGap  = time.Second
+	// After an initiation early in a bring-up, whose answer packets wait for, looks
+	// follow each other faster for so long, but take a tenth of the time at most.
+	briskFor   = 300 * time.Millisecond
+	briskEarly = 5 * time.Second
+	briskGap   = 10 * time.Millisecond
+	briskCost  = 10
+	showGap    = time.Second
 )
 
 // advance does all that is due and says when it wants to be called again.
@@ -374,6 +410,7 @@ func (t *Tunnels) advance(now time.Time) {
 	t.stepInvites(now)
 	t.stepHushes(now)
 	t.stepMTUs(now)
+	t.stepRows(now)
 	t.stepObserved(now)
 	t.stepReport(now)
 	t.show(now)
@@ -389,13 +426,6 @@ func (t *Tunnels) advance(now time.Time) {
 func (t *Tunnels) wakeAt(at time.Time) {
 	if !at.IsZero() && at.Before(t.next) {
 		t.next = at
-	}
-}
-
-func nudge(ch chan<- struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default:
 	}
 }
 

@@ -176,7 +176,7 @@ func (o *outgoing) fill(list []Message, at position, gso bool) (groups int) {
 	for pieces := 0; at.message < len(list) && pieces < len(o.pieces); groups++ {
 		m := &list[at.message]
 		limit := 1
-		if gso && m.Flow != o.single {
+		if gso && !m.Flow.Single && m.Flow != o.single {
 			limit = MaxSegments
 		}
 		// What the first message has is cut where the kernel has its limit;

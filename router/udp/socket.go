@@ -36,6 +36,7 @@ type Flow struct {
 	Remote netip.AddrPort // its address has no zone, and is no IPv4 address in an IPv6 one
 	Scope  uint32         // interface of a link-local Remote
 	Local  netip.Addr     // zero: the kernel chooses
+	Single bool           // what is sent along it is not coalesced
 }
 
 // Message is what one call of the kernel takes or gives: a packet, or several
@@ -200,6 +201,17 @@ func (s *Socket) Port() uint16 { return s.port }
 // Coalesces says whether what is received may be several packets in one, and
 // whether what is sent is made so.
 func (s *Socket) Coalesces() (received, sent bool) { return s.gro, s.gso.Load() }
+
+// Plain makes packets leave and arrive one by one: it turns UDP GSO and GRO
+// off. It is called before there are any.
+func (s *Socket) Plain() error {
+	s.gso.Store(false)
+	if !s.gro {
+		return nil
+	}
+	s.gro = false
+	return s.SetOption(unix.IPPROTO_UDP, unix.UDP_GRO, 0)
+}
 
 // Close ends the socket; whoever waits on it gets an error that wraps
 // [net.ErrClosed].

@@ -293,14 +293,62 @@ func TestName(t *testing.T) {
 	})
 }
 
+// FuzzParseControl wants control messages to be read as by the manual, and what
+// was read to be read again when it is written.
 func FuzzParseControl(f *testing.F) {
 	var b [controlSize]byte
 	f.Add(putSegmentSize(putSource(b[:0], netip.MustParseAddr("192.0.2.1"), 0), 1400))
 	f.Add(putSource(make([]byte, 0, controlSize), netip.MustParseAddr("2001:db8::1"), 7))
-	f.Fuzz(func(_ *testing.T, in []byte) {
-		_, _ = parseControl(in)
-		_, _ = parseName(in)
+	f.Add(putControl(make([]byte, 0, controlSize), unix.IPPROTO_UDP, unix.UDP_GRO, []byte{1, 2, 3, 4}))
+	f.Add(putName(make([]byte, nameSize), &Flow{Remote: netip.MustParseAddrPort("192.0.2.1:6784")}))
+	f.Add(putName(make([]byte, nameSize), &Flow{Remote: netip.MustParseAddrPort("[fe80::1]:6784"), Scope: 7}))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		to, segment := parseControl(in)
+		if wantTo, want := slowControl(in); to != wantTo || segment != want {
+			t.Errorf("%x: %s, %d; want %s, %d", in, to, segment, wantTo, want)
+		}
+		if again, _ := parseControl(putSource(make([]byte, 0, controlSize), to, 0)); again != to {
+			t.Errorf("%s was written, and %s read", to, again)
+		}
+		ap, scope := parseName(in)
+		if !ap.IsValid() {
+			return
+		}
+		out := putName(make([]byte, nameSize), &Flow{Remote: ap, Scope: scope})
+		if again, s := parseName(out); again != ap || s != scope {
+			t.Errorf("%s scope %d was written, and %s scope %d read", ap, scope, again, s)
+		}
 	})
+}
+
+// slowControl is the naive twin of parseControl, by cmsg(3): header, data, and as
+// much more as makes the length a multiple of a word's.
+func slowControl(b []byte) (to netip.Addr, segment int) {
+	const word = unix.SizeofCmsghdr - 8 // that the length takes
+	for len(b) >= unix.SizeofCmsghdr {
+		length := uint64(binary.NativeEndian.Uint32(b))
+		if word == 8 {
+			length = binary.NativeEndian.Uint64(b)
+		}
+		if length < unix.SizeofCmsghdr || length > uint64(len(b)) {
+			break
+		}
+		level, kind := binary.NativeEndian.Uint32(b[word:]), binary.NativeEndian.Uint32(b[word+4:])
+		data := b[unix.SizeofCmsghdr:length]
+		switch {
+		case level == unix.IPPROTO_IP && kind == unix.IP_PKTINFO && len(data) >= 12:
+			to, _ = netip.AddrFromSlice(data[4:8])
+		case level == unix.IPPROTO_IPV6 && kind == unix.IPV6_PKTINFO && len(data) >= 20:
+			to, _ = netip.AddrFromSlice(data[:16])
+		case level == unix.IPPROTO_UDP && kind == unix.UDP_GRO && len(data) >= 4:
+			segment = int(binary.NativeEndian.Uint32(data))
+		}
+		for length%word != 0 {
+			length++
+		}
+		b = b[min(length, uint64(len(b))):]
+	}
+	return to, segment
 }
 
 // BenchmarkForward sends on what it receives, coalesced as it came: 64 packets

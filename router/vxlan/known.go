@@ -3,12 +3,12 @@ package vxlan
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
 	"syscall"
 
 	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
+	"github.com/weftnet/weft/router/port"
 )
 
 // told is what the kernel is told of known attachments, so that it need not
@@ -160,19 +160,19 @@ func (p *Port) compare(c fdb.Config, entries []kernel.FDB) (want, have told, err
 // tell goes from have to want. Nothing is answered for before it can be
 // reached, nor after.
 func (p *Port) tell(c fdb.Config, have, want told) (missing, stale int, err error) {
-	var errs failures
+	var errs port.Failures
 	for a := range have.owners {
-		if _, ok := want.owners[a]; !ok && errs.ok(p.kernel.DelNeighbour(c.Bridge, a)) {
+		if _, ok := want.owners[a]; !ok && errs.OK(p.kernel.DelNeighbour(c.Bridge, a)) {
 			stale++
 		}
 	}
 	for m := range have.behind {
-		if !want.behind[m] && errs.ok(p.kernel.DelBridgeFDB(c.Name, m)) {
+		if !want.behind[m] && errs.OK(p.kernel.DelBridgeFDB(c.Name, m)) {
 			stale++
 		}
 	}
 	for m, at := range have.fixed {
-		if _, ok := want.fixed[m]; !ok && errs.ok(p.kernel.DelFDB(c.Name, kernel.FDB{MAC: m, Dst: at, Fixed: true})) {
+		if _, ok := want.fixed[m]; !ok && errs.OK(p.kernel.DelFDB(c.Name, kernel.FDB{MAC: m, Dst: at, Fixed: true})) {
 			stale++
 		}
 	}
@@ -184,21 +184,24 @@ func (p *Port) tell(c fdb.Config, have, want told) (missing, stale int, err erro
 		if errors.Is(err, syscall.ENOSPC) {
 			continue // full of what was learnt: frames to m are flooded, and the next sweep tries again
 		}
-		if errs.ok(err) {
+		if errs.OK(err) {
 			missing++
 		}
 	}
 	for m := range want.behind {
-		if !have.behind[m] && errs.ok(p.kernel.AddBridgeFDB(c.Name, m)) {
+		if !have.behind[m] && errs.OK(p.kernel.AddBridgeFDB(c.Name, m)) {
 			missing++
 		}
 	}
 	for a, m := range want.owners {
-		if have.owners[a] != m && errs.ok(p.kernel.AddNeighbour(c.Bridge, kernel.Neighbour{Addr: a, MAC: m})) {
+		if have.owners[a] != m && errs.OK(p.kernel.AddNeighbour(c.Bridge, kernel.Neighbour{Addr: a, MAC: m})) {
 			missing++
 		}
 	}
-	return missing, stale, errs.err()
+	if err := errs.Err(); err != nil {
+		return missing, stale, fmt.Errorf("switch port: %w", err)
+	}
+	return missing, stale, nil
 }
 
 // setKnown is Set when nothing else has changed: it looks at nothing that is
@@ -216,49 +219,4 @@ func (p *Port) setKnown(c fdb.Config) error {
 	p.told = makeTold(c, mine)
 	_, _, err = p.tell(c, had, p.told)
 	return err
-}
-
-// forget removes what outlives the device: what a bridge was told of
-// neighbours.
-func (p *Port) forget(bridge string) error {
-	list, err := p.kernel.Neighbours(bridge)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("remove switch port: %w", err)
-	}
-	var errs failures
-	for _, n := range list {
-		errs.ok(p.kernel.DelNeighbour(bridge, n.Addr))
-	}
-	return errs.err()
-}
-
-// failures keeps the first of many alike.
-type failures struct {
-	first error
-	more  int
-}
-
-func (f *failures) ok(err error) bool {
-	switch {
-	case err == nil:
-		return true
-	case f.first == nil:
-		f.first = err
-	default:
-		f.more++
-	}
-	return false
-}
-
-func (f *failures) err() error {
-	switch {
-	case f.first == nil:
-		return nil
-	case f.more > 0:
-		return fmt.Errorf("switch port: %w (and %d more)", f.first, f.more)
-	}
-	return fmt.Errorf("switch port: %w", f.first)
 }

@@ -17,12 +17,12 @@ import (
 
 	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
+	"github.com/weftnet/weft/router/port"
 )
 
 const (
-	// DefaultName is the device that Remove removes when Set was never called.
-	DefaultName = "weft-vx"
-	// defaultBridge is, likewise, the bridge that it forgets neighbours of.
+	// defaultBridge is the bridge whose neighbours Remove forgets when Set was
+	// never called.
 	defaultBridge = "weft"
 
 	// Source ports are below 1024, where no unprivileged process can send
@@ -38,24 +38,17 @@ const (
 
 // Kernel is what this package needs of a network namespace.
 type Kernel interface {
-	Link(name string) (kernel.Link, error)
+	port.Kernel
 	AddVXLAN(name string, v kernel.VXLAN) error
 	DelLink(name string) error
-	SetUp(name string, up bool) error
-	SetMTU(name string, mtu int) error
-	SetMaster(name, master string) error
 	FDB(link string) ([]kernel.FDB, error)
 	AddFDB(link string, f kernel.FDB) error
 	DelFDB(link string, f kernel.FDB) error
-	Sysctl(key string) (string, error)
-	SetSysctl(key, value string) error
 	Addrs(link string) ([]netip.Prefix, error)
 	BridgeFDB(bridge string) ([]kernel.BridgeFDB, error)
 	AddBridgeFDB(port string, m kernel.MAC) error
 	DelBridgeFDB(port string, m kernel.MAC) error
-	Neighbours(link string) ([]kernel.Neighbour, error)
 	AddNeighbour(link string, n kernel.Neighbour) error
-	DelNeighbour(link string, a netip.Addr) error
 	ProxyARP(port string) (bool, error)
 	SetProxyARP(port string, on bool) error
 }
@@ -133,12 +126,16 @@ func (p *Port) Check() (repaired []string, err error) {
 func (p *Port) Remove() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	name, bridge := DefaultName, defaultBridge
+	name, bridge := port.DefaultName, defaultBridge
 	if p.cfg != nil {
 		name, bridge = p.cfg.Name, p.cfg.Bridge
 	}
 	p.cfg, p.whole, p.told = nil, false, told{}
-	return errors.Join(p.forget(bridge), p.remove(name))
+	err := port.Forget(p.kernel, bridge)
+	if err != nil {
+		err = fmt.Errorf("remove switch port: %w", err)
+	}
+	return errors.Join(err, p.remove(name))
 }
 
 func (p *Port) remove(name string) error {
@@ -156,85 +153,57 @@ func (p *Port) remove(name string) error {
 
 // reconcile goes from what is to what c says, and names the differences.
 func (p *Port) reconcile(c fdb.Config) (repaired []string, err error) {
-	did := func(format string, args ...any) { repaired = append(repaired, fmt.Sprintf(format, args...)) }
-	made := false
-	l, err := p.kernel.Link(c.Name)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		made = true
-		did("device %s was gone", c.Name)
-		if l, err = p.create(c); err != nil {
-			return nil, err
-		}
-	case err != nil:
-		return nil, fmt.Errorf("switch port: %w", err)
-	case l.Kind == "tun":
-		// The switch port of a predecessor whose WireGuard was in its process.
-		made = true
-		did("device %s was a port of the userspace data path", c.Name)
-		if err := p.kernel.DelLink(c.Name); err != nil {
-			return nil, fmt.Errorf("switch port: %w", err)
-		}
-		if l, err = p.create(c); err != nil {
-			return nil, err
-		}
-	case l.Kind != "vxlan":
-		return nil, fmt.Errorf("switch port: an interface %s of another kind (%q) is in the way: rename or remove it", c.Name, l.Kind)
-	case !fits(l, c):
-		// None of these can be changed on an existing device.
-		made = true
-		did("device %s was another tunnel (vni %d, port %d, local %s)", c.Name, l.VNI, l.Port, l.Local)
-		if err := p.kernel.DelLink(c.Name); err != nil {
-			return nil, fmt.Errorf("switch port: %w", err)
-		}
-		if l, err = p.create(c); err != nil {
-			return nil, err
-		}
-	}
-	var errs []error
-	try := func(err error, format string, args ...any) {
-		if err != nil {
-			errs = append(errs, fmt.Errorf("switch port: %w", err))
-			return
-		}
-		did(format, args...)
-	}
-	if l.MTU != c.MTU {
-		try(p.kernel.SetMTU(c.Name, c.MTU), "mtu of %s was %d", c.Name, l.MTU)
-	}
-	// Before it is up: an interface that comes up with IPv6 on has an address
-	// that any container can talk to.
-	key := "net/ipv6/conf/" + c.Name + "/disable_ipv6"
-	switch v, err := p.kernel.Sysctl(key); {
-	case errors.Is(err, fs.ErrNotExist): // a kernel without IPv6
-	case err != nil:
-		errs = append(errs, err)
-	case v != "1":
-		try(p.kernel.SetSysctl(key, "1"), "IPv6 was on at %s", c.Name)
-	}
-	joins := false
-	b, err := p.kernel.Link(c.Bridge)
+	l, made, err := p.ensure(c)
 	if err != nil {
-		errs = append(errs, fmt.Errorf("switch port: %w", err))
-	} else if joins = l.Master != b.Index; joins {
-		try(p.kernel.SetMaster(c.Name, c.Bridge), "%s was no port of %s", c.Name, c.Bridge)
+		return nil, fmt.Errorf("switch port: %w", err)
 	}
-	if !l.Up {
-		try(p.kernel.SetUp(c.Name, true), "%s was down", c.Name)
+	repaired, joined, err := port.Fit(p.kernel, l, c)
+	if err != nil {
+		err = fmt.Errorf("switch port: %w", err)
 	}
+	errs := []error{err}
 	entries, words, err := p.reconcileFDB(c)
 	repaired, errs = append(repaired, words...), append(errs, err)
 	if err == nil {
 		words, err = p.reconcileKnown(c, entries)
-		if joins {
-			words = nil // they follow from it
+		if !joined { // otherwise they follow from it
+			repaired = append(repaired, words...)
 		}
-		repaired, errs = append(repaired, words...), append(errs, err)
+		errs = append(errs, err)
 	}
-	if made {
-		repaired = repaired[:1] // the rest follows from it
+	if made != "" {
+		repaired = []string{made} // the rest follows from it
 	}
 	return repaired, errors.Join(errs...)
+}
+
+// ensure returns the device that c wants, and says why it had to make it.
+func (p *Port) ensure(c fdb.Config) (l kernel.Link, made string, err error) {
+	l, err = p.kernel.Link(c.Name)
+	exists := err == nil
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		made = fmt.Sprintf("device %s was gone", c.Name)
+	case err != nil:
+		return l, "", err
+	case l.Kind == "tun":
+		// The switch port of a predecessor whose WireGuard was in its process.
+		made = fmt.Sprintf("device %s was a port of the userspace data path", c.Name)
+	case l.Kind != "vxlan":
+		return l, "", fmt.Errorf("an interface %s of another kind (%q) is in the way: rename or remove it", c.Name, l.Kind)
+	case !fits(l, c):
+		// None of these can be changed on an existing device.
+		made = fmt.Sprintf("device %s was another tunnel (vni %d, port %d, local %s)", c.Name, l.VNI, l.Port, l.Local)
+	default:
+		return l, "", nil
+	}
+	if exists {
+		if err := p.kernel.DelLink(c.Name); err != nil {
+			return l, "", err
+		}
+	}
+	l, err = p.create(c)
+	return l, made, err
 }
 
 func (p *Port) create(c fdb.Config) (kernel.Link, error) {
@@ -243,13 +212,9 @@ func (p *Port) create(c fdb.Config) (kernel.Link, error) {
 		Local: c.Local, MTU: c.MTU, Learning: true, Limit: limit,
 	})
 	if err != nil {
-		return kernel.Link{}, fmt.Errorf("switch port: %w", err)
+		return kernel.Link{}, err
 	}
-	l, err := p.kernel.Link(c.Name)
-	if err != nil {
-		return kernel.Link{}, fmt.Errorf("switch port: %w", err)
-	}
-	return l, nil
+	return p.kernel.Link(c.Name)
 }
 
 // fits says whether an existing device is the one that create would make.

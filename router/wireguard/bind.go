@@ -20,7 +20,7 @@ import (
 //
 // wireguard-go's own is not used, nor wrapped, for two reasons. Its sockets
 // believe path MTUs, and it hides them: one forged "fragmentation needed" then
-// makes every coalesced send fail (PROTOCOL section 6). And it keeps IPv4 and
+// makes every coalesced send fail (docs/protocol.md#path-mtu). And it keeps IPv4 and
 // IPv6 addresses in one pool of buffers in a way that sends to a wrong IPv6
 // address once it has sent to an IPv4 one: with peers of both kinds, measured,
 // the IPv6 ones are never reached.
@@ -30,9 +30,13 @@ import (
 // wireguard-go: a source address that is gone is left out at once, one that
 // has merely become a bad choice when WireGuard has had no answer for 15 s.
 type bind struct {
+	plain bool // constant: packets go and come one by one
+
 	mu sync.RWMutex // guards what follows
 	v4 *udp.Socket  // nil: closed, or no such protocol
 	v6 *udp.Socket
+
+	single atomic.Pointer[map[netip.AddrPort]bool] // where packets go one by one; never changed; nil: nowhere
 }
 
 func newBind() *bind { return new(bind) }
@@ -48,6 +52,15 @@ func (b *bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	if err != nil {
 		return nil, 0, err
 	}
+	if b.plain {
+		for _, s := range []*udp.Socket{v6, v4} {
+			if s != nil {
+				if err := s.Plain(); err != nil {
+					return nil, 0, errors.Join(err, closeBoth(v4, v6))
+				}
+			}
+		}
+	}
 	b.v4, b.v6 = v4, v6
 	var fns []conn.ReceiveFunc
 	for _, s := range []*udp.Socket{v6, v4} {
@@ -59,16 +72,20 @@ func (b *bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	return fns, port, nil
 }
 
-// Close is [conn.Bind.Close]. Receivers that wait return [net.ErrClosed].
-func (b *bind) Close() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	var err error
-	for _, s := range []*udp.Socket{b.v4, b.v6} {
+func closeBoth(v4, v6 *udp.Socket) (err error) {
+	for _, s := range []*udp.Socket{v4, v6} {
 		if s != nil {
 			err = errors.Join(err, s.Close())
 		}
 	}
+	return err
+}
+
+// Close is [conn.Bind.Close]. Receivers that wait return [net.ErrClosed].
+func (b *bind) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	err := closeBoth(b.v4, b.v6)
 	b.v4, b.v6 = nil, nil
 	return err
 }
@@ -106,7 +123,21 @@ func (b *bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	if s == nil {
 		return unix.EAFNOSUPPORT
 	}
-	return s.Send(bufs, udp.Flow{Remote: e.dst, Scope: e.scope, Local: e.source()})
+	single := e.row == rowSingle
+	if m := b.single.Load(); m != nil && e.row == rowNormal {
+		single = (*m)[e.dst]
+	}
+	return s.Send(bufs, udp.Flow{Remote: e.dst, Scope: e.scope, Local: e.source(), Single: single})
+}
+
+// singly says to which endpoints packets leave one by one. The map is the
+// bind's from now on.
+func (b *bind) singly(m map[netip.AddrPort]bool) {
+	if len(m) == 0 {
+		b.single.Store(nil)
+		return
+	}
+	b.single.Store(&m)
 }
 
 // ParseEndpoint is [conn.Bind.ParseEndpoint].
@@ -184,8 +215,18 @@ type endpoint struct {
 	dst       netip.AddrPort
 	scope     uint32     // interface of a link-local dst
 	src       netip.Addr // zero: the kernel chooses
+	row       row        // how several packets leave at once
 	forgotten atomic.Bool
 }
+
+// row is how several packets to an endpoint leave at once.
+type row uint8
+
+const (
+	rowNormal    row = iota // coalesced, if they arrive so
+	rowCoalesced            // even if they do not, to find out
+	rowSingle               // one by one
+)
 
 // source is the address to send from; zero: the kernel chooses.
 func (e *endpoint) source() netip.Addr {

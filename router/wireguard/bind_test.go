@@ -326,6 +326,21 @@ func TestBindMark(t *testing.T) {
 	}
 }
 
+// Without offload the kernel, too, is asked for none.
+func TestBindPlain(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	b := &bind{plain: true}
+	openBind(t, b)
+	for _, s := range []*udp.Socket{b.v4, b.v6} {
+		on, err := s.Option(unix.IPPROTO_UDP, unix.UDP_GRO)
+		if gro, gso := s.Coalesces(); err != nil || on != 0 || gso || gro {
+			t.Errorf("UDP_GRO %d, %v; GRO %t, GSO %t", on, err, gro, gso)
+		}
+	}
+}
+
 // BenchmarkBind compares a batch of full packets over loopback with the same
 // by wireguard-go's Bind.
 func BenchmarkBind(b *testing.B) {

@@ -44,6 +44,9 @@ type Peer struct {
 	// of that size; it takes a FwMark.
 	PathMTU      int
 	PathEndpoint netip.AddrPort // zero: where the device sends to now
+	// Single says that packets to PathEndpoint leave one by one, because
+	// coalesced ones do not arrive. Only an in-process device can be told.
+	Single bool
 }
 
 // check finds what would be accepted by WireGuard and be wrong, or fail half

@@ -74,6 +74,8 @@ type Options struct {
 	// is valid only during the call, and to is the address of this host that it
 	// came to, zero where that is not known. Nil: they are dropped.
 	Receive func(from netip.AddrPort, to netip.Addr, b []byte)
+	// Plain turns the coalescing of UDP packets (GSO, GRO) off, in userspace mode.
+	Plain bool
 	// Quiet does what [Device.Quiet] says, in kernel mode, where only a
 	// firewall can. Nil: it fails there.
 	Quiet func(from netip.AddrPort, t time.Duration) error
@@ -150,10 +152,10 @@ func Open(o Options) (*Device, error) {
 	case Kernel:
 		err = d.openKernel()
 	case Userspace:
-		err = d.openUserspace(o.WrapTUN)
+		err = d.openUserspace(o)
 	default:
 		if err = d.openKernel(); err != nil {
-			if uerr := d.openUserspace(o.WrapTUN); uerr != nil {
+			if uerr := d.openUserspace(o); uerr != nil {
 				err = fmt.Errorf("no WireGuard on this host; in the kernel: %w; in userspace: %w", err, uerr)
 			} else {
 				d.log.Info("this kernel has no WireGuard, using the built-in one", "device", d.name)
@@ -228,7 +230,7 @@ func (d *Device) ensureKernel(mtu int) error {
 	return nil
 }
 
-func (d *Device) openUserspace(wrap func(tun.Device) tun.Device) error {
+func (d *Device) openUserspace(o Options) error {
 	d.open = func(mtu int) (inProcess, error) {
 		l, err := d.links.Link(d.name)
 		switch {
@@ -241,9 +243,9 @@ func (d *Device) openUserspace(wrap func(tun.Device) tun.Device) error {
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return nil, err
 		}
-		return openLocal(d.name, mtu, wrap, d.door, d.log)
+		return openLocal(d.name, mtu, o.WrapTUN, d.door, d.log)
 	}
-	d.door = &door{Bind: newBind(), receive: d.receive, raw: d.raw}
+	d.door = &door{Bind: &bind{plain: o.Plain}, receive: d.receive, raw: d.raw}
 	local, err := d.open(MinMTU)
 	if err != nil {
 		d.open, d.door = nil, nil

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -154,10 +155,17 @@ func (d *door) signal(to netip.AddrPort, b []byte, o SendOptions) error {
 	if err != nil {
 		return err
 	}
+	bufs := [][]byte{b}
+	if o.Segment > 0 {
+		bufs = slices.Collect(slices.Chunk(b, o.Segment))
+	}
 	if e, ok := ep.(*endpoint); ok {
 		e.src = o.From
+		if e.row = rowSingle; o.Coalesced {
+			e.row = rowCoalesced
+		}
 	}
-	return d.Bind.Send([][]byte{b}, ep)
+	return d.Bind.Send(bufs, ep)
 }
 
 // headers is the size of the IP and UDP headers of a packet to a, in bytes.

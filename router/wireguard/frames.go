@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
 )
 
@@ -23,13 +24,12 @@ const (
 	wholeTable     = 6786
 	toldPriority   = 780 // before the switch's own rules
 	wholePriority  = 781
-	frameOverhead  = 70  // what the switch adds to a container's packet, in bytes
 	leastToldInner = 576 // an IPv4 path is taken for no narrower (RFC 791); over IPv6 it is 1280
 )
 
 // MinTold is the least [Peer.Told] that makes a difference. A container cannot
 // be told of less than 576 bytes.
-const MinTold = leastToldInner + frameOverhead
+const MinTold = leastToldInner + fdb.Encapsulation
 
 // told is the MTU of what frames meet on the way to a peer, and whether it is
 // less than what may be sent.
@@ -65,8 +65,8 @@ func (d *Device) setFrames(c Config) error {
 			dst := netip.PrefixFrom(p.Overlay, 128)
 			// The wide one first: without it the narrow one loses packets.
 			want = append(want,
-				kernel.Route{Dst: dst, Link: d.name, Table: wholeTable, MTU: c.wide(p)},
-				kernel.Route{Dst: dst, Link: d.name, Table: toldTable, MTU: told},
+				kernel.Route{Dst: dst, Via: hop(), Link: d.name, Table: wholeTable, MTU: c.wide(p)},
+				kernel.Route{Dst: dst, Via: hop(), Link: d.name, Table: toldTable, MTU: told},
 			)
 		}
 	}

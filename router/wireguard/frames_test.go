@@ -34,12 +34,12 @@ func TestSetFrames(t *testing.T) {
 	p.Told, q.Told, q.MTU = 1216, 1408, 1440
 	set(t, d, framesConfig(p, q))
 	compare(t, "narrow", text(wg, links),
-		"ip route replace fd77:6566:7400::200/128 dev weft-wg mtu 1280", // for gossip: IPv6 has no less
-		"ip route replace fd77:6566:7400::300/128 dev weft-wg mtu 1408",
-		"ip route replace fd77:6566:7400::200/128 dev weft-wg table 6786 mtu 1444",
-		"ip route replace fd77:6566:7400::200/128 dev weft-wg table 6785 mtu 1216",
-		"ip route replace fd77:6566:7400::300/128 dev weft-wg table 6786 mtu 1440",
-		"ip route replace fd77:6566:7400::300/128 dev weft-wg table 6785 mtu 1408",
+		"ip route replace fd77:6566:7400::200/128 via fe80::1 dev weft-wg mtu 1280", // for gossip: IPv6 has no less
+		"ip route replace fd77:6566:7400::300/128 via fe80::1 dev weft-wg mtu 1408",
+		"ip route replace fd77:6566:7400::200/128 via fe80::1 dev weft-wg table 6786 mtu 1444",
+		"ip route replace fd77:6566:7400::200/128 via fe80::1 dev weft-wg table 6785 mtu 1216",
+		"ip route replace fd77:6566:7400::300/128 via fe80::1 dev weft-wg table 6786 mtu 1440",
+		"ip route replace fd77:6566:7400::300/128 via fe80::1 dev weft-wg table 6785 mtu 1408",
 		"ip -6 rule add priority 781 fwmark 0x57800000/0xff800000 lookup 6786",
 		"ip -6 rule add priority 780 fwmark 0x57000000/0xff800000 lookup 6785",
 	)
@@ -56,8 +56,8 @@ func TestSetFrames(t *testing.T) {
 	must(t, err)
 	compare(t, "words", repaired, "a route for frames to fd77:6566:7400::200 was missing", "a rule for frames was missing")
 	compare(t, "repaired", text(wg, links),
-		"ip route replace fd77:6566:7400::200/128 dev weft-wg table 6786 mtu 1444",
-		"ip route replace fd77:6566:7400::200/128 dev weft-wg table 6785 mtu 1216",
+		"ip route replace fd77:6566:7400::200/128 via fe80::1 dev weft-wg table 6786 mtu 1444",
+		"ip route replace fd77:6566:7400::200/128 via fe80::1 dev weft-wg table 6785 mtu 1216",
 		"ip -6 rule add priority 780 fwmark 0x57000000/0xff800000 lookup 6785",
 	)
 
@@ -66,9 +66,9 @@ func TestSetFrames(t *testing.T) {
 	p.Told = p.MTU
 	set(t, d, framesConfig(p, q))
 	compare(t, "one is wide", text(wg, links),
-		"ip route replace fd77:6566:7400::200/128 dev weft-wg mtu 1444",
-		"ip route del fd77:6566:7400::200/128 dev weft-wg table 6785 mtu 1216",
-		"ip route del fd77:6566:7400::200/128 dev weft-wg table 6786 mtu 1444",
+		"ip route replace fd77:6566:7400::200/128 via fe80::1 dev weft-wg mtu 1444",
+		"ip route del fd77:6566:7400::200/128 via fe80::1 dev weft-wg table 6785 mtu 1216",
+		"ip route del fd77:6566:7400::200/128 via fe80::1 dev weft-wg table 6786 mtu 1444",
 	)
 	must(t, Remove(links, name))
 	rules, err := links.Rules()

@@ -346,7 +346,7 @@ func TestUserspaceLife(t *testing.T) {
 	if again := run(t, "ip", "-d", "addr", "show", "dev", name) + run(t, "ip", "-6", "route"); again != first {
 		t.Errorf("set again:\n%sfirst:\n%s", again, first)
 	}
-	if !strings.Contains(first, "mtu 1444") || !strings.Contains(first, "fd77:6566:7400::200 dev weft-wg") {
+	if !strings.Contains(first, "mtu 1444") || !strings.Contains(first, "fd77:6566:7400::200 via fe80::1 dev weft-wg") {
 		t.Errorf("after Set:\n%s", first)
 	}
 	if mtus := pathMTUDiscovery(t, 6784); !slices.Equal(mtus, []int{unix.IP_PMTUDISC_OMIT, unix.IPV6_PMTUDISC_OMIT}) {

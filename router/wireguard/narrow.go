@@ -55,6 +55,22 @@ func (d *Device) setNarrow(c Config) error {
 	return err
 }
 
+// setSingle says to which endpoints packets leave one by one.
+func (d *Device) setSingle(c Config) {
+	if d.door == nil {
+		return
+	}
+	m := make(map[netip.AddrPort]bool)
+	for _, p := range c.Peers {
+		if p.Single && p.PathEndpoint.IsValid() {
+			m[p.PathEndpoint] = true
+		}
+	}
+	if b, ok := d.door.Bind.(*bind); ok {
+		b.singly(m)
+	}
+}
+
 // Cuts returns the [Peer.PathEndpoint]s that not every packet of the device
 // fits, and the largest IP packet that each carries, in bytes; nil: none.
 func (c Config) Cuts() map[netip.AddrPort]int {

@@ -114,8 +114,12 @@ func (s *rawSocket) run(receive func(from netip.AddrPort, to netip.Addr, b []byt
 			packet, to, ok = afterIP(packet)
 		}
 		port, payload, whole := afterUDP(packet)
-		if a := sender(from); ok && whole && signal.Is(payload) {
-			receive(netip.AddrPortFrom(a, port), to, payload)
+		a := sender(from)
+		if !ok || !whole || !signal.Is(payload) {
+			continue
+		}
+		for b := range signal.Split(payload) {
+			receive(netip.AddrPortFrom(a, port), to, b)
 		}
 	}
 }

@@ -16,6 +16,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"github.com/weftnet/weft/router/signal"
 )
 
 // heard is a packet that a Receive function was given.
@@ -174,6 +176,15 @@ func testSignals(t *testing.T, d *Device, at netip.AddrPort, otherPort uint16, s
 	write(at, long)
 	if got := next(t, signals); got != (heard{me, a, long}) {
 		t.Errorf("a long signal came as %d bytes from %s", len(got.b), got.from)
+	}
+	// A row that leaves in one piece reaches who listens beside the socket uncut.
+	row := string(signal.Packet{Kind: signal.Probe, Number: 1, Size: 400}.Append(nil, [32]byte{}))
+	_, _, err = c.WriteMsgUDPAddrPort([]byte(row+row+row), appendControl(nil, unix.IPPROTO_UDP, unix.UDP_SEGMENT, binary.NativeEndian.AppendUint16(nil, 400)), at)
+	must(t, err)
+	for i := range 3 {
+		if got := next(t, signals); got != (heard{me, a, row}) {
+			t.Errorf("probe %d of a row of 400 bytes each came as %d bytes", i, len(got.b))
+		}
 	}
 	write(at, "\x04 for WireGuard")
 	for got := next(t, wg); got != "\x04 for WireGuard"; got = next(t, wg) {

@@ -109,6 +109,7 @@ func (d *Device) setLocked(c Config) error {
 	}
 	strange, err := d.setRoutes(c)
 	err = errors.Join(err, d.setFrames(c), d.setNarrow(c))
+	d.setSingle(c)
 	for _, call := range remove {
 		err = errors.Join(err, d.configureLocked(call))
 	}
@@ -208,6 +209,13 @@ func (d *Device) setSysctl(key, value string) error {
 	return err
 }
 
+// hop is where all our routes lead. There is nobody at that address, and nobody
+// is asked for it: the peer is found by the packet's destination. But the kernel
+// keeps a neighbour for each next hop, of IPv6 also where there are no
+// neighbours, 1,024 on the whole machine if nobody allows more; without a common
+// hop each peer would be one.
+func hop() netip.Addr { return netip.MustParseAddr("fe80::1") }
+
 // setRoutes gives each peer a route with its MTU and removes others; it
 // returns the addresses that should not be there, to be removed later.
 func (d *Device) setRoutes(c Config) (strange []netip.Prefix, err error) {
@@ -224,15 +232,15 @@ func (d *Device) setRoutes(c Config) (strange []netip.Prefix, err error) {
 	for _, r := range routes {
 		switch {
 		case r.Link != d.name || r.Proto == protoKernel:
-		case want[r.Dst] && !r.Via.IsValid():
+		case want[r.Dst] && (r.Via == hop() || !r.Via.IsValid()):
 			is[r.Dst] = r
 		default:
 			others = append(others, r)
 		}
 	}
 	for _, p := range c.Peers {
-		r := kernel.Route{Dst: netip.PrefixFrom(p.Overlay, 128), Link: d.name, MTU: c.routeMTU(p)}
-		if old, ok := is[r.Dst]; ok && old.MTU == r.MTU {
+		r := kernel.Route{Dst: netip.PrefixFrom(p.Overlay, 128), Via: hop(), Link: d.name, MTU: c.routeMTU(p)}
+		if old, ok := is[r.Dst]; ok && old.MTU == r.MTU && old.Via == r.Via {
 			continue
 		}
 		if rerr := d.links.ReplaceRoute(r); rerr != nil {

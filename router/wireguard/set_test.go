@@ -48,7 +48,7 @@ func TestSet(t *testing.T) {
 		"ip link set weft-wg mtu 1444",
 		"ip addr add fd77:6566:7400::1/128 dev weft-wg",
 		"ip link set weft-wg up",
-		"ip route replace fd77:6566:7400::200/128 dev weft-wg mtu 1444",
+		"ip route replace fd77:6566:7400::200/128 via fe80::1 dev weft-wg mtu 1444",
 	)
 
 	set(t, d, config(peer(2)))
@@ -60,8 +60,8 @@ func TestSet(t *testing.T) {
 	compare(t, "another peer: added before the first goes", text(wg, links),
 		"wg set peer o6Oj endpoint [2001:db8::2]:6784 allowed-ips fd77:6566:7400::300/128",
 		"wg set peer oqKi remove",
-		"ip route replace fd77:6566:7400::300/128 dev weft-wg",
-		"ip route del fd77:6566:7400::200/128 dev weft-wg mtu 1444",
+		"ip route replace fd77:6566:7400::300/128 via fe80::1 dev weft-wg",
+		"ip route del fd77:6566:7400::200/128 via fe80::1 dev weft-wg mtu 1444",
 	)
 
 	// What one may want to change of a peer, and of the device.
@@ -73,7 +73,7 @@ func TestSet(t *testing.T) {
 		"wg set listen-port 7000 fwmark 0x0",
 		"wg set peer o6Oj update-only preshared-key BwcH persistent-keepalive 25",
 		"ip link set weft-wg mtu 1400",
-		"ip route replace fd77:6566:7400::300/128 dev weft-wg mtu 1300",
+		"ip route replace fd77:6566:7400::300/128 via fe80::1 dev weft-wg mtu 1300",
 	)
 	three.PresharedKey, three.Keepalive = [32]byte{}, 0
 	c.Peers[0] = three
@@ -144,7 +144,7 @@ func TestSetSweepsWhatADeadPredecessorLeft(t *testing.T) {
 	compare(t, "swept", text(wg, links),
 		"wg set peer o6Oj update-only allowed-ips fd77:6566:7400::300/128",
 		"wg set peer oqKi remove",
-		"ip route del fd77:6566:7400::200/128 dev weft-wg mtu 1444",
+		"ip route del fd77:6566:7400::200/128 via fe80::1 dev weft-wg mtu 1444",
 		"ip route del fd77:6566:7400::/48 dev weft-wg",
 		"ip addr del 10.9.9.9/24 dev weft-wg",
 		"ip addr del fe80::5/64 dev weft-wg",
@@ -165,7 +165,7 @@ func TestSetRepairs(t *testing.T) {
 	compare(t, "down", text(wg, links),
 		"ip addr add fd77:6566:7400::1/128 dev weft-wg",
 		"ip link set weft-wg up",
-		"ip route replace fd77:6566:7400::200/128 dev weft-wg mtu 1444",
+		"ip route replace fd77:6566:7400::200/128 via fe80::1 dev weft-wg mtu 1444",
 	)
 
 	must(t, links.DelLink(name))
@@ -178,7 +178,7 @@ func TestSetRepairs(t *testing.T) {
 		"ip link add weft-wg mtu 1444 type wireguard",
 		"ip addr add fd77:6566:7400::1/128 dev weft-wg",
 		"ip link set weft-wg up",
-		"ip route replace fd77:6566:7400::200/128 dev weft-wg mtu 1444",
+		"ip route replace fd77:6566:7400::200/128 via fe80::1 dev weft-wg mtu 1444",
 	)
 }
 

@@ -20,6 +20,14 @@ type SendOptions struct {
 	// From is the address of this host to send from. Zero, or one that does not
 	// work (any more): the kernel chooses.
 	From netip.Addr
+	// Segment says that these are several packets, each of so many bytes but
+	// the last, which may be shorter; 0: it is one. It does not go with TTL and
+	// DontFragment, and needs an in-process device.
+	Segment int
+	// Coalesced gives the kernel several packets in one piece, if this host can
+	// do that, whether they arrive ([Peer.Single]) or not; else each is sent by
+	// itself.
+	Coalesced bool
 }
 
 // ErrTooLarge is returned for a packet that must not be fragmented and exceeds
@@ -40,6 +48,8 @@ func (d *Device) Send(to netip.AddrPort, b []byte, o SendOptions) error {
 		o.From = netip.Addr{}
 	}
 	switch {
+	case o.Segment > 0 && (d.door == nil || o.TTL != 0 || o.DontFragment):
+		err = errors.ErrUnsupported
 	case d.door != nil:
 		err = d.door.signal(to, b, o)
 	case d.raw != nil:
@@ -60,7 +70,7 @@ func (d *Device) Send(to netip.AddrPort, b []byte, o SendOptions) error {
 
 // Quiet drops what WireGuard would receive from an address, for a while:
 // every authentic packet from there would be taken for a move of the peer
-// (PROTOCOL section 4). Packets of other kinds still come. A second call for
+// (docs/protocol.md#signals). Packets of other kinds still come. A second call for
 // an address replaces the first; 0 ends it.
 func (d *Device) Quiet(from netip.AddrPort, t time.Duration) error {
 	from = unmap(from)

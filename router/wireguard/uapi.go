@@ -1,14 +1,16 @@
 package wireguard
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"sync"
+
+	"github.com/weftnet/weft/router/socket"
 )
 
 // socketDir is where `wg` and wgctrl look for in-process devices. It belongs to
@@ -48,31 +50,12 @@ func (u *uapi) listen() error {
 	if err := os.MkdirAll(socketDir, 0o755); err != nil {
 		return err
 	}
-	if err := removeStale(u.path); err != nil {
-		return err
-	}
-	if fileExists(u.path) {
+	var err error
+	u.listener, err = socket.Listen(context.Background(), u.path, 0o600)
+	if errors.Is(err, socket.ErrInUse) {
 		return errors.New("another process runs a WireGuard device of that name")
 	}
-	// It is made where nobody else can reach it and moved when its mode is
-	// right; the umask would be the whole process's.
-	dir, err := os.MkdirTemp(socketDir, ".weft")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	made := filepath.Join(dir, "s")
-	if u.listener, err = net.ListenUnix("unix", &net.UnixAddr{Name: made, Net: "unix"}); err != nil {
-		return err
-	}
-	u.listener.SetUnlinkOnClose(false)
-	if err = os.Chmod(made, 0o600); err == nil {
-		err = os.Rename(made, u.path)
-	}
-	if err != nil {
-		return errors.Join(err, u.listener.Close())
-	}
-	return nil
+	return err
 }
 
 func (u *uapi) accept() {
@@ -105,7 +88,7 @@ func (u *uapi) accept() {
 func (u *uapi) Close() error {
 	u.mu.Lock()
 	u.closed = true
-	err := errors.Join(missingOK(os.Remove(u.path)), u.listener.Close())
+	err := u.listener.Close()
 	for c := range u.conns {
 		_ = c.Close()
 	}
@@ -117,15 +100,11 @@ func (u *uapi) Close() error {
 // removeStale removes a socket that nobody answers. One that is answered, and
 // whatever is no socket, stays.
 func removeStale(path string) error {
-	info, err := os.Lstat(path)
-	if err != nil || info.Mode()&fs.ModeSocket == 0 {
-		return missingOK(err)
+	err := socket.RemoveStale(path)
+	if errors.Is(err, socket.ErrInUse) || errors.Is(err, socket.ErrNoSocket) {
+		return nil
 	}
-	c, err := net.Dial("unix", path)
-	if err == nil {
-		return c.Close()
-	}
-	return missingOK(os.Remove(path))
+	return err
 }
 
 func fileExists(path string) bool {

@@ -41,6 +41,15 @@ func (w *Workload) adoptSpace(ctx context.Context) error {
 			e := &s.Containers[i]
 			add(e.Key, e.who(), e.held())
 		}
+		for i := range s.Endpoints {
+			e := &s.Endpoints[i]
+			add(e.Key, e.who(), e.Extra)
+		}
+		for _, x := range s.Reserved {
+			if !x.Dead {
+				add(x.Key, x.label(), []netip.Prefix{x.Address})
+			}
+		}
 	})
 	if err := w.space.Adopt(ctx, live); err != nil {
 		return fmt.Errorf("claim the addresses of attached containers: %w", err)
@@ -52,10 +61,14 @@ func (w *Workload) adoptSpace(ctx context.Context) error {
 // was lost, and writes down whose they are. Those that lead nowhere are
 // removed.
 func (w *Workload) adoptFound(ctx context.Context) error {
-	var keep []attach.Namespace
+	var keep []string
 	w.journal.view(func(s *state) {
 		for _, e := range s.Containers {
-			keep = append(keep, e.NS)
+			keep = append(keep, e.NS.HostEnd())
+		}
+		for _, e := range s.Endpoints {
+			end, _ := attach.EndpointEnds(e.ID)
+			keep = append(keep, end)
 		}
 	})
 	strangers, err := w.attacher.Strangers(keep)
@@ -71,6 +84,10 @@ func (w *Workload) adoptFound(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	for _, end := range strangers {
+		if attach.EndpointOf(end) != "" {
+			keep = append(keep, end.Name) // see askEngine
+			continue
+		}
 		ns, ok := ways[end.Name]
 		if !ok {
 			continue
@@ -80,7 +97,7 @@ func (w *Workload) adoptFound(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("adopt interface %s: %w", end.Name, err))
 		}
 		if adopted || err != nil {
-			keep = append(keep, ns.ns)
+			keep = append(keep, end.Name)
 		}
 	}
 	if err == nil { // otherwise some may lead to where we could not look

@@ -57,11 +57,46 @@ func (w *Workload) Attach(ctx context.Context, r api.AttachRequest) (api.Address
 	if q.rewrite && t.pid == 0 {
 		return nil, usage("container %s: a network namespace has no /etc/hosts; name a process in it as pid:N", r.Container)
 	}
+	asked := q.asks
+	has, err := w.byEngine(t, &q)
+	if err != nil {
+		return nil, fmt.Errorf("attach %s: %w", r.Container, err)
+	}
+	if len(has) > 0 && len(q.asks) == 0 {
+		return has, nil
+	}
 	got, err := w.persevere(ctx, func() ([]netip.Prefix, error) { return w.attachOnce(ctx, t, q) })
 	if err != nil {
 		return nil, fmt.Errorf("attach %s: %w", r.Container, err)
 	}
-	return got, nil
+	if len(has) == 0 {
+		return got, nil
+	}
+	return answer(asked, union(has, got)), nil
+}
+
+// byEngine returns what was asked for that the container has by way of its
+// engine, and leaves the rest in q: for that it gets another interface.
+func (w *Workload) byEngine(t target, q *wish) (has []netip.Prefix, err error) {
+	var held []netip.Prefix
+	mac := ""
+	w.journal.view(func(s *state) {
+		for _, e := range s.endpointsFor("", t) {
+			held, mac = union(held, e.held()), e.MAC
+		}
+	})
+	var rest []ask
+	for _, a := range q.asks {
+		if p, ok := a.among(held); ok {
+			has = union(has, []netip.Prefix{p})
+		} else {
+			rest = append(rest, a)
+		}
+	}
+	if q.asks = rest; len(rest) == 0 && q.mac != (kernel.MAC{}) && q.mac.String() != mac {
+		return nil, conflict("its engine gave its interface MAC address %s", mac)
+	}
+	return has, nil
 }
 
 // taken says that another container holds what was asked for.
@@ -231,6 +266,14 @@ func (s *state) admit(t target, q wish, static, all []netip.Prefix) (mac string,
 		if holds(s.hostAddresses(), p.Addr()) {
 			return "", conflict("address %s is held by this host itself (%s)", p.Addr(), api.ExposeName)
 		}
+		if who := s.engineHolder(p.Addr()); who != "" {
+			return "", conflict("address %s is held by container %s of this host", p.Addr(), who)
+		}
+	}
+	for i := range s.Endpoints {
+		if e := &s.Endpoints[i]; e.MAC == asked {
+			return "", conflict("MAC address %s is held by container %s of this host", asked, e.who())
+		}
 	}
 	if q.mac != (kernel.MAC{}) && mac != asked {
 		return "", conflict("its interface has MAC address %s; detach it first to give it another", mac)
@@ -257,6 +300,7 @@ func (s *state) reserve(t target, q wish, got []netip.Prefix) (*entry, error) {
 	e.Multicast = e.Multicast || q.multicast
 	e.Adding = union(e.Adding, without(got, e.Addresses))
 	e.Removing = without(e.Removing, got)
+	s.takeOver(got)
 	return e, nil
 }
 

@@ -19,6 +19,8 @@ type operation struct {
 	do   func(d *Workload) error
 	// forward: once begun it is completed, not undone.
 	forward bool
+	// another: who asks again gets another answer.
+	another bool
 }
 
 const crashMAC = "02:11:22:33:44:55"
@@ -105,12 +107,16 @@ func variants() map[string]func(w *world) {
 	return map[string]func(w *world){
 		"static":    func(*world) {},
 		"allocator": func(w *world) { w.addSpace("10.32.0.0/11", "10.32.0.0/12") },
+		"engine":    func(w *world) { w.addSpace("10.32.0.0/11", "10.32.0.0/12") },
 	}
 }
 
 func operationsIn(variant string) []operation {
-	if variant == "allocator" {
+	switch variant {
+	case "allocator":
 		return append(operations(), allocations()...)
+	case "engine":
+		return engineOperations()
 	}
 	return operations()
 }
@@ -137,24 +143,28 @@ func crashWorld(t *testing.T, prepare func(w *world)) (*world, *Workload) {
 // the step has its effect, and lets a new daemon find what is left.
 func TestCrash(t *testing.T) {
 	for variant, prepare := range variants() {
+		world := func(t *testing.T) (*world, *Workload) { return crashWorld(t, prepare) }
+		if variant == "engine" {
+			world = engineCrashWorld
+		}
 		for _, op := range operationsIn(variant) {
 			t.Run(variant+"/"+op.name, func(t *testing.T) {
-				crash(t, prepare, op)
+				crash(t, world, op)
 			})
 		}
 	}
 }
 
-func crash(t *testing.T, prepare func(w *world), op operation) {
+func crash(t *testing.T, world func(*testing.T) (*world, *Workload), op operation) {
 	t.Helper()
-	w, d := crashWorld(t, prepare)
+	w, d := world(t)
 	before := w.see(d)
 	check(t, op.do(d))
 	after := w.see(d)
 	steps := 0
 	for _, late := range []bool{false, true} {
 		for n := 1; ; n++ {
-			w, d := crashWorld(t, prepare)
+			w, d := world(t)
 			w.power.arm(n, late, false)
 			err := op.do(d)
 			if !w.power.hit() {
@@ -171,6 +181,9 @@ func crash(t *testing.T, prepare func(w *world), op operation) {
 			}
 			if err == nil && got != after {
 				t.Fatalf("%s: told done, and is not:\n%s", at, cmp.Diff(after, got))
+			}
+			if op.another {
+				continue
 			}
 			check(t, op.do(d))
 			if diff := cmp.Diff(after, w.see(d)); diff != "" {
@@ -216,21 +229,25 @@ func TestCrashInRestore(t *testing.T) {
 // TestOneFailure lets every step fail once, with and without effect: what was
 // begun is undone, or the next sweep completes it.
 func TestOneFailure(t *testing.T) {
-	prepare := variants()["allocator"]
-	for _, op := range operationsIn("allocator") {
-		t.Run(op.name, func(t *testing.T) { oneFailure(t, prepare, op) })
+	for variant, world := range map[string]func(t *testing.T) (*world, *Workload){
+		"allocator": func(t *testing.T) (*world, *Workload) { t.Helper(); return crashWorld(t, variants()["allocator"]) },
+		"engine":    engineCrashWorld,
+	} {
+		for _, op := range operationsIn(variant) {
+			t.Run(op.name, func(t *testing.T) { oneFailure(t, world, op) })
+		}
 	}
 }
 
-func oneFailure(t *testing.T, prepare func(w *world), op operation) {
+func oneFailure(t *testing.T, world func(*testing.T) (*world, *Workload), op operation) {
 	t.Helper()
-	w, d := crashWorld(t, prepare)
+	w, d := world(t)
 	before := w.see(d)
 	check(t, op.do(d))
 	after := w.see(d)
 	for _, late := range []bool{false, true} {
 		for n := 1; ; n++ {
-			w, d := crashWorld(t, prepare)
+			w, d := world(t)
 			w.power.arm(n, late, true)
 			err := op.do(d)
 			if !w.power.hit() {

@@ -28,6 +28,9 @@ func (w *Workload) Detach(ctx context.Context, r api.DetachRequest) (api.Address
 		}
 	}
 	keys, err := w.entriesFor(r.Container, t, rerr)
+	if derr := w.detachable(r.Container, t, asks, keys); derr != nil {
+		return nil, derr
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -49,6 +52,20 @@ func (w *Workload) Detach(ctx context.Context, r api.DetachRequest) (api.Address
 		}
 	}
 	return had, nil
+}
+
+// detachable refuses what is not ours to take: the engine would not know.
+func (w *Workload) detachable(arg string, t target, asks []ask, keys []string) (err error) {
+	w.journal.view(func(s *state) {
+		for _, e := range s.endpointsFor(arg, t) {
+			for _, p := range e.held() {
+				if len(asks) > 0 && len(matching([]netip.Prefix{p}, asks)) > 0 || len(asks) == 0 && len(keys) == 0 {
+					err = fmt.Errorf("detach %s: its engine gave it %s by a network; use 'docker network disconnect'", arg, p)
+				}
+			}
+		}
+	})
+	return err
 }
 
 // detachFrom releases those of an entry's addresses that are asked for, or all,

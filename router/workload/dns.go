@@ -70,6 +70,9 @@ func (w *Workload) addNames(t target, full string, addrs []netip.Addr) error {
 			for _, key := range keys {
 				addrs = append(addrs, addrsOf(s.find(key).Addresses)...)
 			}
+			for _, e := range s.endpointsFor("", t) {
+				addrs = append(addrs, addrsOf(e.held())...)
+			}
 		})
 	}
 	if len(addrs) == 0 {
@@ -125,9 +128,16 @@ func (w *Workload) DNSRemove(ctx context.Context, r api.NameRequest) error {
 	if r.Container == "" {
 		return w.changeExtern(ctx, func(list []name) []name { return withoutNames(list, full, r.Addresses) })
 	}
-	keys, err := w.lookup(ctx, r.Container)
-	if err != nil {
+	t, err := w.resolve(ctx, r.Container)
+	ids := w.endpointsOf(r.Container, t)
+	keys, err := w.entriesFor(r.Container, t, err)
+	if err != nil && len(ids) == 0 {
 		return err
+	}
+	for _, id := range ids {
+		if err := w.unname(ctx, id, full, r.Addresses); err != nil {
+			return fmt.Errorf("dns-remove %s: %w", r.Container, err)
+		}
 	}
 	for _, key := range keys {
 		if err := w.removeNames(ctx, key, full, r.Addresses); err != nil {

@@ -89,6 +89,7 @@ func (w *Workload) expose(f *flight, addresses []netip.Prefix, names []name, mas
 			return err
 		}
 		s.exposing = addresses
+		s.takeOver(addresses)
 		return nil
 	})
 	if err != nil {
@@ -138,6 +139,11 @@ func (s *state) admitHost(static, all []netip.Prefix) error {
 			if holds(e.held(), p.Addr()) {
 				return &taken{e.Key, p.Addr(), conflict("address %s is held by container %s of this host", p.Addr(), e.who())}
 			}
+		}
+	}
+	for _, p := range static {
+		if who := s.engineHolder(p.Addr()); who != "" {
+			return conflict("address %s is held by container %s of this host", p.Addr(), who)
 		}
 	}
 	return checkSubnets(s.hostAddresses(), all)

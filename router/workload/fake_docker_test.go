@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/weftnet/weft/router/api"
 )
@@ -14,6 +15,7 @@ type fakeDocker struct {
 	mu         sync.Mutex
 	containers map[string]Container // by name
 	err        error                // it does not answer
+	slow       time.Duration        // how long a summary takes
 	asked      int
 }
 
@@ -42,6 +44,35 @@ func (f *fakeDocker) Inspect(_ context.Context, nameOrID string) (Container, err
 		}
 	}
 	return Container{}, fmt.Errorf("no such container: %s: %w", nameOrID, api.ErrNotFound)
+}
+
+func (f *fakeDocker) Summary(ctx context.Context, id string) (Container, error) {
+	f.mu.Lock()
+	slow := f.slow
+	f.mu.Unlock()
+	time.Sleep(slow)
+	return f.Inspect(ctx, id)
+}
+
+func (f *fakeDocker) Endpoints(context.Context) (map[string]string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked++
+	known := make(map[string]string)
+	for _, c := range f.containers {
+		for _, n := range c.Networks {
+			if n.Endpoint != "" {
+				known[n.Endpoint] = c.ID
+			}
+		}
+	}
+	return known, f.err
+}
+
+func (f *fakeDocker) Networks(context.Context) ([]string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return []string{"wide", "wide-id"}, f.err
 }
 
 const (

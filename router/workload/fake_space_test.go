@@ -126,11 +126,11 @@ func (s *fakeSpace) Release(_ context.Context, key string, addrs []netip.Addr) e
 	})
 }
 
+// Died never fails.
 func (s *fakeSpace) Died(key string) {
-	_ = s.power.useWhole(func() error {
+	if !s.power.isOff() {
 		s.kill(func(_ netip.Addr, h fakeHolder) bool { return h.key == key })
-		return nil
-	})
+	}
 }
 
 func (s *fakeSpace) Adopt(_ context.Context, live []SpaceHolder) error {
@@ -179,6 +179,9 @@ func (s *fakeSpace) list(dying bool) string {
 	var b strings.Builder
 	for _, a := range slices.SortedFunc(maps.Keys(s.held), netip.Addr.Compare) {
 		if h := s.held[a]; h.dying == dying {
+			if strings.HasPrefix(h.key, "endpoint-ip:") {
+				h.key, h.label = "endpoint-ip", "" // chance, and when it was last told
+			}
 			fmt.Fprintf(&b, "space %s %s %s\n", a, h.key, h.label)
 		}
 	}
@@ -210,6 +213,16 @@ func (w *world) checkSpace(d *Workload) string {
 			}
 		}
 		verify(exposeKey, s.hostAddresses(), nil)
+		for i := range s.Endpoints {
+			verify(s.Endpoints[i].Key, s.Endpoints[i].Extra, nil)
+		}
+		for _, x := range s.Reserved {
+			if !x.Dead {
+				verify(x.Key, []netip.Prefix{x.Address}, nil)
+			} else if h, ok := held[x.Address.Addr()]; ok && (h.key != x.Key || !h.dying) {
+				w.t.Errorf("the journal says that %s was given back, the space says %+v", x.Address, h)
+			}
+		}
 		for i := range s.Containers {
 			e := &s.Containers[i]
 			var mates []string

@@ -72,6 +72,12 @@ func (p *power) arm(n int, late, once bool) {
 	p.uses, p.limit, p.late, p.once, p.off = 0, n, late, once, false
 }
 
+func (p *power) isOff() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.off
+}
+
 func (p *power) hit() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -84,86 +90,6 @@ func get[T any](p *power, f func() (T, error)) (v T, err error) {
 		return err
 	})
 	return v, err
-}
-
-// namespace is a fake namespace on a power line.
-type namespace struct {
-	*kerneltest.Fake
-	power *power
-	added func(n *namespace, p netip.Prefix) // nil: nobody asks
-}
-
-func (n *namespace) Do(f func() error) error {
-	return n.power.use(func() error { return n.Fake.Do(f) })
-}
-
-func (n *namespace) Links() ([]kernel.Link, error) { return get(n.power, n.Fake.Links) }
-
-func (n *namespace) Link(name string) (kernel.Link, error) {
-	return get(n.power, func() (kernel.Link, error) { return n.Fake.Link(name) })
-}
-
-func (n *namespace) Addrs(link string) ([]netip.Prefix, error) {
-	return get(n.power, func() ([]netip.Prefix, error) { return n.Fake.Addrs(link) })
-}
-
-func (n *namespace) Routes(table int) ([]kernel.Route, error) {
-	return get(n.power, func() ([]kernel.Route, error) { return n.Fake.Routes(table) })
-}
-
-func (n *namespace) Sysctl(key string) (string, error) {
-	return get(n.power, func() (string, error) { return n.Fake.Sysctl(key) })
-}
-
-func (n *namespace) SetSysctl(key, value string) error {
-	return n.power.use(func() error { return n.Fake.SetSysctl(key, value) })
-}
-
-func (n *namespace) AddVeth(host string, mtu int, guest kernel.Guest, name string, mac kernel.MAC) error {
-	return n.power.use(func() error { return n.Fake.AddVeth(host, mtu, guest.(*namespace).Fake, name, mac) })
-}
-
-func (n *namespace) DelLink(name string) error {
-	return n.power.use(func() error { return n.Fake.DelLink(name) })
-}
-
-func (n *namespace) SetUp(name string, up bool) error {
-	return n.power.use(func() error { return n.Fake.SetUp(name, up) })
-}
-
-func (n *namespace) SetMTU(name string, mtu int) error {
-	return n.power.use(func() error { return n.Fake.SetMTU(name, mtu) })
-}
-
-func (n *namespace) SetMaster(name, master string) error {
-	return n.power.use(func() error { return n.Fake.SetMaster(name, master) })
-}
-
-func (n *namespace) SetAlias(name, alias string) error {
-	return n.power.use(func() error { return n.Fake.SetAlias(name, alias) })
-}
-
-func (n *namespace) AddAddr(link string, p netip.Prefix, nodad bool) error {
-	if n.added != nil {
-		n.added(n, p)
-	}
-	return n.power.use(func() error { return n.Fake.AddAddr(link, p, nodad) })
-}
-
-func (n *namespace) DelAddr(link string, p netip.Prefix) error {
-	return n.power.use(func() error { return n.Fake.DelAddr(link, p) })
-}
-
-func (n *namespace) ReplaceRoute(r kernel.Route) error {
-	return n.power.use(func() error { return n.Fake.ReplaceRoute(r) })
-}
-
-func (n *namespace) DelRoute(r kernel.Route) error {
-	return n.power.use(func() error { return n.Fake.DelRoute(r) })
-}
-
-func (n *namespace) Announce(link string, a netip.Addr) error {
-	return n.power.use(func() error { return n.Fake.Announce(link, a) })
 }
 
 // world is a machine with fakes of everything.
@@ -182,6 +108,7 @@ type world struct {
 	names  map[string][]dns.Record
 	expose map[netip.Prefix]bool // with masquerading
 	told   map[string][]netip.Addr
+	led    map[string]int // namespaces in which names are asked of us
 }
 
 func newWorld(t *testing.T) *world {
@@ -189,7 +116,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{
 		t: t, dir: t.TempDir(), proc: t.TempDir(), boot: "boot-1", power: &power{},
 		docker: &fakeDocker{containers: map[string]Container{}},
-		paths:  map[string]*namespace{}, names: map[string][]dns.Record{}, expose: map[netip.Prefix]bool{},
+		paths:  map[string]*namespace{}, names: map[string][]dns.Record{}, expose: map[netip.Prefix]bool{}, led: map[string]int{},
 	}
 	w.host = &namespace{Fake: kerneltest.New("4:1"), power: w.power}
 	check(t, w.host.AddBridge("weft", w.MAC(), 1370))
@@ -336,8 +263,11 @@ func (w *world) start() *Workload {
 	w.mu.Unlock()
 	c := Config{
 		StateDir: w.dir, BootID: w.boot, Domain: testDomain, Docker: w.docker, Names: w, Host: w, Proc: w.proc,
-		Attachments: hosts{w},
-		Attacher:    attach.New(w.host, w.Open, attach.Config{MTU: func() int { return 1370 }, DNS: dnsAddress()}),
+		Attachments: hosts{w}, DNS: dnsAddress(),
+		Attacher: attach.New(w.host, w.Open, attach.Config{
+			MTU: func() int { return 1370 }, DNS: dnsAddress(), Redirect: func(g attach.Guest, _ string) error { return w.lead(g, 1) },
+			Withdraw: func(g attach.Guest) error { return w.lead(g, 0) },
+		}),
 	}
 	if w.space != nil {
 		c.Space = w.space
@@ -401,6 +331,13 @@ func (w *world) see(d *Workload) string {
 		if len(s.exposing) > 0 {
 			w.t.Error("still exposing")
 		}
+		for _, e := range s.Endpoints {
+			for _, n := range e.Names {
+				if !slices.ContainsFunc(w.names[namesKey(e.ID)], func(r dns.Record) bool { return n.Hostname == r.Hostname && n.Addr == r.Addr }) {
+					w.t.Errorf("name %v is in the journal only", n)
+				}
+			}
+		}
 	})
 	return b.String()
 }
@@ -410,10 +347,16 @@ func (w *world) checkKernel(d *Workload) {
 	w.t.Helper()
 	links, err := w.host.Fake.Links()
 	check(w.t, err)
-	ends := 0
+	ends := 0 // less their other ends
 	for _, l := range links {
-		if l.Kind == "veth" {
+		switch {
+		case strings.HasPrefix(l.Name, "wvg"):
+			ends--
+		case l.Kind == "veth":
 			ends++
+			if !l.Up || l.Master == 0 {
+				w.t.Errorf("%s is not on the switch", l.Name)
+			}
 		}
 	}
 	seen := map[*namespace]bool{}
@@ -426,9 +369,27 @@ func (w *world) checkKernel(d *Workload) {
 		check(w.t, err)
 		var want, have []netip.Prefix
 		d.journal.view(func(s *state) { want = s.spec(ns).Addresses })
-		if got, err := n.Fake.Addrs("weft0"); err == nil {
-			have = got
+		inside, err := n.Fake.Links()
+		check(w.t, err)
+		for _, l := range inside {
+			if l.Kind != "veth" {
+				continue
+			}
+			got, err := n.Fake.Addrs(l.Name)
+			check(w.t, err)
+			have = union(have, got)
 			ends--
+			d.journal.view(func(s *state) {
+				for _, e := range s.Endpoints {
+					switch {
+					case e.MAC != l.MAC.String():
+					case e.settled():
+						want = union(want, e.held())
+					default:
+						want = union(want, got)
+					}
+				}
+			})
 		}
 		if len(without(want, have))+len(without(have, want)) > 0 {
 			w.t.Errorf("%s has %v, the journal says %v", path, have, want)

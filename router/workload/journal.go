@@ -30,6 +30,9 @@ type state struct {
 	ExposeName []name     `json:"expose_names,omitempty"`
 	Extern     []name     `json:"extern_names,omitempty"` // by hand, of no container
 
+	Reserved  []reservation `json:"reserved,omitempty"`  // addresses that engines asked for
+	Endpoints []endpoint    `json:"endpoints,omitempty"` // containers on networks of engines
+
 	exposing []netip.Prefix // asked for, not yet so; not kept
 }
 
@@ -142,6 +145,10 @@ func (s *state) clone() state {
 	}
 	c.Exposed, c.exposing = slices.Clone(s.Exposed), slices.Clone(s.exposing)
 	c.ExposeName, c.Extern = slices.Clone(s.ExposeName), slices.Clone(s.Extern)
+	c.Reserved, c.Endpoints = slices.Clone(s.Reserved), slices.Clone(s.Endpoints)
+	for i := range c.Endpoints {
+		c.Endpoints[i] = c.Endpoints[i].clone()
+	}
 	return c
 }
 
@@ -183,7 +190,18 @@ func (j *journal) forgetUnless(boot string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.state.Boot != boot {
-		j.state.Containers = nil
+		j.state.otherBoot()
+	}
+}
+
+// otherBoot forgets what no restart of the machine leaves. Addresses of an
+// engine's containers are kept for a while: they may start again now.
+func (s *state) otherBoot() {
+	s.Containers, s.Endpoints = nil, nil
+	for i := range s.Reserved {
+		x := &s.Reserved[i]
+		x.Endpoint, x.Bound = "", false
+		x.Dead = x.Dead || !x.Pinned
 	}
 }
 
@@ -210,7 +228,32 @@ func parseState(b []byte) (state, error) {
 	if slices.ContainsFunc(s.hostAddresses(), invalid) {
 		return state{}, errors.New("an exposed address is invalid")
 	}
-	return s, nil
+	return s, s.checkEngines()
+}
+
+// checkEngines checks what was read of engines.
+func (s *state) checkEngines() error {
+	ids, keys, addrs := make(map[string]bool), make(map[string]bool), make(map[netip.Addr]bool)
+	for i := range s.Endpoints {
+		e := &s.Endpoints[i]
+		if e.ID == "" || e.Key == "" || ids[e.ID] {
+			return fmt.Errorf("endpoint %q is incomplete or there twice", e.ID)
+		}
+		ids[e.ID] = true
+		if slices.ContainsFunc(e.held(), invalid) {
+			return fmt.Errorf("endpoint %q has an invalid address", e.ID)
+		}
+	}
+	for _, x := range s.Reserved {
+		if x.Key == "" || keys[x.Key] || invalid(x.Address) || addrs[x.Address.Addr()] {
+			return fmt.Errorf("reservation %q of %s is incomplete or there twice", x.Key, x.Address)
+		}
+		if x.Endpoint != "" && !ids[x.Endpoint] {
+			return fmt.Errorf("reservation %q is of endpoint %q, which does not exist", x.Key, x.Endpoint)
+		}
+		keys[x.Key], addrs[x.Address.Addr()] = true, true
+	}
+	return nil
 }
 
 func invalid(p netip.Prefix) bool { return !p.IsValid() }

@@ -68,6 +68,11 @@ func (m *twin) attach(c string, asks []ask) (want []netip.Prefix, ok bool) {
 		}
 	}
 	var fresh []netip.Prefix
+	giveBack := func() {
+		for _, f := range fresh {
+			delete(m.dying, f.Addr())
+		}
+	}
 	for _, a := range asks {
 		p, found := a.among(union(m.has[c], want))
 		if !found {
@@ -76,14 +81,21 @@ func (m *twin) attach(c string, asks []ask) (want []netip.Prefix, ok bool) {
 				p = m.lowest(c, a.prefix)
 			}
 			if o := m.owner(p.Addr()); inTwin(p.Addr()) && o != "" && o != c {
-				for _, f := range fresh { // was given back
-					delete(m.dying, f.Addr())
-				}
+				giveBack()
 				return nil, false
 			}
 			fresh = append(fresh, p)
 		}
 		want = union(want, []netip.Prefix{p})
+	}
+	// Only now is it known which addresses the subnets gave.
+	for _, p := range want {
+		for _, h := range union(m.has[c], want) {
+			if h.Bits() != p.Bits() && h.Overlaps(p) {
+				giveBack()
+				return nil, false
+			}
+		}
 	}
 	for _, p := range want {
 		delete(m.dying, p.Addr())

@@ -40,8 +40,8 @@ func (w *Workload) publish() {
 	}
 }
 
-// attachments returns the interfaces that stand: one for each namespace, and
-// the host's own when it is exposed.
+// attachments returns the interfaces that stand: one for each namespace, one for
+// each endpoint of an engine, and the host's own when it is exposed.
 func (s *state) attachments(bridge kernel.MAC) []fdb.Attachment {
 	var list []fdb.Attachment
 	at := make(map[attach.Namespace]int)
@@ -58,6 +58,12 @@ func (s *state) attachments(bridge kernel.MAC) []fdb.Attachment {
 			list = append(list, fdb.Attachment{MAC: fdb.MAC(hw)})
 		}
 		list[n].Addrs = append(list[n].Addrs, addrsOf(e.Addresses)...)
+	}
+	for i := range s.Endpoints {
+		e := &s.Endpoints[i]
+		if hw, err := parseMAC(e.MAC); err == nil && e.Joined {
+			list = append(list, fdb.Attachment{MAC: fdb.MAC(hw), Addrs: addrsOf(e.held())})
+		}
 	}
 	if len(s.Exposed) > 0 {
 		exposed := make([]netip.Addr, 0, len(s.Exposed))

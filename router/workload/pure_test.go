@@ -3,10 +3,14 @@ package workload
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"math"
+	"math/big"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -190,9 +194,52 @@ func TestParseStartTime(t *testing.T) {
 	}
 }
 
+// FuzzParseStartTime wants what the kernel writes to be read whatever a program
+// is called, and anything else to be read as by who takes one byte at a time.
 func FuzzParseStartTime(f *testing.F) {
-	f.Add("1 (x) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19")
-	f.Fuzz(func(_ *testing.T, s string) { _, _ = parseStartTime(s) })
+	f.Add("1 (x) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19", "sleep", uint64(123456))
+	f.Add("1 (x) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 18446744073709551616", ") S 1 (", uint64(math.MaxUint64))
+	f.Fuzz(func(t *testing.T, s, program string, start uint64) {
+		stat := fmt.Sprintf("4711 (%s) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 %d 20 21\n", program, start)
+		if got, err := parseStartTime(stat); err != nil || got != start {
+			t.Errorf("%q: %d, %v", stat, got, err)
+		}
+		for _, stat := range []string{s, stat + s} {
+			want, ok := slowStartTime(stat)
+			if got, err := parseStartTime(stat); got != want || (err == nil) != ok {
+				t.Errorf("%q: %d, %v; want %d, %v", stat, got, err, want, ok)
+			}
+		}
+	})
+}
+
+// slowStartTime is the naive twin: the twentieth word behind the last parenthesis.
+func slowStartTime(stat string) (start uint64, ok bool) {
+	var words []string
+	closed, within := false, false
+	for _, r := range stat {
+		switch {
+		case r == ')':
+			words, closed, within = nil, true, false
+		case unicode.IsSpace(r):
+			within = false
+		case !within:
+			words, within = append(words, string(r)), true
+		default:
+			words[len(words)-1] += string(r)
+		}
+	}
+	if !closed || len(words) < 20 {
+		return 0, false
+	}
+	n := new(big.Int)
+	for _, r := range words[19] {
+		if r < '0' || r > '9' {
+			return 0, false
+		}
+		n.Add(n.Mul(n, big.NewInt(10)), big.NewInt(int64(r-'0')))
+	}
+	return n.Uint64(), n.IsUint64()
 }
 
 // FuzzState wants what was read to be what is written again.

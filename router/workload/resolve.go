@@ -165,14 +165,8 @@ func (s *state) adopt(t target) target {
 	return t
 }
 
-// lookup finds the entries that arg stands for: of what it names now, else of
-// what it named.
-func (w *Workload) lookup(ctx context.Context, arg string) (keys []string, err error) {
-	t, err := w.resolve(ctx, arg)
-	return w.entriesFor(arg, t, err)
-}
-
-// entriesFor is lookup after arg was resolved.
+// entriesFor finds the entries that arg stands for: of what it names now, which
+// is t unless err says otherwise, else of what it named.
 func (w *Workload) entriesFor(arg string, t target, err error) (keys []string, _ error) {
 	w.journal.view(func(s *state) {
 		if err == nil {

@@ -18,11 +18,15 @@ import (
 // everything else is.
 func (w *Workload) Restore(ctx context.Context) error {
 	var errs []error
+	if w.docker != nil {
+		w.docker.hurry(patience) // it may wait for us
+	}
 	fresh := false
 	errs = append(errs, w.journal.update(func(s *state) error {
 		fresh = s.Boot != "" && s.Boot != w.boot
 		if s.Boot != w.boot {
-			s.Boot, s.Containers = w.boot, nil // no namespace outlives the machine
+			s.Boot = w.boot
+			s.otherBoot() // no namespace outlives the machine
 		}
 		return nil
 	}))
@@ -34,7 +38,11 @@ func (w *Workload) Restore(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 	}
-	errs = append(errs, w.adoptFound(ctx), w.adoptSpace(ctx))
+	_, err := w.checkEndpoints(ctx, w.endpointIDs(nil))
+	errs = append(errs, err, w.adoptFound(ctx), w.askEngine(ctx), w.adoptSpace(ctx))
+	if w.docker != nil {
+		w.docker.relax()
+	}
 	close(w.restored)
 	var expose, extern []name
 	w.journal.view(func(s *state) {
@@ -72,8 +80,11 @@ func (w *Workload) ready(f *flight) error {
 func (w *Workload) Sweep(ctx context.Context) (repaired []string, err error) {
 	w.cancelDead()
 	err = w.settle(ctx)
+	w.forgetSpent()
+	err = errors.Join(err, w.askEngine(ctx))
 	repaired, cerr := w.checkAll(ctx, w.keys())
-	return repaired, errors.Join(err, cerr)
+	more, eerr := w.checkEndpoints(ctx, w.endpointIDs(nil))
+	return append(repaired, more...), errors.Join(err, cerr, eerr)
 }
 
 // LinksChanged is for when the kernel says that some link of the host changed:
@@ -94,7 +105,9 @@ func (w *Workload) LinksChanged(ctx context.Context) (repaired []string, err err
 			}
 		}
 	})
-	return w.checkAll(ctx, lost)
+	repaired, err = w.checkAll(ctx, lost)
+	more, eerr := w.checkEndpoints(ctx, w.lostEndpoints(links))
+	return append(repaired, more...), errors.Join(err, eerr)
 }
 
 // Announce is for when frames reach a host that they did not reach before: it
@@ -118,6 +131,15 @@ func (w *Workload) Announce(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("announce container %s: %w", e.who(), err))
 		}
 	}
+	for _, id := range w.endpointIDs((*endpoint).settled) {
+		e, ok := w.endpointOf(id)
+		if !ok {
+			continue
+		}
+		if err := w.attacher.Announce(e.Path, e.NS, e.Interface, e.held()); err != nil && !isGone(err) && !errors.Is(err, attach.ErrChanged) {
+			errs = append(errs, fmt.Errorf("announce container %s: %w", e.who(), err))
+		}
+	}
 	return errors.Join(errs...)
 }
 
@@ -128,6 +150,9 @@ func (w *Workload) Announce(ctx context.Context) error {
 func (w *Workload) ContainerDied(ctx context.Context, id string) error {
 	w.cancelDead()
 	if err := w.dropIfGone(ctx, dockerKey(id)); err != nil {
+		return fmt.Errorf("container %s ended: %w", id, err)
+	}
+	if err := w.endpointsDied(ctx, id); err != nil {
 		return fmt.Errorf("container %s ended: %w", id, err)
 	}
 	return nil
@@ -142,6 +167,9 @@ func (w *Workload) ContainerRenamed(ctx context.Context, id string) error {
 	c, err := w.docker.Inspect(ctx, id)
 	if err != nil {
 		return fmt.Errorf("container %s was renamed: %w", id, err)
+	}
+	if err := w.know(ctx, c); err != nil {
+		return err
 	}
 	e, unlock, err := w.lockEntry(ctx, dockerKey(id))
 	if err != nil || unlock == nil {
@@ -239,7 +267,7 @@ func (w *Workload) gone(ctx context.Context, e *entry) (why string, err error) {
 	if e.ID == "" || w.docker == nil {
 		return "", nil
 	}
-	c, err := w.docker.Inspect(ctx, e.ID)
+	c, err := w.docker.Glance(ctx, e.ID)
 	switch {
 	case errors.Is(err, api.ErrNotFound):
 		return "it was removed", nil

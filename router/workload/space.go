@@ -10,7 +10,8 @@ import (
 // to nobody else at the same time. All methods are safe for concurrent use.
 //
 // A holder is named by its key: "docker:" and the id, "ns:" and the network
-// namespace, or "weft:expose"; labels are for people. An error means that
+// namespace, "endpoint:" or "endpoint-ip:" and what is an engine's, or
+// "weft:expose"; labels are for people. An error means that
 // nothing was given or taken. It wraps [api.ErrConflict] when somebody else
 // holds what was asked for, whom it names, and [api.ErrUsage] when it could
 // never be given; people see it behind "attach NAME: ". What was answered
@@ -186,5 +187,16 @@ func (s *state) heldBy(key string) []netip.Prefix {
 	if e := s.find(key); e != nil {
 		return e.held()
 	}
-	return nil
+	var list []netip.Prefix
+	for _, x := range s.Reserved {
+		if x.Key == key && !x.Dead {
+			list = append(list, x.Address)
+		}
+	}
+	for i := range s.Endpoints {
+		if s.Endpoints[i].Key == key {
+			list = union(list, s.Endpoints[i].Extra)
+		}
+	}
+	return list
 }

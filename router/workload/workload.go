@@ -19,10 +19,13 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/weftnet/weft/dns"
 	"github.com/weftnet/weft/router/attach"
+	"github.com/weftnet/weft/router/bell"
 	"github.com/weftnet/weft/router/kernel"
+	"github.com/weftnet/weft/router/workload/guess"
 )
 
 // Resolver finds containers of an engine. The error of Inspect wraps
@@ -30,6 +33,15 @@ import (
 // container: everything about it is then forgotten.
 type Resolver interface {
 	Inspect(ctx context.Context, nameOrID string) (Container, error)
+	// Summary is Inspect by the full id, with little more than the state and
+	// the networks. It does not wait for what the engine does to the container.
+	Summary(ctx context.Context, id string) (Container, error)
+	// Endpoints returns the containers that are on networks of ours, full ids
+	// by the ids of their endpoints. What is just being made may be missing, or
+	// have no container yet.
+	Endpoints(ctx context.Context) (map[string]string, error)
+	// Networks returns the names and the ids of the networks that are ours.
+	Networks(ctx context.Context) ([]string, error)
 }
 
 // Container is what an engine says about one of its containers.
@@ -42,6 +54,8 @@ type Container struct {
 	Running     bool
 	HostNetwork bool   // it has no namespace of its own
 	HostsPath   string // of the file that it sees as /etc/hosts
+	Created     bool   // it never ran
+	Networks    []Network
 }
 
 // Attacher makes container interfaces; [attach.Attacher] satisfies it.
@@ -52,10 +66,18 @@ type Attacher interface {
 	Announce(path string, ns attach.Namespace, name string, addresses []netip.Prefix) error
 	Links() ([]kernel.Link, error)
 	Sound(links []kernel.Link, ns attach.Namespace) bool
-	Strangers(keep []attach.Namespace) ([]kernel.Link, error)
+	Strangers(keep []string) ([]kernel.Link, error)
 	Look(path string, ns attach.Namespace) (attach.Sight, error)
-	Sweep(keep []attach.Namespace) ([]string, error)
+	Sweep(keep []string) ([]string, error)
 	HostRoutes() ([]kernel.Route, error)
+
+	AddEndpoint(id string, mac kernel.MAC, anew bool) (guest string, err error)
+	SettleEndpoint(path, id string, s attach.Spec, more []netip.Prefix) (attach.Namespace, attach.State, error)
+	SetEndpoint(path string, ns attach.Namespace, id string, s attach.Spec) (attach.State, error)
+	RemoveEndpoint(id string) error
+	WithdrawDNS(path string, ns attach.Namespace) error
+	SoundEndpoint(links []kernel.Link, id string) (there, sound bool)
+	LookEndpoint(path string, ns attach.Namespace, id string) (attach.Sight, error)
 }
 
 // Names takes the names of this host's containers. Set replaces all records of
@@ -88,6 +110,9 @@ type Config struct {
 	Names    Names
 	Host     Host
 	Space    Space // nil: addresses are explicit
+	// DNS is where containers reach the name server through their interface;
+	// zero: they do not.
+	DNS netip.Addr
 	// Attachments is told what stands; nil: nobody is.
 	Attachments Attachments
 	Proc        string // empty: /proc
@@ -101,11 +126,12 @@ type Workload struct {
 	// Constant after New.
 	domain   string // lower case, with the final dot; empty: no names
 	boot     string
-	docker   Resolver // nil: none
+	docker   *hasty // nil: none
 	attacher Attacher
 	names    Names
 	host     Host
 	space    Space // nil: addresses are explicit
+	dns      netip.Addr
 	proc     string
 	log      *slog.Logger
 	restored chan struct{} // closed by Restore when it knows who holds what
@@ -114,25 +140,33 @@ type Workload struct {
 	publishing  sync.Mutex  // held while they are told: the last word is the last state
 
 	// Each locks itself.
-	journal *journal
-	locks   locks
-	flights flights
-	debts   debts
+	journal   *journal
+	locks     locks
+	flights   flights
+	debts     debts
+	memory    memory
+	newcomers guess.Newcomers
+	settles   settles
 }
 
 // New reads the journal. Nothing else is touched before [Workload.Restore].
 func New(c Config) (*Workload, error) {
 	w := &Workload{
 		boot:        c.BootID,
-		docker:      c.Docker,
 		attacher:    c.Attacher,
 		names:       c.Names,
 		host:        c.Host,
 		space:       c.Space,
+		dns:         c.DNS,
 		restored:    make(chan struct{}),
 		attachments: c.Attachments,
 		proc:        c.Proc,
 		log:         c.Log,
+		memory:      memory{begun: time.Now()},
+		settles:     settles{wake: bell.New()},
+	}
+	if c.Docker != nil {
+		w.docker = &hasty{Resolver: c.Docker}
 	}
 	if w.proc == "" {
 		w.proc = "/proc"

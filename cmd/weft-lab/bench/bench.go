@@ -24,6 +24,7 @@ type Options struct {
 	Time     time.Duration // of one measurement of throughput; iperf3 takes whole seconds
 	Ways     []string      // names; empty: all
 	Datapath string        // of weft: kernel | userspace
+	Filter   bool          // bridged frames pass through the packet filter of IP, as Docker wants it
 	BinDir   string        // of weft and weftd
 	Progress io.Writer     // gets a line for each step; nil: nobody does
 }
@@ -45,7 +46,7 @@ func Run(ctx context.Context, o Options) (*Results, error) {
 	if len(o.Ways) == 0 {
 		o.Ways = Ways()
 	}
-	r := &Results{When: time.Now(), Machine: thisMachine(), Rounds: o.Rounds, Seconds: o.Time.Seconds()}
+	r := &Results{When: time.Now(), Machine: thisMachine(), Rounds: o.Rounds, Seconds: o.Time.Seconds(), Filter: o.Filter}
 	s, err := newSite(ctx, o)
 	if err != nil {
 		return nil, err

@@ -21,6 +21,7 @@ type Results struct {
 	Weft       string // its version
 	Rounds     int
 	Seconds    float64 // of one measurement of throughput
+	Filter     bool    // frames on bridges pass through the packet filter of IP
 	Background float64 // processors that worked for others, before each round; median
 	Missing    []string
 	Failed     []string
@@ -88,8 +89,9 @@ func (r *Results) Ratio(figure, way, to string) float64 {
 
 // The ways that others are compared with.
 const (
-	plainTunnel = "wireguard-go"
-	slowSwitch  = "vxlan-wireguard-go"
+	plainTunnel  = "wireguard-go"
+	routedTunnel = "wireguard-go-routed"
+	slowSwitch   = "vxlan-wireguard-go"
 )
 
 // column is one figure in a table.
@@ -165,6 +167,9 @@ func (r *Results) Tables(w io.Writer) error {
 	fmt.Fprintf(ew, "Medians of %d rounds of %g s, %s: %d × %s, %.0f GiB, Linux %s, %s.\n",
 		r.Rounds, r.Seconds, r.When.Format(time.DateOnly), m.Processors, m.Processor, m.Memory, m.Kernel, m.Go)
 	fmt.Fprintf(ew, "Others on this machine kept %.2f of its %d processors busy meanwhile.\n", r.Background, m.Processors)
+	if r.Filter {
+		fmt.Fprintln(ew, "Frames on bridges passed through the packet filter of IP (br_netfilter).")
+	}
 	if r.Background > busyShare*float64(m.Processors) {
 		fmt.Fprintln(ew, "THAT IS TOO MUCH: run it again when the machine is quiet.")
 	}

@@ -36,7 +36,7 @@ const (
 
 // Ways returns the names of all ways, in the order of tables.
 func Ways() []string {
-	return []string{veth, vxlan, plainTunnel, slowSwitch, weft, weftRelay, tinc, nebula}
+	return []string{veth, vxlan, plainTunnel, routedTunnel, slowSwitch, weft, weftRelay, tinc, nebula}
 }
 
 // site is the lab with everything that runs in it.
@@ -64,7 +64,31 @@ func newSite(ctx context.Context, o Options) (*site, error) {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	h := l.Hosts()
-	return &site{Lab: l, o: o, dir: dir, plain: [2]*lab.Host{h[3], h[4]}, mesh: [3]*lab.Host{h[0], h[1], h[2]}}, nil
+	s := &site{Lab: l, o: o, dir: dir, plain: [2]*lab.Host{h[3], h[4]}, mesh: [3]*lab.Host{h[0], h[1], h[2]}}
+	if err := s.setFilter(ctx); err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	return s, nil
+}
+
+// setFilter says on all hosts whether frames on bridges pass through the packet
+// filter of IP (br_netfilter). They do in a new namespace where the kernel can,
+// which is in most once a program of containers has asked for it.
+func (s *site) setFilter(ctx context.Context) error {
+	value := 0
+	if s.o.Filter {
+		value = 1
+	}
+	for _, h := range s.Hosts() {
+		err := sh(ctx, h.Place, `
+			for f in /proc/sys/net/bridge/bridge-nf-call-*; do
+				if [ -e "$f" ]; then echo "$1" >"$f"; elif [ "$1" = 1 ]; then exit 1; fi
+			done`, value)
+		if err != nil {
+			return fmt.Errorf("bridged frames through the packet filter of %s (is br_netfilter loaded?): %w", h.Name(), err)
+		}
+	}
+	return nil
 }
 
 func (s *site) close() error { return errors.Join(s.Down(), os.RemoveAll(s.dir)) }
@@ -72,7 +96,7 @@ func (s *site) close() error { return errors.Join(s.Down(), os.RemoveAll(s.dir))
 // build makes one way; the tunnel comes before what goes over it.
 func (s *site) build(ctx context.Context, name string) error {
 	f := map[string]func(context.Context) error{
-		veth: s.addVeth, vxlan: s.addVXLAN, plainTunnel: s.addTunnel, slowSwitch: s.addVXLANOverTunnel,
+		veth: s.addVeth, vxlan: s.addVXLAN, plainTunnel: s.addTunnel, routedTunnel: s.addRoutedTunnel, slowSwitch: s.addVXLANOverTunnel,
 		weft: s.addWeft, weftRelay: s.addRelayed, tinc: s.addTinc, nebula: s.addNebula,
 	}[name]
 	if f == nil {
@@ -196,6 +220,7 @@ func (s *site) tunnelEnds() (e [2]tunnelEnd) {
 		e[i] = tunnelEnd{h.Addr(), []netip.Addr{
 			netip.AddrFrom4([4]byte{10, 97, 0, byte(i + 1)}),
 			netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x97, 15: byte(i + 1)}),
+			netip.AddrFrom4([4]byte{10, 94, 0, byte(i + 1)}), // of a container behind it
 		}}
 	}
 	return e
@@ -249,11 +274,59 @@ func (s *site) daemons(w *way, words ...string) error {
 	return errors.Join(err1, err2)
 }
 
+// addRoutedTunnel leads from container to container through the plain tunnel, by
+// routes: no Ethernet between the hosts, and no switch.
+func (s *site) addRoutedTunnel(ctx context.Context) error {
+	if err := s.needsTunnel(); err != nil {
+		return err
+	}
+	ends := s.tunnelEnds()
+	var boxes [2]*lab.Container
+	for i, h := range s.plain {
+		c, err := h.Container(ctx, "box-routed", lab.ContainerOptions{})
+		if err != nil {
+			return err
+		}
+		boxes[i] = c
+		own, other := ends[i].inside[2], ends[1-i].inside[2]
+		err = sh(ctx, h.Place, `
+			ip link add to-routed mtu "$3" type veth peer name eth0 mtu "$3" netns "$4"
+			ip addr add 169.254.1.1/32 dev to-routed
+			ip link set to-routed up
+			ip route add "$1" dev to-routed
+			ip route add "$2" dev wg0
+			sysctl -qw net.ipv4.ip_forward=1`, own, other, tunnelMTU, c.PID())
+		if err == nil {
+			err = sh(ctx, c.Place, `
+				ip addr add "$1/32" dev eth0
+				ip link set eth0 up
+				ip route add 169.254.1.1 dev eth0
+				ip route add default via 169.254.1.1 src "$1"`, own)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	w := &way{
+		name: routedTunnel, title: "wireguard-go, L3, routed", between: "containers",
+		from: boxes[0].Place, to: boxes[1].Place, at: ends[1].inside[2],
+	}
+	return errors.Join(s.daemons(w, tunnelWord), s.add(ctx, w))
+}
+
+// needsTunnel is an error unless the plain tunnel is there.
+func (s *site) needsTunnel() error {
+	if _, err := s.plain[0].Index("wg0"); err != nil {
+		return fmt.Errorf("it goes over the tunnel of %s, which is needed: %w", plainTunnel, err)
+	}
+	return nil
+}
+
 // addVXLANOverTunnel makes what a host without WireGuard in its kernel would
 // have without weft's own switch port, with the settings of router/vxlan.
 func (s *site) addVXLANOverTunnel(ctx context.Context) error {
-	if _, err := s.plain[0].Index("wg0"); err != nil {
-		return fmt.Errorf("it goes over the tunnel of %s, which is needed: %w", plainTunnel, err)
+	if err := s.needsTunnel(); err != nil {
+		return err
 	}
 	ends := s.tunnelEnds()
 	for i, h := range s.plain {
@@ -284,7 +357,7 @@ func (s *site) launch(ctx context.Context) error {
 	token := crypto.Token{Secret: secret}.String()
 	for _, i := range []int{1, 0, 2} { // the relay first: both others reach it
 		h := s.mesh[i]
-		args := []string{"weft", "launch", "--token", token, "--datapath", s.o.Datapath}
+		args := []string{"weft", "launch", "--plugin=false", "--token", token, "--datapath", s.o.Datapath}
 		if i != 1 {
 			args = append(args, s.mesh[1].Addr().String())
 		}

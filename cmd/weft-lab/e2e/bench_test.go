@@ -1,11 +1,16 @@
 package e2e
 
 import (
+	"encoding/json"
 	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/weftnet/weft/cmd/weft-lab/bench"
 	"github.com/weftnet/weft/cmd/weft-lab/lab"
 )
 
@@ -67,4 +72,34 @@ func BenchmarkLaunch(b *testing.B) {
 		alone[pairs/2].Round(time.Millisecond))
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(float64(middle.Milliseconds()), "ms")
+}
+
+// The ways of weft that `weft-lab bench` compares with others can be measured.
+// What they were is worth nothing beside other tests.
+func TestBenchWays(t *testing.T) {
+	parallelAs(t, engined, 15*time.Second)
+	skipHere(t)
+	out := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), filepath.Join(run.bin, "weft-lab"), "bench", "--rounds", "1", "--ways", "weft", "--out", out)
+	if said, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	b, err := os.ReadFile(filepath.Join(out, "bench.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r bench.Results
+	if err := json.Unmarshal(b, &r); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Ways) != 1 || len(r.Failed) > 0 {
+		t.Errorf("%d ways, failed: %q", len(r.Ways), r.Failed)
+	}
+	for _, w := range r.Ways {
+		for _, name := range []string{"tcp1", "cpu1"} {
+			if f := w.Figures[name]; f == nil || f.Median <= 0 {
+				t.Errorf("%s: no figure %s: %+v", w.Title, name, f)
+			}
+		}
+	}
 }

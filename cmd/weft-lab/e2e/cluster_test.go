@@ -22,6 +22,7 @@ type cluster struct {
 	token string
 	vni   uint32 // of the switch
 	nodes []*node
+	wave  int // how many join a graph at a time; zero: one, or four where everything is slow
 }
 
 // node is one host of it.
@@ -100,7 +101,7 @@ func joined(t testing.TB, n int, change ...func(*lab.Topology)) *cluster {
 
 // weft runs a command of weft and returns how it ended.
 func (n *node) weft(args ...string) lab.Result {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(n.c.t.Context()), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(n.c.t.Context()), time.Minute*(1+run.slow()))
 	defer cancel()
 	return n.Run(ctx, append([]string{"weft"}, args...)...)
 }
@@ -243,8 +244,14 @@ func wait(t testing.TB, what string, goal time.Duration, f func() error) time.Du
 			t.Fatalf("%s: %v: %v", what, t.Context().Err(), err)
 		case <-time.After(pause):
 		}
-		pause = min(2*pause, 200*time.Millisecond)
+		pause = longer(pause, took)
 	}
+}
+
+// longer is how long to wait until the next look, after some time without what is
+// looked for: a look takes the processor from those that are waited for.
+func longer(pause, waited time.Duration) time.Duration {
+	return min(2*pause, max(waited/20, 200*time.Millisecond), time.Second)
 }
 
 // processes lists the host's processes by number, with their program's name.
@@ -281,6 +288,9 @@ func (n *node) kill() {
 
 // log returns the daemon's log.
 func (n *node) log() string {
+	if n.Spec().Systemd {
+		return n.journal()
+	}
 	b, err := os.ReadFile(filepath.Join(n.Root(), "run/weft/weftd.log"))
 	if err != nil {
 		return err.Error()
@@ -377,9 +387,13 @@ func (c *cluster) attachEach() []*box {
 	c.t.Helper()
 	var out []*box
 	for _, n := range c.nodes {
-		out = append(out, n.attach(fmt.Sprintf("c%d", n.number), fmt.Sprintf("10.32.0.%d", n.number)))
+		out = append(out, n.attachOwn())
 	}
 	return out
+}
+
+func (n *node) attachOwn() *box {
+	return n.attach(fmt.Sprintf("c%d", n.number), fmt.Sprintf("10.32.0.%d", n.number))
 }
 
 // noDaemon is an error while the host has one.

@@ -5,9 +5,10 @@
 //
 // Flags: -weft-bin is the directory of weft and weftd, -datapath the data path
 // that daemons are told to use, -artefacts the directory for what failed tests
-// leave.
+// leave. With -datapath kernel, -mixed lets every second host forward in userspace;
+// -all also runs what skip_test.go leaves out.
 //
-// Tests run side by side, for most of what they do is wait. One that is in a race
-// with the daemon, or looks at how fast packets go, has the machine to itself: it
-// does not call t.Parallel.
+// Tests run side by side, for most of what they do is wait; which beside which is
+// in turns_test.go. One that needs all of the machine calls neither parallel nor
+// t.Parallel.
 package e2e

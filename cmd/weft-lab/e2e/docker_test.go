@@ -10,7 +10,7 @@ import (
 // A container of a Docker engine is named as Docker names it, and its record is
 // gone with it.
 func TestDockerContainers(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	if _, err := exec.LookPath("dockerd"); err != nil && run.datapath == "userspace" {
 		t.Fatal("this test needs docker.io:", err)
 	}

@@ -31,6 +31,7 @@ const (
 // A host that strangers flood, on every port that is open to them, goes on:
 // its tunnels carry, another host joins, and it does not grow.
 func TestHostileFlood(t *testing.T) {
+	parallelAs(t, racing, 10*time.Second)
 	c := newCluster(t, 4)
 	host, peer, joiner, stranger := c.nodes[0], c.nodes[1], c.nodes[2], c.nodes[3]
 	host.launch()
@@ -40,6 +41,7 @@ func TestHostileFlood(t *testing.T) {
 	f := &flood{host, peer, stranger, []netip.Addr{stranger.Addr(), stranger.Addr6()}}
 	before := host.daemonUse(t)
 
+	started := time.Now()
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var attackers sync.WaitGroup
@@ -65,10 +67,10 @@ func TestHostileFlood(t *testing.T) {
 	joiner.launch(host.Addr().String())
 	c.wait("a host joins in the middle of it", 3*time.Second, func() error { return c.isMesh(host, peer, joiner) })
 	<-enough
-	during := host.daemonUse(t)
+	during, took := host.daemonUse(t), time.Since(started)
 	stop()
 	attackers.Wait()
-	if p := <-pings; p[1] > 0 {
+	if p := <-pings; p[1] > 2+p[0]/50 { // a machine that has nothing else to do loses none
 		t.Errorf("%d of %d pings between containers were lost", p[1], p[0])
 	} else {
 		t.Logf("%d pings between containers meanwhile", p[0])
@@ -87,12 +89,10 @@ func TestHostileFlood(t *testing.T) {
 			t.Errorf("the daemon grew from %s to %s", before, u)
 		}
 	}
-	if after.logLines-before.logLines > 400 {
+	if after.logLines-before.logLines > 400*int(1+took/(15*time.Second)) {
 		t.Errorf("strangers wrote %d lines into the log", after.logLines-before.logLines)
 	}
-	if err := c.isMesh(host, peer, joiner); err != nil {
-		t.Error(err)
-	}
+	c.waitMesh(host, peer, joiner)
 }
 
 // flood is a machine that wants to bring a host down.

@@ -10,6 +10,7 @@ import (
 // repaired, gets them back in the end: what somebody left half gone is never
 // taken for what was wanted.
 func TestHostileRules(t *testing.T) {
+	parallelAs(t, racing, 9*time.Second)
 	s := newSiege(t)
 	walls := wall{n: s.host, ipv6: true, rules: []string{
 		"overlay-origin", "overlay-leak", "overlay-leak-late", "tunnel-only-us", "tunnel-input", "tunnel-forward", "switch-input", "switch-forward",

@@ -76,6 +76,7 @@ func knock(t testing.TB, p *lab.Place, to netip.AddrPort) func(string) error {
 // nor through the tunnels, until the host is exposed; then containers reach it
 // at that address, and at no other.
 func TestHostileService(t *testing.T) {
+	parallelAs(t, racing, 8*time.Second)
 	s := newSiege(t)
 	neighbour := s.host.attach("neighbour", "10.32.0.3")
 	heard := startService(t, s.host.Place)

@@ -51,6 +51,7 @@ func newSiege(t *testing.T) *siege {
 
 // VXLAN frames that somebody made up reach no container, whoever it is.
 func TestHostileFrames(t *testing.T) {
+	parallelAs(t, racing, 18*time.Second)
 	s := newSiege(t)
 	t.Run("underlay", s.fromUnderlay)
 	t.Run("local process", s.fromLocal)
@@ -179,7 +180,7 @@ func (s *siege) mustHit(t *testing.T, attacks []attack) {
 	t.Helper()
 	walls := attacks[0].walls
 	s.standing(t, walls)
-	ctx, stop := tries(t, 10*time.Second)
+	ctx, stop := tries(t, 30*time.Second)
 	defer stop()
 	texts, last := make([]string, len(attacks)), make([]error, len(attacks))
 	var shooting sync.WaitGroup
@@ -233,7 +234,7 @@ func (s *siege) mustMissOpen(t *testing.T, attacks []attack) {
 	t.Helper()
 	walls := attacks[0].walls
 	s.standing(t, walls)
-	ctx, stop := tries(t, time.Second)
+	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	down := make(chan struct{})
 	go func() {
@@ -254,7 +255,7 @@ func (s *siege) hearFriend(t testing.TB) {
 	t.Helper()
 	text := s.text("friend")
 	frame := markedFrame(text)
-	ctx, cancel := tries(t, 10*time.Second)
+	ctx, cancel := tries(t, 30*time.Second)
 	defer cancel()
 	for ctx.Err() == nil {
 		if err := s.control.send(frame); err != nil {
@@ -277,7 +278,7 @@ func (s *siege) text(name string) string {
 // the kernel tells it.
 func (s *siege) standing(t testing.TB, walls []wall) {
 	t.Helper()
-	ctx, cancel := tries(t, 5*time.Second)
+	ctx, cancel := tries(t, 20*time.Second)
 	defer cancel()
 	for _, w := range walls {
 		for {

@@ -14,7 +14,7 @@ import (
 // Containers on three hosts get addresses that nobody named: all different, the
 // lowest that is free on each host, and those work like any other.
 func TestAddresses(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	c := joined(t, 3)
 	for _, n := range c.nodes {
 		if s := n.mustSpace(); s.State != "idle" || len(s.Entries) > 0 || s.Active > 0 {
@@ -50,23 +50,28 @@ func TestAddresses(t *testing.T) {
 	if s := c.nodes[0].mustSpace(); owned != 1<<20 || s.RangeIPs != owned {
 		t.Errorf("the hosts own %d addresses, the range has %d", owned, s.RangeIPs)
 	}
-	t.Run("table", func(t *testing.T) { spaceTable(t, c) })
+	t.Run("table", func(t *testing.T) { // the others are told of what was detached
+		wait(t, "all print the same", time.Second, func() error { return spaceTable(c) })
+	})
 	t.Run("subnet", func(t *testing.T) { oneBlock(t, c) })
 	t.Run("expose", func(t *testing.T) { exposeAny(t, c.nodes[1], boxes) })
 	t.Run("metrics", func(t *testing.T) {
 		for _, n := range c.nodes {
-			m, err := n.metrics()
-			if err != nil {
-				t.Fatal(err)
-			}
-			for name, want := range map[string]float64{
-				`weft_ips{state="local-used"}`: float64(n.mustSpace().Active), "weft_max_ips": 1 << 20, "weft_ipam_unreachable_count": 0,
-				"weft_ipam_unreachable_percentage": 0, "weft_ipam_pending_allocates": 0, "weft_ipam_pending_claims": 0,
-			} {
-				if got, ok := m[name]; !ok || got != want {
-					t.Errorf("%s: metric %s is %v (there: %t), want %v", n.Name(), name, got, ok, want)
+			wait(t, "metrics of "+n.Name(), time.Second, func() error {
+				m, err := n.metrics()
+				if err != nil {
+					return err
 				}
-			}
+				for name, want := range map[string]float64{
+					`weft_ips{state="local-used"}`: float64(n.mustSpace().Active), "weft_max_ips": 1 << 20, "weft_ipam_unreachable_count": 0,
+					"weft_ipam_unreachable_percentage": 0, "weft_ipam_pending_allocates": 0, "weft_ipam_pending_claims": 0,
+				} {
+					if got, ok := m[name]; !ok || got != want {
+						return fmt.Errorf("%s is %v (there: %t), want %v", name, got, ok, want)
+					}
+				}
+				return nil
+			})
 		}
 	})
 	c.settles("all is accounted for", 2*time.Second)
@@ -101,7 +106,7 @@ func lowestFirst(t *testing.T, b *box) {
 }
 
 // spaceTable compares what people see with what the numbers are.
-func spaceTable(t *testing.T, c *cluster) {
+func spaceTable(c *cluster) error {
 	for _, n := range c.nodes {
 		var want []string
 		order := slices.Clone(c.nodes)
@@ -120,7 +125,7 @@ func spaceTable(t *testing.T, c *cluster) {
 				e.Name+"("+o.Name()+")", e.IPs, float64(e.IPs)*100/(1<<20), e.Active))
 		}
 		if got := n.must("status", "ipam"); got != strings.Join(want, "") {
-			t.Errorf("%s prints\n%swant\n%s", n.Name(), got, strings.Join(want, ""))
+			return fmt.Errorf("%s prints\n%swant\n%s", n.Name(), got, strings.Join(want, ""))
 		}
 		if got, want := n.must("status"), `
         Service: ipam
@@ -128,9 +133,10 @@ func spaceTable(t *testing.T, c *cluster) {
           Range: 10.32.0.0/12
   DefaultSubnet: 10.32.0.0/12
 `; !strings.Contains(got, want) {
-			t.Errorf("status of %s lacks %s:\n%s", n.Name(), want, got)
+			return fmt.Errorf("status of %s lacks %s:\n%s", n.Name(), want, got)
 		}
 	}
+	return nil
 }
 
 // oneBlock has every host give addresses of a subnet that is a single block.
@@ -195,7 +201,7 @@ func exposeAny(t *testing.T, n *node, boxes []*box) {
 // nothing is divided yet, and get forty addresses; so many of a subnet that is
 // a single block, too.
 func TestAddressesAtOnce(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	const each = 20
 	c := joined(t, 2)
 	refs := map[*node][]string{}
@@ -246,7 +252,7 @@ func TestAddressesAtOnce(t *testing.T) {
 // An address that somebody names is his or he learns whose it is, on whichever
 // host; what lies outside of the range is nobody's business.
 func TestNamedAddresses(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	c := joined(t, 2)
 	c.nodes[0].must("prime")
 	owner, other := c.nodes[0], c.nodes[1]

@@ -17,7 +17,7 @@ import (
 // so that they ask each other inside of their half. Afterwards there are no
 // duplicates, all agree, and the rest of the range is for everybody.
 func TestCutHalvesAllocate(t *testing.T) {
-	t.Parallel() // it waits until hosts are found dead
+	parallelAs(t, idle, 45*time.Second) // it waits until hosts are found dead
 	const (
 		each  = 16 // of 64 addresses, a block for each
 		many  = 22
@@ -70,17 +70,21 @@ func TestCutHalvesAllocate(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("both halves gave %d addresses in %s, at once after the cut", many+few, time.Since(begun).Round(time.Millisecond))
-	halves := func() error {
-		return errors.Join(c.accounted(small, one...), c.accounted(small, two...))
+	halves := func() {
+		t.Helper()
+		c.wait("each half has accounted for all", time.Second, func() error {
+			return errors.Join(c.accounted(small, one...), c.accounted(small, two...))
+		})
 	}
-	if err := halves(); err != nil {
-		t.Error(err)
-	}
+	halves()
 	c.wait("each half sees itself only", foundDead, func() error { return errors.Join(c.separate(one...), c.separate(two...)) })
 	for _, n := range c.nodes {
-		if out := n.must("status", "ipam"); strings.Count(out, " - unreachable!\n") != 2 {
-			t.Errorf("status ipam of %s during the cut:\n%s", n.Name(), out)
-		}
+		c.wait(n.Name()+" says who is out of reach", time.Second, func() error {
+			if out := n.must("status", "ipam"); strings.Count(out, " - unreachable!\n") != 2 {
+				return errors.New(out)
+			}
+			return nil
+		})
 	}
 	// After a while people are asked what to do; nothing is done without them.
 	for _, n := range c.nodes {
@@ -91,16 +95,12 @@ func TestCutHalvesAllocate(t *testing.T) {
 			return nil
 		})
 	}
-	if err := halves(); err != nil {
-		t.Error(err)
-	}
+	halves()
 	// What a half has left is found there also now.
 	for _, n := range []*node{one[1], two[1]} {
 		n.allot(refs[n][few])
 	}
-	if err := halves(); err != nil {
-		t.Error(err)
-	}
+	halves()
 
 	change(t, c.HealAll(t.Context()))
 	c.wait("all see all", 20*time.Second, func() error { return c.isMesh() })

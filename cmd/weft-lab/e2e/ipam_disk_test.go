@@ -19,7 +19,7 @@ func (n *node) belongings() string {
 // On a full disk an address is given whole or not at all, the error says why in
 // one line, and all is well once there is room.
 func TestDiskFull(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	skipHere(t)
 	small := func(dir string) string {
 		return fmt.Sprintf("mkdir -p %[1]s && mount -t tmpfs -o size=3m,mode=700 small %[1]s", dir)
@@ -64,9 +64,7 @@ func TestDiskFull(t *testing.T) {
 			// What happens to fit where something was before may still be done.
 			static := n.whileFull(t, "attach", "10.32.0.200/12", refs[50])
 			exposed := n.whileFull(t, "expose")
-			if err := errors.Join(linked(boxes), c.accounted(theRange())); err != nil {
-				t.Error(err)
-			}
+			c.wait("all that was given is there", time.Second, func() error { return errors.Join(linked(boxes), c.accounted(theRange())) })
 			n.sh("rm " + tc.disk + "/fill")
 			c.wait("it works again", time.Second, func() error {
 				a, err := n.tryAllot(refs[given])
@@ -105,7 +103,7 @@ func (n *node) whileFull(t *testing.T, args ...string) bool {
 // A database that was damaged is set aside with a message. What it said comes
 // back: space from the peers, addresses from the containers.
 func TestDamagedDatabase(t *testing.T) {
-	t.Parallel() // it waits for the peers after each start
+	parallel(t) // it waits for the peers after each start
 	c := joined(t, 2)
 	h1 := c.nodes[0]
 	boxes := append(c.giveEach(), h1.give("d1"))
@@ -174,7 +172,7 @@ func TestDamagedDatabase(t *testing.T) {
 // the identity: the host is a new one, whose containers go on, and keep their
 // addresses, though these belong to a host that will not come back.
 func TestStateDirectoryDeleted(t *testing.T) {
-	t.Parallel() // the former identity must be found dead
+	parallelAs(t, idle, 20*time.Second) // the former identity must be found dead
 	c := joined(t, 3)
 	h1, h2 := c.nodes[0], c.nodes[1]
 	boxes := append(c.giveEach(), h1.give("d1"))
@@ -206,9 +204,12 @@ func TestStateDirectoryDeleted(t *testing.T) {
 	more := []*box{h1.give("e1"), h2.give("e2"), c.nodes[2].give("e3")}
 	distinct(t, addrsOf(append(more, boxes...)...))
 	c.wait("the new ones reach all", 2*time.Second, func() error { return linked(append(more, boxes...)) })
-	if s := h1.mustSpace(); s.Active != 3 || len(s.Pending) != len(mine) || s.Pending[0].Kind != "claim" || s.Pending[0].Why == "" {
-		t.Errorf("the status of the new host: %d active, pending %+v", s.Active, s.Pending)
-	}
+	c.wait("the new host says what it waits for", time.Second, func() error {
+		if s := h1.mustSpace(); s.Active != 3 || len(s.Pending) != len(mine) || s.Pending[0].Kind != "claim" || s.Pending[0].Why == "" {
+			return fmt.Errorf("%d active, pending %+v", s.Active, s.Pending)
+		}
+		return nil
+	})
 
 	// The remedy is the one for every host that is gone.
 	n := c.nodes[2]
@@ -230,7 +231,7 @@ func TestStateDirectoryDeleted(t *testing.T) {
 	for _, b := range mine {
 		n.refused(1, []string{b.addr.String(), "host1"}, "attach", b.addr.String()+"/12", n.start("y"+b.name).Ref())
 	}
-	if err := linked(append(more, boxes...)); err != nil {
-		t.Error(err)
-	}
+	// Whoever had the former identity as a target introduces itself to who is
+	// there now, which begins their tunnel anew.
+	c.wait("all still reach all", 2*time.Second, func() error { return linked(append(more, boxes...)) })
 }

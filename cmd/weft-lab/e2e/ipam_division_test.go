@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -11,7 +12,7 @@ import (
 // A host that is alone has the whole range, and its settings decide what is
 // given of it.
 func TestDivisionAlone(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	c := newCluster(t, 1)
 	n := c.nodes[0]
 	n.launch("--ipalloc-default-subnet", "10.32.128.0/24")
@@ -103,7 +104,7 @@ func TestDivisionAlone(t *testing.T) {
 // Of two hosts that are to be, the first one waits for the other, says so, and
 // can be told to give up.
 func TestDivisionConsensus(t *testing.T) {
-	t.Parallel() // it waits for what others notice
+	parallel(t) // it waits for what others notice
 	c := newCluster(t, 2)
 	h1, h2 := c.nodes[0], c.nodes[1]
 	h1.launch(h2.Addr().String())
@@ -148,7 +149,7 @@ func TestDivisionConsensus(t *testing.T) {
 // With consensus=3 two of three are enough, one is not, though it named nobody;
 // who comes later gets its part of what is there.
 func TestDivisionConsensusOfThree(t *testing.T) {
-	t.Parallel() // it waits for what others notice
+	parallel(t) // it waits for what others notice
 	c := newCluster(t, 3)
 	h1, h2, h3 := c.nodes[0], c.nodes[1], c.nodes[2]
 	h1.launch("--ipalloc-init", "consensus=3")
@@ -177,7 +178,7 @@ func TestDivisionConsensusOfThree(t *testing.T) {
 // Hosts that were given one list of names divide without asking, and without
 // having met; when they do meet, it is one space.
 func TestDivisionSeed(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	c := newCluster(t, 2)
 	names := []string{"00:00:00:00:00:01", "00:00:00:00:00:02"}
 	var boxes []*box
@@ -206,14 +207,17 @@ func TestDivisionSeed(t *testing.T) {
 	if s := c.nodes[1].mustSpace(); s.Ring != ring || len(s.Warnings) > 0 {
 		t.Errorf("the ring was %s, now: %+v", ring, s)
 	}
-	if out := c.nodes[0].must("status", "ipam"); strings.Contains(out, "unreachable") {
-		t.Errorf("status ipam:\n%s", out)
-	}
+	c.wait("nobody is out of reach", time.Second, func() error {
+		if out := c.nodes[0].must("status", "ipam"); strings.Contains(out, "unreachable") {
+			return errors.New(out)
+		}
+		return nil
+	})
 }
 
 // An observer has others divide, and gets of theirs.
 func TestDivisionObserver(t *testing.T) {
-	t.Parallel() // it waits for what others notice
+	parallel(t) // it waits for what others notice
 	c := newCluster(t, 2)
 	h1, h2 := c.nodes[0], c.nodes[1]
 	h1.launch("--ipalloc-init", "observer")

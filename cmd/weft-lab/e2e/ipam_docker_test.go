@@ -13,7 +13,7 @@ import (
 // A container of a Docker engine that is restarted gets its address back; what
 // a removed one had is free after half a minute, and not before.
 func TestDockerKeepsAddress(t *testing.T) {
-	t.Parallel() // it waits for half a minute
+	parallelAs(t, ordinary, 40*time.Second) // it waits for half a minute
 	if _, err := exec.LookPath("dockerd"); err != nil && run.datapath == "userspace" {
 		t.Fatal("this test needs docker.io:", err)
 	}
@@ -48,20 +48,18 @@ func TestDockerKeepsAddress(t *testing.T) {
 		}
 		n.must("detach", between.Ref())
 		c.wait("it answers again", time.Second, func() error { return reach(addrs["web"]) })
-		if err := n.lookUp("web", addrs["web"].String()); err != nil {
-			t.Error(err)
-		}
+		c.wait("its name is there", time.Second, func() error { return n.lookUp("web", addrs["web"].String()) })
 	}
 	before := n.mustSpace().Active
-	n.docker("rm", "-f", "db")
 	begun := time.Now()
+	n.docker("rm", "-f", "db")
 	c.wait("ps does not list it", time.Second, func() error {
 		if out := n.must("ps"); strings.Contains(out, addrs["db"].String()) {
 			return errors.New(out)
 		}
 		return nil
 	})
-	if got := n.mustSpace().Active; got != before {
+	if got := n.mustSpace().Active; got != before && time.Since(begun) < 20*time.Second {
 		t.Errorf("%d addresses are active right after a death, before %d", got, before)
 	}
 	c.wait("the address of the removed one is free", 30*time.Second, func() error {
@@ -80,7 +78,5 @@ func TestDockerKeepsAddress(t *testing.T) {
 	if a := n.allot("web"); a != addrs["web"] {
 		t.Errorf("it gets %s, it had %s", a, addrs["web"])
 	}
-	if err := reach(addrs["web"]); err != nil {
-		t.Error(err)
-	}
+	c.wait("it still answers", time.Second, func() error { return reach(addrs["web"]) })
 }

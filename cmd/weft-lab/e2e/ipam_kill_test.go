@@ -19,7 +19,7 @@ func streamTime(t *testing.T) time.Duration {
 	t.Helper()
 	text := os.Getenv("WEFT_SOAK")
 	if text == "" {
-		return time.Minute
+		return 20 * time.Second
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil {
@@ -108,7 +108,7 @@ func (s *streamer) step(t *testing.T, all *claims, r *rand.Rand) error {
 // killed at any moment. Nothing is ever given twice, and afterwards every
 // address is where ps, the interfaces and the allocator say, and can be freed.
 func TestKillUnderStream(t *testing.T) {
-	t.Parallel() // most of it is waiting for the grace of what died with a daemon
+	parallelAs(t, ordinary, 30*time.Second) // most of it is waiting for the grace of what died with a daemon
 	const each, workers = 9, 3
 	c := joined(t, 2)
 	all := &claims{t: t, by: map[netip.Addr]string{}}
@@ -146,9 +146,11 @@ func TestKillUnderStream(t *testing.T) {
 					failed[why[max(0, strings.LastIndex(why, "weft: ")):]]++
 				}
 				mu.Unlock()
+				pause := 10 * time.Millisecond // daemons and other tests need the processor, too
 				if err != nil {
-					time.Sleep(50 * time.Millisecond) // nobody is there
+					pause = 50 * time.Millisecond // nobody is there
 				}
+				rest(ctx, pause)
 			}
 		})
 	}
@@ -175,7 +177,7 @@ func TestKillUnderStream(t *testing.T) {
 			t.Errorf("%d times: %s", count, why)
 		}
 	}
-	if done < 10*kills {
+	if done < 5*kills {
 		t.Errorf("%d commands are no stream", done)
 	}
 
@@ -208,7 +210,7 @@ func TestKillUnderStream(t *testing.T) {
 // isDeath says whether an error is that of a command whose daemon died, or was
 // not there.
 func isDeath(text string) bool {
-	for _, s := range []string{"weftd ended before it answered", "weftd is not reachable", "connection reset by peer", "broken pipe"} {
+	for _, s := range []string{"weftd ended before it answered", "weftd is not reachable"} {
 		if strings.Contains(text, s) {
 			return true
 		}

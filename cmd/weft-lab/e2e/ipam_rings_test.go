@@ -82,7 +82,7 @@ func (c *cluster) becomeOne(boxes []*box, nodes ...*node) {
 // Two hosts that both gave addresses before they met keep their spaces apart.
 // They say so and what to do; all else works.
 func TestTwoSpacesMeet(t *testing.T) {
-	t.Parallel() // it waits for what others notice
+	parallel(t) // it waits for what others notice
 	c, boxes := twoSpaces(t, 2)
 	h1, h2 := c.nodes[0], c.nodes[1]
 	h2.must("connect", h1.Addr().String())
@@ -117,7 +117,7 @@ func TestTwoSpacesMeet(t *testing.T) {
 
 // The same when it is a third host that brings them together.
 func TestTwoSpacesMeetThroughThird(t *testing.T) {
-	t.Parallel() // it waits for what others notice
+	parallel(t) // it waits for what others notice
 	c, boxes := twoSpaces(t, 3)
 	h1, h2, h3 := c.nodes[0], c.nodes[1], c.nodes[2]
 	h3.launch(h1.Addr().String(), h2.Addr().String())

@@ -39,7 +39,7 @@ func takenOver(ips uint64, who identity, name string) string {
 // not before. What its containers have stays theirs; when it comes back after
 // all it gives nothing of what it lost.
 func TestRemovePeer(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	c := joined(t, 3)
 	h1, h2, h3 := c.nodes[0], c.nodes[1], c.nodes[2]
 	boxes := append(c.giveEach(), h2.give("d2"))
@@ -114,7 +114,7 @@ func TestRemovePeer(t *testing.T) {
 // of it: who cannot be asked is named, or force is used. Two who take over the
 // same space at one moment do not both get it.
 func TestRemovePeersOutOfReach(t *testing.T) {
-	t.Parallel() // it waits for what others notice
+	parallel(t) // it waits for what others notice
 	c := joined(t, 4)
 	h1, h2, h3, h4 := c.nodes[0], c.nodes[1], c.nodes[2], c.nodes[3]
 	c.giveEach()
@@ -193,7 +193,7 @@ func TestRemovePeersOutOfReach(t *testing.T) {
 
 // A host that is reset gives its space away first, and the others forget it.
 func TestResetHandsOver(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	c := joined(t, 3)
 	h1, h2, h3 := c.nodes[0], c.nodes[1], c.nodes[2]
 	boxes := append(c.giveEach(), h3.give("d3"))
@@ -271,7 +271,7 @@ func TestResetHandsOver(t *testing.T) {
 // Where nobody reaches it, it is taken for gone though it is not: then an
 // address may be given twice, which is told on all sides.
 func TestRemovePeerInCut(t *testing.T) {
-	t.Parallel() // it waits until a cut is taken for a death
+	parallelAs(t, idle, 30*time.Second) // it waits until a cut is taken for a death
 	c := joined(t, 3)
 	h1, h2, h3 := c.nodes[0], c.nodes[1], c.nodes[2]
 	boxes := c.giveEach()
@@ -310,9 +310,7 @@ func TestRemovePeerInCut(t *testing.T) {
 	if e := h1.entryOf(h2.identity()); e.IPs != lost+mine {
 		t.Errorf("host2 owns %d, want %d", e.IPs, lost+mine)
 	}
-	if err := linked(boxes); err != nil {
-		t.Error(err)
-	}
+	c.wait("all reach all", time.Second, func() error { return linked(boxes) })
 	distinct(t, addrsOf(append(boxes, alone, h1.give("late"), h2.give("late"))...))
 	h2.must("detach", twin.Ref())
 	c.settles("it is one's own again", 5*time.Second)

@@ -12,7 +12,7 @@ import (
 // Whoever waits for an address can be told to give up, in every way there is,
 // and nothing is left of it.
 func TestWaitingEnds(t *testing.T) {
-	t.Parallel() // it waits for what is said to people
+	parallel(t) // it waits for what is said to people
 	c := newCluster(t, 2)
 	n := c.nodes[0]
 	n.launch(c.nodes[1].Addr().String()) // which is not up
@@ -91,7 +91,7 @@ func TestWaitingEnds(t *testing.T) {
 // he gave away. A machine that does not come back is waited for, by name, and
 // not for ever.
 func TestPowerCutAllocates(t *testing.T) {
-	t.Parallel() // it waits for a host that is dead
+	parallelAs(t, idle, 65*time.Second) // it waits for a host that is dead
 	c := joined(t, 3)
 	h1, h2, h3 := c.nodes[0], c.nodes[1], c.nodes[2]
 	boxes := c.giveEach()

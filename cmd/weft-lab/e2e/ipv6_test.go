@@ -4,6 +4,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/weftnet/weft/router/api"
 )
 
 // A kernel without IPv6 is refused at launch, with the reason, and nothing is
@@ -20,6 +22,7 @@ func TestKernelWithoutIPv6(t *testing.T) {
 	if r.Exit != 1 || !strings.Contains(r.Stderr, "no IPv6") || !strings.Contains(r.Stderr, "ipv6.disable=1") || r.Stdout != "" {
 		t.Errorf("launch: %v", r)
 	}
+	n.finds("kernel-ipv6", api.Problem, "", "the kernel has IPv6: no")
 	if out := n.sh("ip -o link"); strings.Contains(out, "weft") {
 		t.Errorf("interfaces are left:\n%s", out)
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +19,7 @@ type settings struct {
 	bin, datapath, artefacts string
 	all                      bool // also what the list leaves out
 	mixed                    bool // every second host has the other data path
+	turns                    *turns
 }
 
 func newSettings() *settings {
@@ -35,6 +38,8 @@ var run = newSettings()
 func TestMain(m *testing.M) {
 	lab.Init()
 	flag.Parse()
+	parallel, _ := strconv.Atoi(flag.Lookup("test.parallel").Value.String())
+	run.turns = newTurns(parallel)
 	if err := run.check(); err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		os.Exit(2)
@@ -52,13 +57,26 @@ func (s *settings) check() error {
 }
 
 // slow is by how much everything takes longer here than where goals are meant:
-// without hardware acceleration a guest is slow.
+// without hardware acceleration a guest is slow, and so is a machine on which many
+// programs wait for each processor.
 func (s *settings) slow() time.Duration {
-	if s.datapath == "kernel" {
+	if s.emulated() {
 		return 4
+	}
+	if b, err := os.ReadFile("/proc/loadavg"); err == nil {
+		var load float64
+		if _, err := fmt.Sscan(string(b), &load); err == nil && load > busy*float64(runtime.NumCPU()) {
+			return 2
+		}
 	}
 	return 1
 }
+
+// busy is the load of a processor from which on everything takes twice as long.
+const busy = 3
+
+// emulated says that this is a guest, where every daemon takes long to start.
+func (s *settings) emulated() bool { return s.datapath == "kernel" }
 
 // need ends the test when it cannot run here. It is loud about it, and an error
 // where everything is expected to be there.
@@ -89,7 +107,7 @@ func skipHere(t testing.TB) {
 	t.Helper()
 	name, _, _ := strings.Cut(t.Name(), "/")
 	for _, s := range skips() {
-		if s.test == name && s.datapath == run.datapath && !run.all {
+		if s.test == name && (s.datapath == run.datapath || run.mixed && s.datapath == "mixed") && !run.all {
 			t.Skip("left out with this data path: " + s.reason)
 		}
 	}

@@ -135,7 +135,7 @@ func manyAddr(i int) netip.Prefix {
 // once, all get what they asked for and leave nothing behind, through the API
 // and by the command.
 func TestManyAttachments(t *testing.T) {
-	t.Parallel()
+	parallelAs(t, ordinary, 25*time.Second)
 	c := joined(t, 2)
 	n := c.nodes[0]
 	boxes := c.attachEach()
@@ -183,11 +183,12 @@ func TestManyAttachments(t *testing.T) {
 		n.allListed(t)
 		for i := 0; i < many; i += many / 10 {
 			for _, from := range boxes { // on this host and on the other
-				ctx, cancel := tries(t, 5*time.Second)
-				if _, err := from.Ping(ctx, manyAddr(i).Addr(), 64, nil); err != nil {
-					t.Error(err)
-				}
-				cancel()
+				wait(t, fmt.Sprintf("%s reaches %s", from.Name(), manyAddr(i)), time.Second, func() error {
+					ctx, cancel := tries(t, time.Second)
+					defer cancel()
+					_, err := from.Ping(ctx, manyAddr(i).Addr(), 64, nil)
+					return err
+				})
 			}
 		}
 		begun = time.Now()

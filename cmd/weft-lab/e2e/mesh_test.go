@@ -4,12 +4,13 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Three hosts in a ring, each naming only the next, become a full mesh whatever
 // the order in which they start.
 func TestAnyOrder(t *testing.T) {
-	t.Parallel()
+	parallelAs(t, ordinary, 25*time.Second)
 	for _, order := range [][]int{{1, 2, 3}, {1, 3, 2}, {2, 1, 3}, {2, 3, 1}, {3, 1, 2}, {3, 2, 1}} {
 		t.Run(strings.Trim(fmt.Sprint(order), "[]"), func(t *testing.T) {
 			c := newCluster(t, 3)
@@ -36,7 +37,7 @@ func TestAnyOrder(t *testing.T) {
 
 // Targets may be named in every form there is.
 func TestTargetForms(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	c := newCluster(t, 5)
 	h1 := c.nodes[0]
 	h1.launch()

@@ -26,7 +26,7 @@ func resolveBy(t *testing.T, server netip.Addr, nodes ...*node) {
 // Peers are found under a name of the DNS, in whatever form, and at another
 // port, by address and by name.
 func TestTargetNames(t *testing.T) {
-	t.Parallel()
+	parallelAs(t, ordinary, 25*time.Second)
 	c := newCluster(t, 4)
 	usual, moved, caller, place := c.nodes[0], c.nodes[1], c.nodes[2], c.nodes[3]
 	s := newNameServer(t, place, place.Addr())
@@ -66,7 +66,7 @@ func TestTargetNames(t *testing.T) {
 // A name is resolved again at every attempt: it may appear later, and stand for
 // another address whenever it likes.
 func TestTargetNameChanges(t *testing.T) {
-	t.Parallel() // it waits for attempts
+	parallelAs(t, ordinary, 25*time.Second) // it waits for attempts
 	c := newCluster(t, 4)
 	first, caller, second, place := c.nodes[0], c.nodes[1], c.nodes[2], c.nodes[3]
 	const name = "peer.example"
@@ -109,7 +109,7 @@ func TestTargetNameChanges(t *testing.T) {
 // the container's end of an attachment. They work among themselves and with
 // hosts that have it.
 func TestIPv6Off(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	off := map[string]string{"net/ipv6/conf/all/disable_ipv6": "1", "net/ipv6/conf/default/disable_ipv6": "1"}
 	c := newCluster(t, 3, func(topology *lab.Topology) {
 		for i := range 2 {
@@ -179,7 +179,7 @@ func TestIPv6Off(t *testing.T) {
 // The network between the hosts may be IPv6, on both or on one of them alone:
 // containers notice nothing, whatever the size of what they send.
 func TestOverIPv6(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	for _, tc := range []struct {
 		name   string
 		change func(*lab.Topology)

@@ -31,6 +31,16 @@ func (b *box) ask(network, name string, kind, size uint16) (*dns.Msg, error) {
 	return answer, err
 }
 
+// answer asks for an address until there is an answer.
+func (b *box) answer(t *testing.T, network, name string, size uint16) (m *dns.Msg) {
+	t.Helper()
+	wait(t, fmt.Sprintf("%s is answered by %s with %d", b.Name(), network, size), time.Second, func() (err error) {
+		m, err = b.ask(network, name, dns.TypeA, size)
+		return err
+	})
+	return m
+}
+
 // everywhere asks in all containers and says what of the answer is not as it
 // should be: "NOERROR" and the answers in order, or another code.
 func everywhere(boxes []*box, name string, kind uint16, want ...string) error {
@@ -66,7 +76,7 @@ const ok, none, zone = "NOERROR", "NXDOMAIN", ".weft.internal."
 
 // What is said of names on one host holds on all within a second.
 func TestNamesAreQuick(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	c := joined(t, 3)
 	boxes := c.attachEach()
 	whole(c, boxes)
@@ -105,25 +115,28 @@ func TestNamesAreQuick(t *testing.T) {
 			)
 		})
 	}
-	if err := everywhere(boxes, "2.1.32.10.in-addr.arpa.", dns.TypePTR, ok, "web"+zone); err != nil {
-		t.Error(err)
-	}
+	wait(t, "the address has its name", time.Second, func() error {
+		return everywhere(boxes, "2.1.32.10.in-addr.arpa.", dns.TypePTR, ok, "web"+zone)
+	})
 	if err := web.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	wait(t, "the names of a dead container are gone", time.Second, func() error {
 		return everywhere(boxes, "web"+zone, dns.TypeA, none)
 	})
-	for _, b := range boxes {
-		if m, err := b.ask("udp", "2.1.32.10.in-addr.arpa.", dns.TypePTR, 0); err != nil || len(m.Answer) > 0 {
-			t.Errorf("%s: the dead container's address has a name: %v, %v", b.Name(), m, err)
+	wait(t, "the dead container's address has no name", time.Second, func() error {
+		for _, b := range boxes {
+			if m, err := b.ask("udp", "2.1.32.10.in-addr.arpa.", dns.TypePTR, 0); err != nil || len(m.Answer) > 0 {
+				return fmt.Errorf("%s: %w: %v", b.Name(), errors.Join(err, errors.New("it has one")), m)
+			}
 		}
-	}
+		return nil
+	})
 }
 
-// The answers are those of CLI.md, on every host, whoever asks in whatever way.
+// The answers are those of docs/protocol.md#names, on every host, whoever asks in whatever way.
 func TestNameAnswers(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	c := joined(t, 2)
 	boxes := c.attachEach()
 	whole(c, boxes)
@@ -172,15 +185,12 @@ func TestNameAnswers(t *testing.T) {
 		return nil
 	})
 	for _, b := range boxes {
-		m, err := b.ask("udp", "mIxEd.WEFT.internal.", dns.TypeA, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		m := b.answer(t, "udp", "mIxEd.WEFT.internal.", 0)
 		if m.Answer[0].Header().Name != "mIxEd.WEFT.internal." || m.Answer[0].Header().Ttl != 1 || !m.Authoritative || !m.RecursionAvailable {
 			t.Errorf("%s: the answer is not in the form asked for:\n%v", b.Name(), m)
 		}
-		if m, err = b.ask("udp", "nobody.weft.internal.", dns.TypeA, 0); err != nil || len(m.Ns) != 1 || m.Ns[0].Header().Rrtype != dns.TypeSOA {
-			t.Errorf("%s: %v: nothing says how long the absence may be remembered:\n%v", b.Name(), err, m)
+		if m = b.answer(t, "udp", "nobody.weft.internal.", 0); len(m.Ns) != 1 || m.Ns[0].Header().Rrtype != dns.TypeSOA {
+			t.Errorf("%s: nothing says how long the absence may be remembered:\n%v", b.Name(), m)
 		}
 		// What is too large for a datagram is said to be cut, unless the asker
 		// takes more, or comes by TCP.
@@ -189,11 +199,7 @@ func TestNameAnswers(t *testing.T) {
 			size    uint16
 			cut     bool
 		}{{"udp", 0, true}, {"udp", 1232, false}, {"udp", 4096, false}, {"tcp", 0, false}, {"tcp", 1232, false}} {
-			m, err := b.ask(q.network, "many.weft.internal.", dns.TypeA, q.size)
-			if err != nil {
-				t.Errorf("%s by %s with %d: %v", b.Name(), q.network, q.size, err)
-				continue
-			}
+			m := b.answer(t, q.network, "many.weft.internal.", q.size)
 			got := said(m)[1:]
 			m.Compress = true // as it came
 			if m.Truncated != q.cut || q.cut && (len(got) == 0 || m.Len() > 512) || !q.cut && !slices.Equal(got, many) {
@@ -221,7 +227,7 @@ func TestNameAnswers(t *testing.T) {
 // Other names come from the host's own resolvers, and what they do not know is
 // unknown.
 func TestNamesOfOthers(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	c := newCluster(t, 2)
 	place := c.nodes[1]
 	s := newNameServer(t, place, place.Addr())
@@ -234,16 +240,16 @@ func TestNamesOfOthers(t *testing.T) {
 	} {
 		wait(t, name+" from a container", time.Second, func() error { return everywhere([]*box{b}, name, dns.TypeA, want...) })
 	}
-	before := <-s.asked
-	s.asked <- before
-	for _, name := range []string{"c1.weft.internal.", "nobody.weft.internal.", "c1.", "shop.invalid."} {
-		if _, err := b.ask("udp", name, dns.TypeA, 0); err != nil {
-			t.Error(err)
+	ours := []string{"c1.weft.internal.", "nobody.weft.internal.", "c1.", "shop.invalid."}
+	for _, name := range ours {
+		b.answer(t, "udp", name, 0)
+	}
+	for _, name := range ours {
+		if n := s.askedFor(name); n > 0 {
+			t.Errorf("%d questions about %s went out", n, name)
 		}
 	}
-	after := <-s.asked
-	s.asked <- after
-	if after != before {
-		t.Errorf("%d questions about names of the switch went out", after-before)
+	if s.askedFor("shop.example.") == 0 {
+		t.Error("no question about another name went out: this shows nothing")
 	}
 }

@@ -3,6 +3,8 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -131,12 +133,41 @@ func (s *split) nobodyLost() error {
 	return nil
 }
 
-// hold fails the test when f ever gives an error until the time has passed.
+// silence is an answer that did not come in time: whatever it was to say, it may
+// say again. On a busy machine one is late now and then.
+type silence struct{ error }
+
+func (s silence) Unwrap() error { return s.error }
+
+// silent says whether an error is of silences alone.
+func silent(err error) bool {
+	switch e := err.(type) { //nolint:errorlint // what is around it is looked into
+	case silence:
+		return true
+	case interface{ Unwrap() []error }:
+		return !slices.ContainsFunc(e.Unwrap(), func(err error) bool { return !silent(err) })
+	}
+	return false
+}
+
+// longSilence is for how long nothing may be heard of what is held.
+const longSilence = 5 * time.Second
+
+// hold fails the test when f gives an error before the time has passed: at once
+// when that is a wrong answer; when it is none after a while, or when that was so
+// for half of the time.
 func hold(t *testing.T, what string, until time.Time, f func() error) {
 	t.Helper()
 	looked := 0
+	begun := time.Now()
+	heard, deaf := begun, time.Duration(0)
 	for time.Now().Before(until) {
-		if err := f(); err != nil {
+		asked := time.Now()
+		err := f()
+		switch {
+		case err == nil:
+			heard = time.Now()
+		case !silent(err) || time.Since(heard) > longSilence*run.slow():
 			t.Fatalf("%s, %s before the end: %v", what, time.Until(until).Round(time.Second), err)
 		}
 		looked++
@@ -145,6 +176,12 @@ func hold(t *testing.T, what string, until time.Time, f func() error) {
 			t.Fatal(t.Context().Err())
 		case <-time.After(250 * time.Millisecond):
 		}
+		if err != nil {
+			deaf += time.Since(asked)
+		}
+	}
+	if all := time.Since(begun); deaf > all/2 {
+		t.Fatalf("%s: nothing was heard for %s of %s", what, deaf.Round(time.Second), all.Round(time.Second))
 	}
 	t.Logf("%s: looked %d times", what, looked)
 }
@@ -172,7 +209,7 @@ func (s *split) again(t *testing.T, goal time.Duration) {
 // A host loses its power: its names are gone everywhere once it is declared
 // dead, and those of the others never are. It comes back, and so do they.
 func TestVanishedHostReturns(t *testing.T) {
-	t.Parallel()
+	parallelAs(t, calm, 20*time.Second)
 	s := newSplit(t, 3, withoutSpace)
 	h3 := s.nodes[2]
 	h3name := h3.identity().Name // its own line begins with it, connections are indented
@@ -200,9 +237,7 @@ func TestVanishedHostReturns(t *testing.T) {
 			return nil
 		})
 	}
-	if err := linked(left); err != nil {
-		t.Error(err)
-	}
+	wait(t, "the others reach each other", time.Second, func() error { return linked(left) })
 	if err := h3.Boot(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -214,12 +249,12 @@ func TestVanishedHostReturns(t *testing.T) {
 // Ten seconds without one host, or without any network at all, make nobody take
 // anybody for dead: names stay, and packets flow again by themselves.
 func TestTenSecondsWithoutHost(t *testing.T) {
-	t.Parallel()
+	parallelAs(t, calm, 45*time.Second)
 	outage(t, func(l *lab.Lab) error { return l.Cut(t.Context(), "host2") })
 }
 
 func TestTenSecondsWithoutNetwork(t *testing.T) {
-	t.Parallel()
+	parallelAs(t, calm, 45*time.Second)
 	outage(t, func(l *lab.Lab) error {
 		var all []lab.Fault
 		for _, h := range l.Hosts() {
@@ -239,22 +274,26 @@ func outage(t *testing.T, cut func(*lab.Lab) error) {
 	}
 	change(t, s.HealAll(t.Context()))
 	wait(t, "packets flow again", time.Second, func() error { return linked(s.boxes) })
-	hold(t, "names after the outage", time.Now().Add(longestSuspicion), func() error { return errors.Join(names(), s.nobodyLost()) })
-	if err := s.isMesh(); err != nil {
-		t.Error(err)
-	}
+	// Who was suspected was so within the first seconds.
+	hold(t, "names after the outage", begun.Add(5*time.Second+longestSuspicion), func() error { return errors.Join(names(), s.nobodyLost()) })
+	// A path that failed twice in the outage is left alone for a while.
+	wait(t, "all paths are direct again", 30*time.Second, func() error { return s.isMesh() })
 }
 
 // A partition that is longer than every suspicion heals by itself. On both
 // sides the names are right before, during and after it.
 func TestPartitionHeals(t *testing.T) {
-	t.Parallel()
+	parallelAs(t, calm, 55*time.Second)
 	s := newSplit(t, 3)
 	one, two := s.side(1), s.side(2, 3)
 	begun := change(t, s.Cut(t.Context(), "host1"))
 	sides := func() error { return errors.Join(s.named(one, one), s.named(two, two)) }
 	wait(t, "each side has its own names only", foundDead, sides)
-	hold(t, "names during the partition", begun.Add(90*time.Second), func() error { return errors.Join(sides(), linked(two)) })
+	long := longestSuspicion + 6*time.Second
+	if os.Getenv("WEFT_SOAK") != "" {
+		long = 3 * time.Minute
+	}
+	hold(t, "names during the partition", begun.Add(long), func() error { return errors.Join(sides(), linked(two)) })
 	change(t, s.HealAll(t.Context()))
 	// Nobody may have tried for a minute.
 	s.again(t, 20*time.Second)
@@ -265,25 +304,25 @@ func TestPartitionHeals(t *testing.T) {
 // vouches for both, so names stay, and packets flow wherever they can, between
 // the two by way of the third.
 func TestOneWayCut(t *testing.T) {
-	t.Parallel()
+	parallelAs(t, calm, 50*time.Second)
 	s := newSplit(t, 3)
 	begun := change(t, s.CutOneWay(t.Context(), "host1", "host2"))
-	if err := s.boxes[1].reaches(s.boxes[0]); err == nil {
+	ctx, cancel := tries(t, 500*time.Millisecond)
+	defer cancel()
+	if _, err := s.nodes[1].Ping(ctx, s.nodes[0].Addr(), 64, nil); err == nil {
 		t.Error("an answer came back: nothing is cut")
 	}
-	hold(t, "names during the cut", begun.Add(longestSuspicion+20*time.Second), func() error {
+	hold(t, "names during the cut", begun.Add(longestSuspicion+4*time.Second), func() error {
 		return errors.Join(s.named(s.boxes, s.boxes), s.nobodyLost(), linked(s.side(1, 3)), linked(s.side(2, 3)))
 	})
-	if err := linked(s.boxes); err != nil {
-		t.Errorf("nobody relays between the two: %v", err)
-	}
+	wait(t, "somebody relays between the two", time.Second, func() error { return linked(s.boxes) })
 	change(t, s.HealAll(t.Context()))
 	s.again(t, 5*time.Second)
 }
 
 // Without a third host the two lose each other, and find each other again.
 func TestOneWayCutOfTwo(t *testing.T) {
-	t.Parallel()
+	parallelAs(t, calm, 25*time.Second)
 	s := newSplit(t, 2)
 	change(t, s.CutOneWay(t.Context(), "host1", "host2"))
 	wait(t, "each has its own names only", foundDead, func() error {

@@ -11,7 +11,7 @@ import (
 // start, cut or switch makes two ends void each other's handshakes: they talk
 // again soon, each time.
 func TestBusyEnds(t *testing.T) {
-	t.Parallel()
+	parallelAs(t, calm, 30*time.Second)
 	const delay = 25 * time.Millisecond
 	c := newGraph(t, func(name string) lab.Topology {
 		topology := lab.Flat(name, 3)

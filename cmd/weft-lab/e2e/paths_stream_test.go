@@ -46,10 +46,49 @@ func (a *arrivals) gap(from, to time.Time) time.Duration {
 	return max(longest, to.Sub(last))
 }
 
-// pulse is a stream of pings between two containers, 50 a second.
+// pulse is a stream of pings between two containers, 25 a second.
 type pulse struct {
 	answers arrivals
 	stop    func()
+
+	mu   sync.Mutex
+	asks []ask // by number
+}
+
+// ask is one ping.
+type ask struct {
+	at       time.Time
+	answered bool
+}
+
+// answer notes that the last ping with these 16 bits of its number was answered.
+func (p *pulse) answer(n uint16) {
+	p.answers.add(time.Now())
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last := len(p.asks) - 1
+	if i := last - int(uint16(last)-n); i >= 0 {
+		p.asks[i].answered = true
+	}
+}
+
+// lost is for how long all that was sent between from and to was never answered.
+// Other than a gap that is no longer where who sends has to wait for the processor.
+func (p *pulse) lost(from, to time.Time) (longest time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var first time.Time
+	for _, a := range p.asks {
+		switch {
+		case a.at.Before(from) || a.at.After(to) || a.answered:
+			first = time.Time{}
+			continue
+		case first.IsZero():
+			first = a.at
+		}
+		longest = max(longest, a.at.Sub(first))
+	}
+	return longest
 }
 
 // startPulse begins a stream that ends with the test or with stop.
@@ -68,9 +107,12 @@ func startPulse(t testing.TB, a, b *box) *pulse {
 	var g sync.WaitGroup
 	const id = 0x5757
 	g.Go(func() {
-		tick := time.NewTicker(20 * time.Millisecond)
+		tick := time.NewTicker(40 * time.Millisecond)
 		defer tick.Stop()
 		for n := uint16(0); ; n++ {
+			p.mu.Lock()
+			p.asks = append(p.asks, ask{at: time.Now()})
+			p.mu.Unlock()
 			msg := []byte{8, 0, 0, 0, id >> 8, id & 0xff, byte(n >> 8), byte(n), 'p', 'u', 'l', 's', 'e', 0}
 			binary.BigEndian.PutUint16(msg[2:], internetChecksum(msg))
 			_, _ = c.WriteTo(msg, &net.IPAddr{IP: b.addr.AsSlice()}) // a broken path may refuse
@@ -89,7 +131,7 @@ func startPulse(t testing.TB, a, b *box) *pulse {
 				return
 			}
 			if err == nil && n >= 14 && buf[0] == 0 && binary.BigEndian.Uint16(buf[4:]) == id && from.String() == b.addr.String() {
-				p.answers.add(time.Now())
+				p.answer(binary.BigEndian.Uint16(buf[6:]))
 			}
 		}
 	})
@@ -156,7 +198,7 @@ func startTalk(t testing.TB, a, b *box) *talk {
 			case <-ending:
 				errs <- nil
 				return
-			case <-time.After(10 * time.Millisecond):
+			case <-time.After(25 * time.Millisecond):
 			}
 		}
 	}
@@ -200,6 +242,17 @@ func sentence(n uint64) []byte {
 // gap returns the longest silence of either end.
 func (tk *talk) gap(from, to time.Time) time.Duration {
 	return max(tk.there.gap(from, to), tk.back.gap(from, to))
+}
+
+// after says that something was heard at both ends since then.
+func (tk *talk) after(then time.Time) func() error {
+	return func() error {
+		now := time.Now()
+		if there, back := tk.there.gap(then, now), tk.back.gap(then, now); max(there, back) >= now.Sub(then) {
+			return fmt.Errorf("nothing was heard for %s at one end, %s at the other", there, back)
+		}
+		return nil
+	}
 }
 
 // load is an iperf3 that sends both ways between two containers.

@@ -32,7 +32,7 @@ func shellLines(text string) (lines []string) {
 // The README's own commands work, typed as they stand there: only the token
 // and the name of the first host are filled in, as they say.
 func TestReadmeCommands(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	skipHere(t)
 	if _, err := exec.LookPath("dockerd"); err != nil {
 		t.Fatal("this test needs docker.io:", err)
@@ -90,7 +90,5 @@ func TestReadmeCommands(t *testing.T) {
 	if ran < 6 {
 		t.Errorf("only %d commands were found in the README", ran)
 	}
-	if err := c.isMesh(); err != nil {
-		t.Error(err)
-	}
+	c.waitMesh()
 }

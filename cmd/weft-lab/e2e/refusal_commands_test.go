@@ -54,7 +54,7 @@ func (m mistake) make(t *testing.T, n *node, boxes map[string]*box, run func(...
 // Commands with wrong arguments are refused by a real daemon in one line, with
 // the right code, and change nothing.
 func TestMistakesChangeNothing(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	c := newCluster(t, 1)
 	n := c.nodes[0]
 	n.launch()
@@ -77,7 +77,7 @@ func TestMistakesChangeNothing(t *testing.T) {
 	)
 	before := n.state()
 	whole := n.settled()
-	for _, m := range []mistake{
+	makeAll(t, n, boxes, []mistake{
 		{"attach 10.32.0.9/12 pid:4194304", 1, "container pid:4194304: no such process"},
 		{"attach 10.32.0.9/12 netns:nowhere", 1, "container netns:/run/netns/nowhere: no such network namespace…"},
 		{"attach 10.32.0.9/12 netns:/etc/hosts", 1, "container netns:/etc/hosts: open network namespace /etc/hosts: …"},
@@ -239,14 +239,28 @@ func TestMistakesChangeNothing(t *testing.T) {
 		{"launch --mtu=1300 192.0.2.12", 3, running},
 		{"launch --resume 192.0.2.12", 2, "--resume keeps the peers of the last run: name none, or leave it out"},
 		{"launch --datapath=fast", 2, "--datapath=fast: want auto, kernel or userspace"},
-	} {
-		m.make(t, n, boxes, n.weft)
-		if diff := cmp.Diff(before, n.state()); diff != "" {
-			t.Fatalf("weft %s changed (-before +after):\n%s", m.args, diff)
+	}, func() string { return cmp.Diff(before, n.state()) })
+	c.wait("nothing else has changed", time.Second, func() error {
+		if diff := cmp.Diff(whole, n.settled()); diff != "" {
+			return diffError(diff)
 		}
-	}
-	if diff := cmp.Diff(whole, n.settled()); diff != "" {
-		t.Errorf("something else changed (-before +after):\n%s", diff)
+		return nil
+	})
+}
+
+// makeAll makes every mistake, and looks after every few what they changed: a
+// look is twenty commands.
+func makeAll(t *testing.T, n *node, boxes map[string]*box, tests []mistake, changed func() string) {
+	t.Helper()
+	for some := range slices.Chunk(tests, 8) {
+		var args []string
+		for _, m := range some {
+			m.make(t, n, boxes, n.weft)
+			args = append(args, "weft "+m.args)
+		}
+		if diff := changed(); diff != "" {
+			t.Fatalf("one of these changed something:\n%s\n(-before +after):\n%v", strings.Join(args, "\n"), diffError(diff))
+		}
 	}
 }
 
@@ -280,7 +294,7 @@ func (n *node) listed(name string) {
 // Without a daemon every command that asks it says so, and how to start one.
 // What launch refuses leaves nothing behind.
 func TestMistakesWithoutDaemon(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	c := newCluster(t, 1)
 	n := c.nodes[0]
 	n.sh("iptables -S >/dev/null; nft list ruleset >/dev/null")
@@ -352,12 +366,7 @@ func TestMistakesWithoutDaemon(t *testing.T) {
 		"launch --name=01:00:00:00:00:01", 2,
 		"--name=01:00:00:00:00:01: peer name 01:00:00:00:00:01: want a unicast address that is not zero",
 	})
-	for _, m := range tests {
-		m.make(t, n, boxes, n.weft)
-		if diff := cmp.Diff(before, n.takeSnapshot()); diff != "" {
-			t.Fatalf("weft %s left something: %v", m.args, diffError(diff))
-		}
-	}
+	makeAll(t, n, boxes, tests, func() string { return cmp.Diff(before, n.takeSnapshot()) })
 	// The daemon itself says what is wrong with the host; its log stays.
 	l := listener(t, n, netip.MustParseAddrPort("0.0.0.0:6783"))
 	mistake{

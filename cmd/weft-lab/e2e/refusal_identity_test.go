@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -23,7 +24,7 @@ func copyState(t *testing.T, from, to *node) {
 // Two hosts cannot have one identity. A copied state directory is refused; of a
 // cloned machine, where nothing shows the copy, both hosts and third ones tell.
 func TestOneIdentityTwice(t *testing.T) {
-	t.Parallel() // the two take the tunnels from each other twice a minute
+	parallelAs(t, idle, 70*time.Second) // the two take the tunnels from each other twice a minute
 	c := newCluster(t, 3)
 	first, second, third := c.nodes[0], c.nodes[1], c.nodes[2]
 	first.launch()
@@ -85,11 +86,14 @@ func TestOneIdentityTwice(t *testing.T) {
 		return nil
 	})
 	for _, n := range c.nodes {
-		var s struct{ Warnings []string }
-		unmarshal(t, n.must("status", "-o", "json"), &s)
-		if len(s.Warnings) != 1 || !strings.Contains(s.Warnings[0], "copied state directory") {
-			t.Errorf("warnings of %s: %q", n.Name(), s.Warnings)
-		}
+		wait(t, n.Name()+" warns", time.Second, func() error {
+			var s struct{ Warnings []string }
+			unmarshal(t, n.must("status", "-o", "json"), &s)
+			if len(s.Warnings) != 1 || !strings.Contains(s.Warnings[0], "copied state directory") {
+				return fmt.Errorf("warnings: %q", s.Warnings)
+			}
+			return nil
+		})
 	}
 
 	// And when one of them calls the other.
@@ -98,9 +102,12 @@ func TestOneIdentityTwice(t *testing.T) {
 	refusal{
 		"", second, first.Addr().String(), first.Addr().String() + ":6783", "failed", clone, later, first, second.Addr().String(), "",
 	}.check(t)
-	if !strings.Contains(second.log(), fmt.Sprintf("what=%q", "target "+first.Addr().String()+": "+clone)) {
-		t.Errorf("%s has no warning of the target", second.Name())
-	}
+	wait(t, second.Name()+" warns of the target", time.Second, func() error {
+		if !strings.Contains(second.log(), fmt.Sprintf("what=%q", "target "+first.Addr().String()+": "+clone)) {
+			return errors.New("it does not")
+		}
+		return nil
+	})
 
 	// Once the clone is reset, it is a host like any other.
 	second.must("stop")

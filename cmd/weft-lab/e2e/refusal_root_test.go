@@ -10,7 +10,7 @@ import (
 
 // Without root nothing works, and each command says why.
 func TestMistakesWithoutRoot(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	c := newCluster(t, 1)
 	n := c.nodes[0]
 	n.sh("mkdir /run/nobody && cp $(command -v weft) $(command -v weftd) /run/nobody")

@@ -94,12 +94,12 @@ func deafenSocket(fd int) (bool, error) {
 
 // With the kernel's notifications blocked the sweep finds the same.
 func TestRepairWithoutNotifications(t *testing.T) {
-	t.Parallel()
+	parallelAs(t, idle, 30*time.Second)
 	p := newPatient(t)
 	if n := p.deafen(); n < 2 {
 		t.Fatalf("the daemon has %d sockets for notifications, want one of routing and one of nftables", n)
 	}
-	time.Sleep(time.Second) // what the daemon was told before, it has looked at
+	rest(t.Context(), time.Second*run.slow()) // what the daemon was told before, it has looked at
 	before := len(p.log())
 	// Those that do not undo each other, nor are noticed by other hosts first.
 	broken := slices.DeleteFunc(harms(), func(h harm) bool {
@@ -144,7 +144,7 @@ func TestSweptByChance(t *testing.T) {
 		{"a sweep, at once", swept, time.Time{}, time.Now(), true},
 		{"the next one", swept, time.Now().Add(-sweepTime), time.Now(), true},
 		{"one that is not due", swept, time.Now().Add(-sweepTime / 2), time.Now(), false},
-		{"a sweep, after a while", swept, long, time.Now().Add(-5 * time.Second * run.slow()), false},
+		{"a sweep, after a while", swept, long, time.Now().Add(-20 * time.Second), false},
 		{"a notification", []string{`msg=repaired what="weft-wg was down" how=notified`}, long, time.Now(), false},
 		{"nothing", nil, long, time.Now(), false},
 	} {

@@ -12,7 +12,7 @@ func addrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
 // stop leaves containers attached, reset leaves nothing.
 func TestStopAndReset(t *testing.T) {
-	t.Parallel()
+	parallelAs(t, ordinary, 25*time.Second)
 	c := newCluster(t, 2)
 	var before []snapshot
 	for _, n := range c.nodes {
@@ -36,13 +36,9 @@ func TestStopAndReset(t *testing.T) {
 
 	h1.must("stop")
 	c.wait("the daemon ends", time.Second, h1.noDaemon)
-	if err := boxes[0].reaches(neighbour); err != nil {
-		t.Errorf("after stop, containers of one host: %v", err)
-	}
-	if run.datapath == "kernel" {
-		if err := boxes[0].reaches(boxes[1]); err != nil {
-			t.Errorf("after stop, containers of two hosts: %v", err)
-		}
+	c.wait("after stop, containers of one host reach each other", time.Second, func() error { return boxes[0].reaches(neighbour) })
+	if h1.datapath() == "kernel" {
+		c.wait("after stop, containers of two hosts do", time.Second, func() error { return boxes[0].reaches(boxes[1]) })
 	}
 	if r := h1.weft("stop"); r.Exit != 0 || r.Stderr == "" {
 		t.Errorf("stop of a stopped daemon: %v", r)

@@ -4,6 +4,10 @@
 // owns everything that it makes and takes it down again, also after its owner
 // was killed.
 //
+// One thing is the machine's: with eight hosts or more a lab raises the limits of
+// the kernel's table of neighbours (net.ipv4.neigh.default.gc_thresh1 to 3, and
+// those of IPv6), which all namespaces share, and leaves them raised.
+//
 // It knows nothing about weft. It needs root, overlayfs, veth, bridges and, for
 // faults, the nft command.
 //

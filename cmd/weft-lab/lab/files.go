@@ -9,12 +9,12 @@ import (
 	"path/filepath"
 )
 
-// OwnFiles lists everything in /run, /etc and /var/lib that is this host's own,
-// not the machine's, with mode and content: "/etc/hosts -rw-r--r-- 1f3c…". What
+// OwnFiles lists everything in /run, /etc and /var/lib, or anywhere in a host
+// with systemd, that is this host's own, not the machine's, with mode and content: "/etc/hosts -rw-r--r-- 1f3c…". What
 // Docker keeps is left out.
 func (h *Host) OwnFiles() ([]string, error) {
 	var out []string
-	for _, dir := range overlayDirs() {
+	for _, dir := range h.overlays() {
 		found, err := filesBelow(filepath.Join(overlayOf(h.disk, dir), "upper"), dir)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", h.name, err)

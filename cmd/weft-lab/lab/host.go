@@ -84,14 +84,33 @@ func (h *Host) WriteFile(path, text string) error {
 	return os.WriteFile(filepath.Join(h.Root(), path), []byte(text), 0o644)
 }
 
+// overlays are the directories of which the host has its own version.
+func (h *Host) overlays() []string {
+	if h.Spec().Systemd {
+		return []string{"/"}
+	}
+	return overlayDirs()
+}
+
+// etc is where the host's changes to /etc are kept.
+func (h *Host) etc() string {
+	if h.Spec().Systemd {
+		return filepath.Join(overlayOf(h.disk, "/"), "upper/etc")
+	}
+	return filepath.Join(overlayOf(h.disk, "/etc"), "upper")
+}
+
 // install prepares the host's disk: what differs from the machine's own files.
 func (h *Host) install() error {
-	for _, dir := range overlayDirs() {
+	for _, dir := range h.overlays() {
 		for _, sub := range []string{"upper", "work"} {
 			if err := os.MkdirAll(filepath.Join(overlayOf(h.disk, dir), sub), 0o755); err != nil {
 				return err
 			}
 		}
+	}
+	if err := os.MkdirAll(h.etc(), 0o755); err != nil {
+		return err
 	}
 	if err := os.MkdirAll(filepath.Join(h.disk, "docker"), 0o710); err != nil {
 		return err
@@ -107,9 +126,12 @@ func (h *Host) install() error {
 	for name, text := range map[string]string{
 		"hostname": h.name + "\n", "machine-id": hex.EncodeToString(id[:16]) + "\n", "hosts": hosts.String(), "resolv.conf": resolvConf(h.Spec().Resolvers, nil),
 	} {
-		if err := os.WriteFile(filepath.Join(overlayOf(h.disk, "/etc"), "upper", name), []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(h.etc(), name), []byte(text), 0o644); err != nil {
 			return err
 		}
+	}
+	if h.Spec().Systemd {
+		return nil
 	}
 	// What the machine itself may keep there is not this host's.
 	for _, dir := range []string{"/etc/weft", "/var/lib/weft"} {
@@ -135,11 +157,11 @@ func (h *Host) boot(ctx context.Context) error {
 		cfg.Sysctls["net/ipv4/ip_forward"] = "1"
 		cfg.Sysctls["net/ipv6/conf/all/forwarding"] = "1"
 	}
-	p, err := spawn(ctx, nil, h.name, allNamespaces, cfg, h.lab.owner)
+	p, err := h.firstProcess(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	if h.lab.binDir != "" {
+	if h.lab.binDir != "" && !spec.Systemd {
 		p.SetPath(h.lab.binDir)
 	}
 	h.mu.Lock()

@@ -27,13 +27,16 @@ const (
 
 // initConfig tells a first process what to be.
 type initConfig struct {
-	Kind     string // host | container | switch
+	Kind     string // host | system | container | switch | guard
 	Hostname string
 	Disk     string // of a host: where its overlays are kept
 	// Files of a container, by absolute path; they must exist in the host.
 	Files   map[string]string
 	Sysctls map[string]string
 	Owned   bool // fdOwner is there
+	// Of a system: its files, before its own changes, and what names this boot.
+	Root, BootID, Cgroup string
+	Guarded              process // of a guard: whom it ends
 }
 
 // Init makes the program a lab's first process when it was started as one, and
@@ -47,11 +50,18 @@ func Init() {
 		err = cfg.setUp()
 	}
 	ready := os.NewFile(fdReady, "ready")
+	if err == nil && cfg.Kind == "system" {
+		err = execSystemd() // and closes ready
+	}
 	if err != nil {
 		_, _ = io.WriteString(ready, err.Error())
 		os.Exit(1)
 	}
 	_ = ready.Close()
+	if cfg.Kind == "guard" {
+		cfg.Guarded.guard()
+		os.Exit(0)
+	}
 	if cfg.Owned {
 		go func() {
 			_, _ = os.NewFile(fdOwner, "owner").Read(make([]byte, 1))
@@ -89,8 +99,14 @@ func reap() {
 }
 
 func (c initConfig) setUp() error {
+	if c.Kind == "guard" {
+		return nil
+	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
+	}
+	if c.Kind == "system" {
+		return c.setUpSystem()
 	}
 	if c.Kind != "container" { // which shares its host's PID namespace
 		if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
@@ -121,6 +137,10 @@ func (c initConfig) setUp() error {
 			return err
 		}
 	}
+	return c.setSysctls()
+}
+
+func (c initConfig) setSysctls() error {
 	for k, v := range c.Sysctls {
 		if err := os.WriteFile(filepath.Join("/proc/sys", k), []byte(v), 0); err != nil {
 			return fmt.Errorf("sysctl %s=%s: %w", k, v, err)

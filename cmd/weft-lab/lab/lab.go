@@ -58,10 +58,7 @@ func Up(ctx context.Context, t Topology, o Options) (*Lab, error) {
 	if err := sweep(); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(stateRoot, 0o700); err != nil {
-		return nil, err
-	}
-	if err := os.Mkdir(filepath.Join(stateRoot, t.Name), 0o700); err != nil {
+	if err := makeState(t.Name); err != nil {
 		return nil, fmt.Errorf("lab %s is there already: take it down first (weft-lab down %s): %w", t.Name, t.Name, err)
 	}
 	start, err := startTime(os.Getpid())
@@ -75,13 +72,39 @@ func Up(ctx context.Context, t Topology, o Options) (*Lab, error) {
 	return l, nil
 }
 
+// makeState makes a lab's directory, which must not be there. Whoever takes the
+// last other lab down at the same time removes the one above.
+func makeState(name string) error {
+	for {
+		if err := os.MkdirAll(stateRoot, 0o700); err != nil {
+			return err
+		}
+		if err := os.Mkdir(filepath.Join(stateRoot, name), 0o700); !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+}
+
 func (l *Lab) up(ctx context.Context, o Options) error {
 	say := o.Progress
 	if say == nil {
 		say = func(string) {}
 	}
-	if err := removeTree(filepath.Join(diskRoot, l.topology.Name)); err != nil {
+	disk := filepath.Join(diskRoot, l.topology.Name)
+	if err := removeTree(disk); err != nil {
 		return err
+	}
+	for { // whoever takes the last other lab down at the same time removes the directory above
+		if err := os.MkdirAll(disk, 0o755); err == nil {
+			break
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	if len(l.topology.Hosts) >= manyHosts {
+		if err := roomForNeighbours(neighRoot); err != nil {
+			say("this machine's table of neighbours may be too small for so many hosts: " + err.Error())
+		}
 	}
 	if !l.keep {
 		var err error
@@ -183,6 +206,7 @@ func Open(name string) (*Lab, error) {
 			h.Place = &Place{name: spec.Name, pid: -1, pidfd: -1}
 			continue // halted
 		}
+		h.own = spec.Systemd
 		for c, p := range s.Containers[spec.Name] {
 			place, err := openPlace(spec.Name+"/"+c, p, l.binDir)
 			if err != nil {

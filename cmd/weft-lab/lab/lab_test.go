@@ -77,6 +77,7 @@ func TestHostsAreTheirOwn(t *testing.T) {
 }
 
 func TestRunReportsExit(t *testing.T) {
+	t.Parallel()
 	l := up(t, Flat("", 1))
 	h := l.Host("host1")
 	r := h.RunInput(t.Context(), "in", "sh", "-c", "cat; echo out; echo err >&2; exit 3")
@@ -110,6 +111,7 @@ func TestRunReportsExit(t *testing.T) {
 }
 
 func TestFaults(t *testing.T) {
+	t.Parallel()
 	l := up(t, Flat("", 3))
 	ctx := t.Context()
 	h1, h2, h3 := l.Host("host1"), l.Host("host2"), l.Host("host3")
@@ -188,6 +190,7 @@ func TestFaults(t *testing.T) {
 }
 
 func TestRouter(t *testing.T) {
+	t.Parallel()
 	p := netip.MustParsePrefix
 	l := up(t, Topology{
 		Networks: []Network{
@@ -289,6 +292,7 @@ func TestShape(t *testing.T) {
 }
 
 func TestReboot(t *testing.T) {
+	t.Parallel()
 	topology := Flat("", 2)
 	topology.Hosts[0].Containers = []string{"c1"}
 	l := up(t, topology)
@@ -342,7 +346,10 @@ func TestContainers(t *testing.T) {
 	if err := c.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if r := h.Run(t.Context(), "ls", fmt.Sprintf("/proc/%d/ns/net", c.PID())); r.Exit == 0 {
-		t.Error("a killed container is still there")
-	}
+	eventually(t, "a killed container is gone", func() error { // its init is yet to reap it
+		if r := h.Run(t.Context(), "ls", fmt.Sprintf("/proc/%d/ns/net", c.PID())); r.Exit == 0 {
+			return errors.New("it is still there")
+		}
+		return nil
+	})
 }

@@ -32,6 +32,7 @@ type Place struct {
 	start uint64
 	pidfd int
 	path  string // of commands started here
+	own   bool   // it has programs of its own, not the machine's
 	env   []string
 	nl    *netlink.Handle
 }
@@ -121,6 +122,20 @@ func (p *Place) enter(namespaces int, f func() error) error {
 	return <-done
 }
 
+// Wait blocks until the place's first process has ended, and everything in the
+// place with it.
+func (p *Place) Wait() error {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}}, -1)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("%s: wait for its end: %w", p.name, err)
+		}
+		if n > 0 {
+			return nil
+		}
+	}
+}
+
 // Command prepares a command of this place. Start it with [Place.StartCommand];
 // its own Start would run it outside.
 func (p *Place) Command(ctx context.Context, args ...string) *exec.Cmd {
@@ -136,10 +151,17 @@ func (p *Place) Command(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// look finds a program in the place's PATH; programs are the same everywhere.
+// look finds a program in the place's PATH; programs are the same everywhere but
+// in a host with systemd.
 func (p *Place) look(name string) (string, error) {
 	for dir := range strings.SplitSeq(p.path, ":") {
 		f := filepath.Join(dir, name)
+		if p.own {
+			if _, err := os.Lstat(filepath.Join(p.Root(), f)); err == nil { // a link may lead anywhere there
+				return f, nil
+			}
+			continue
+		}
 		if st, err := os.Stat(f); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
 			return f, nil
 		}

@@ -16,10 +16,8 @@ import (
 // (nil: those of the caller), and waits until it is ready. owner, when not nil,
 // is the reading end of the pipe that keeps it alive.
 func spawn(ctx context.Context, in *Place, name string, flags uintptr, cfg initConfig, owner *os.File) (*Place, error) {
-	exe, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("%s: find the own program: %w", name, err)
-	}
+	// Not its path: a host may have another file system.
+	const exe = "/proc/self/exe"
 	config, configW, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)

@@ -44,6 +44,9 @@ type HostSpec struct {
 	Sysctls map[string]string `json:"sysctls,omitempty" yaml:"sysctls,omitempty"`
 	// Resolvers for /etc/resolv.conf.
 	Resolvers []netip.Addr `json:"resolvers,omitempty" yaml:"resolvers,omitempty"`
+	// Systemd makes it a host with a file system of its own in which Debian's
+	// systemd is the first process, see [SystemRoot].
+	Systemd bool `json:"systemd,omitempty" yaml:"systemd,omitempty"`
 	// Containers to start with the host.
 	Containers []string `json:"containers,omitempty" yaml:"containers,omitempty"`
 }

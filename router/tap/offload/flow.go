@@ -105,14 +105,6 @@ func addresses(v4 bool) (from, to int) {
 	return ethLen + 8, ethLen + ip6Len
 }
 
-// right is whether the checksum of TCP or UDP is. The addresses are before
-// the header, so they are summed up with it.
-func right(frame []byte, l4 int32, v4 bool, proto byte) bool {
-	from, _ := addresses(v4)
-	sum := uint32(fold(add(0, frame[from:]))) + uint32(proto) + uint32(int32(len(frame))-l4)
-	return fold32(sum) == 0xffff
-}
-
 // sum20 is add for an IPv4 header without options.
 func sum20(ip *[ip4Len]byte) uint64 {
 	s, c := bits.Add64(binary.LittleEndian.Uint64(ip[:]), binary.LittleEndian.Uint64(ip[8:]), 0)

@@ -304,14 +304,23 @@ func TestJoinAlone(t *testing.T) {
 		if got := joinAll(New(false), [][]byte{first, second}); a.proto == 17 && len(got) != 2 {
 			t.Errorf("%s: without USO %d pieces", tt.name, len(got))
 		}
-		// Either with a bit wrong, and nothing overtakes.
-		for _, at := range []int{len(first) - 1, len(first) + len(second) - 1} {
-			both := append(bytes.Clone(first), second...)
-			both[at] ^= 4
-			frames := [][]byte{both[:len(first)], both[len(first):]}
-			got := joinAll(New(true), frames)
-			if len(b.payload) > 0 && (len(got) != 2 || !bytes.Equal(got[0].bytes, frames[0]) || !bytes.Equal(got[1].bytes, frames[1])) {
-				t.Errorf("%s: wrong checksum coalesced", tt.name)
+		// Checksums are not looked at: those of what was coalesced are right again.
+		if tt.pieces == 1 {
+			wrong := bytes.Clone(second)
+			wrong[len(wrong)-1] ^= 4
+			got := joinAll(New(true), [][]byte{first, wrong})
+			if len(got) != 1 {
+				t.Errorf("%s: a wrong checksum keeps frames apart", tt.name)
+				continue
+			}
+			segments, err := slowCut(got[0].h, got[0].bytes)
+			ok(t, err)
+			for i, f := range segments {
+				at, err := slowWalk(f, a.proto)
+				ok(t, err)
+				if sum := slowAdd(slowPseudo(f, at, a.proto), uint16(len(f)-at.l4), slowSum(f[at.l4:])); sum != 0xffff {
+					t.Errorf("%s: checksum of segment %d is wrong", tt.name, i)
+				}
 			}
 		}
 	}

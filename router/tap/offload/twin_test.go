@@ -332,7 +332,7 @@ func slowMerge(old output, frames [][]byte, uso bool) (output, bool) {
 }
 
 // meaning is a frame without what means nothing: the ID where DF is set, and
-// which of both zeros a TCP checksum is.
+// what a checksum is that is computed anew.
 func meaning(f []byte, at slowHeaders) []byte {
 	be := binary.BigEndian
 	f = bytes.Clone(f)
@@ -340,9 +340,9 @@ func meaning(f []byte, at slowHeaders) []byte {
 		f[at.l3+4], f[at.l3+5], f[at.l3+10], f[at.l3+11] = 0, 0, 0, 0
 	}
 	if f[at.l3-2] == 0x08 && f[at.l3+9] == 6 || f[at.l3-2] == 0x86 && f[at.l3+6] == 6 {
-		if check := f[at.l4+16:]; be.Uint16(check) == 0xffff {
-			be.PutUint16(check, 0)
-		}
+		be.PutUint16(f[at.l4+16:], 0)
+	} else if check := f[at.l4+6:]; be.Uint16(check) != 0 { // a datagram may have none
+		be.PutUint16(check, 1)
 	}
 	return f
 }

@@ -1,0 +1,6 @@
+//go:build !race
+
+package path
+
+// lossRuns is how many seeds TestLoss tries.
+const lossRuns = 40
