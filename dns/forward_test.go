@@ -138,21 +138,23 @@ func TestForward(t *testing.T) {
 
 // TestForwardSkipsSelf: the host's resolv.conf may name us.
 func TestForwardSkipsSelf(t *testing.T) {
-	n := &network{start: time.Now(), behave: map[netip.AddrPort]string{upstream2: "answers"}}
-	f := newForwarder(func() []netip.AddrPort {
-		return []netip.AddrPort{upstream1, netip.MustParseAddrPort("[::ffff:192.0.2.1]:53"), upstream2}
-	}, []netip.AddrPort{upstream1}, slog.New(slog.DiscardHandler))
-	f.exchange = n.exchange
-	if _, err := f.shared(t.Context(), testCase{ask: "example.com. A"}.question(t)); err != nil {
-		t.Error(err)
-	}
-	if want := []string{"0s udp 192.0.2.2"}; !slices.Equal(n.log, want) {
-		t.Errorf("asked %v", n.log)
-	}
-	f.upstreams = func() []netip.AddrPort { return []netip.AddrPort{upstream1} }
-	if _, err := f.shared(t.Context(), testCase{ask: "example.com. A"}.question(t)); !errors.Is(err, errNoUpstream) {
-		t.Errorf("only ourselves: %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		n := &network{start: time.Now(), behave: map[netip.AddrPort]string{upstream2: "answers"}}
+		f := newForwarder(func() []netip.AddrPort {
+			return []netip.AddrPort{upstream1, netip.MustParseAddrPort("[::ffff:192.0.2.1]:53"), upstream2}
+		}, []netip.AddrPort{upstream1}, slog.New(slog.DiscardHandler))
+		f.exchange = n.exchange
+		if _, err := f.shared(t.Context(), testCase{ask: "example.com. A"}.question(t)); err != nil {
+			t.Error(err)
+		}
+		if want := []string{"0s udp 192.0.2.2"}; !slices.Equal(n.log, want) {
+			t.Errorf("asked %v", n.log)
+		}
+		f.upstreams = func() []netip.AddrPort { return []netip.AddrPort{upstream1} }
+		if _, err := f.shared(t.Context(), testCase{ask: "example.com. A"}.question(t)); !errors.Is(err, errNoUpstream) {
+			t.Errorf("only ourselves: %v", err)
+		}
+	})
 }
 
 // TestForwardLoop: two servers are each other's upstream. The question dies
