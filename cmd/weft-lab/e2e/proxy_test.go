@@ -172,13 +172,14 @@ func TestProxyPasses(t *testing.T) {
 	}
 	ways := []*way{{name: "beside", flag: "-H unix:///run/docker.sock"}, {name: "through", flag: "-H unix:///var/run/weft/docker.sock"}}
 	const tty = `script -qec "docker $H run --rm -it --network none IMAGE sh -c 'tty; stty size; echo done; exit 3'" /dev/null </dev/null; echo $?`
+	// The end of what is attached ends what it prints, too: attach keeps it open.
 	steps := []struct{ name, script string }{
 		{"run -it", tty},
 		{"run -i with the end of input", "printf 'a\\nb\\n' | docker $H run --rm -i --network none IMAGE sh -c 'cat; echo end'"},
 		{"exit code", "docker $H run --rm --network none IMAGE sh -c 'echo err >&2; exit 7' 2>&1; echo $?"},
 		{"exec -i", "head -c 3000000 /dev/zero | docker $H exec -i web sh -c 'cat | md5sum; echo end'"},
 		{"exec -it", `script -qec "docker $H exec -it web tty" /dev/null </dev/null; echo $?`},
-		{"attach", "docker $H run -d -i --name at-$W --network none IMAGE sh -c 'read a; echo got $a; read b; sleep 0.3; echo end' >/dev/null; (printf 'x\\n'; sleep 0.4; printf 'y\\n'; sleep 1) | docker $H attach at-$W; docker $H wait at-$W; docker $H rm at-$W >/dev/null"},
+		{"attach", "docker $H run -d -i --name at-$W --network none IMAGE sh -c 'read a; echo got $a; read b; sleep 0.3; echo end' >/dev/null; (printf 'x\\n'; sleep 0.4; printf 'y\\n'; docker $H wait at-$W >/dev/null; sleep 1) | docker $H attach at-$W; docker $H wait at-$W; docker $H rm at-$W >/dev/null"},
 		{"logs -f", "docker $H run -d --name lo-$W --network none IMAGE sh -c 'for i in 1 2 3; do echo line $i; sleep 0.1; done' >/dev/null; docker $H logs -f lo-$W; docker $H wait lo-$W; docker $H rm lo-$W >/dev/null"},
 		{"wait", "docker $H run -d --name wa-$W --network none IMAGE sh -c 'sleep 0.2; exit 5' >/dev/null; docker $H wait wa-$W; docker $H rm wa-$W >/dev/null"},
 		{"cp", "head -c BULK /dev/urandom >/tmp/in-$W; docker $H cp /tmp/in-$W web:/tmp/f-$W; docker $H cp web:/tmp/f-$W /tmp/out-$W; cmp /tmp/in-$W /tmp/out-$W && echo same; rm /tmp/in-$W /tmp/out-$W; docker $H exec web rm /tmp/f-$W"},
