@@ -132,6 +132,11 @@ func TestRandomGraphs(t *testing.T) {
 		graphs = 1
 	}
 	hosts := 12
+	if run.mixed {
+		// Twelve that have nothing to say would take more than both processors of
+		// the guest: where a daemon gets a hundredth of one, no path is ever found.
+		hosts = 6
+	}
 	if text := os.Getenv("WEFT_HOSTS"); text != "" {
 		var err error
 		if hosts, err = strconv.Atoi(text); err != nil {
