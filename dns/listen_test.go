@@ -6,7 +6,6 @@ import (
 	"os"
 	"runtime"
 	"testing"
-	"time"
 
 	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
@@ -85,12 +84,12 @@ func makeBridge(bridge *netlink.Bridge, a netip.Addr) error {
 
 // query53 asks from this thread's namespace.
 func query53(addr netip.AddrPort, proto string) error {
-	conn, err := net.DialTimeout(proto, addr.String(), time.Second)
+	conn, err := net.DialTimeout(proto, addr.String(), askTime)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	client := dns.Client{Net: proto, Timeout: time.Second}
+	client := dns.Client{Net: proto, Timeout: askTime}
 	req := new(dns.Msg).SetQuestion("web.weft.internal.", dns.TypeA)
 	_, _, err = client.ExchangeWithConn(req, &dns.Conn{Conn: conn})
 	return err
