@@ -275,7 +275,7 @@ func TestAsNobody(t *testing.T) {
 		var out, errs bytes.Buffer
 		c := exec.Command(weft, args...)
 		c.Dir = "/"
-		c.Env = []string{"WEFT_SOCKET=" + socket, "WEFT_STATE_DIR=" + dir + "/state", "PATH=/bin", "GOCOVERDIR=" + cover}
+		c.Env = []string{"WEFT_SOCKET=" + socket, "WEFT_STATE_DIR=" + dir + "/state", "PATH=/bin", "GOCOVERDIR=" + cover, "GORACE=atexit_sleep_ms=0"}
 		c.Stdout, c.Stderr = &out, &errs
 		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 		if err := c.Run(); c.ProcessState == nil {
