@@ -277,21 +277,27 @@ func TestMeasurementsOnAWire(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	const (
+		short = 200 * time.Millisecond
+		long  = 3 * time.Second // where a few must be enough, whoever else computes
+	)
 	h := l.Hosts()
 	w := &way{name: veth, from: h[0].Place, to: h[1].Place, at: h[1].Addr()}
 	if mtu, err := w.mtu(); mtu != 1500 || err != nil {
 		t.Errorf("MTU %d, %v", mtu, err)
 	}
 	for _, kind := range []int{unix.SOCK_STREAM, unix.SOCK_DGRAM} {
-		got, err := w.ask(t.Context(), kind, 200*time.Millisecond)
+		got, err := w.ask(t.Context(), kind, long)
 		if err != nil || got.at(0) <= 0 || got.at(0.5) > got.at(0.99) {
-			t.Errorf("%d round trips, %v", len(got), err)
+			t.Fatalf("%d round trips, %v", len(got), err)
 		}
-		t.Logf("FIGURE %d round trips within 200 ms, p50 %s", len(got), got.at(0.5))
+		t.Logf("FIGURE %d round trips within %s, p50 %s", len(got), long, got.at(0.5))
 	}
-	for _, window := range []int{0, onTheWay} {
-		got, err := w.send(smallSize, window, 200*time.Millisecond)
-		if err != nil || got.rate <= 0 || got.loss < 0 || got.loss > 0.5 {
+	// Without a window the kernel may lose most of it where the processors have
+	// other things to do; with one nothing is lost on a whole wire.
+	for window, most := range map[int]float64{0: 1, onTheWay: 0.02} {
+		got, err := w.send(smallSize, window, short)
+		if err != nil || got.rate <= 0 || got.loss < 0 || got.loss > most {
 			t.Errorf("window %d: %+v, %v", window, got, err)
 		}
 		t.Logf("FIGURE window %d: %.0f packets a second, %.1f %% lost", window, got.rate, 100*got.loss)
@@ -306,13 +312,13 @@ func TestMeasurementsOnAWire(t *testing.T) {
 	if err := l.SetFault(t.Context(), lab.Fault{From: "host1", To: "host2", Percent: 50}); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := w.send(smallSize, 0, 200*time.Millisecond); err != nil || math.Abs(got.loss-0.5) > 0.1 {
+	if got, err := w.send(smallSize, onTheWay, long); err != nil || math.Abs(got.loss-0.5) > 0.1 {
 		t.Errorf("half is lost, it found %+v, %v", got, err)
 	}
 	if err := l.CutPair(t.Context(), "host1", "host2"); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := w.send(smallSize, onTheWay, 200*time.Millisecond); err == nil {
+	if got, err := w.send(smallSize, onTheWay, short); err == nil {
 		t.Errorf("all is lost, it found %+v", got)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

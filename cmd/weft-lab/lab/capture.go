@@ -13,6 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// drainTime bounds how long frames are read after a capture was stopped, should
+// there be no end of them.
+const drainTime = time.Second
+
 // Frame is one Ethernet frame as a host handed it to a network.
 type Frame struct {
 	Time    time.Time
@@ -91,21 +95,23 @@ func (c *Capture) run() {
 		return
 	}
 	buf := make([]byte, 1<<18)
-	for {
-		err := raw.Read(func(fd uintptr) bool {
-			n, from, err := unix.Recvfrom(int(fd), buf, 0)
-			if errors.Is(err, unix.EAGAIN) {
-				return false
-			}
-			if sa, ok := from.(*unix.SockaddrLinklayer); ok && err == nil && sa.Pkttype != unix.PACKET_OUTGOING {
-				c.add(sa.Ifindex, buf[:n])
-			}
-			return true
-		})
-		if err != nil {
-			return
+	receive := func(fd uintptr) bool {
+		n, from, err := unix.Recvfrom(int(fd), buf, 0)
+		if errors.Is(err, unix.EAGAIN) {
+			return false
 		}
+		if sa, ok := from.(*unix.SockaddrLinklayer); ok && err == nil && sa.Pkttype != unix.PACKET_OUTGOING {
+			c.add(sa.Ifindex, buf[:n])
+		}
+		return true
 	}
+	for raw.Read(receive) == nil {
+	}
+	// What was on the wire before the end has arrived, but may not be read yet.
+	_ = raw.Control(func(fd uintptr) {
+		for begun := time.Now(); time.Since(begun) < drainTime && receive(fd); {
+		}
+	})
 }
 
 func (c *Capture) add(index int, data []byte) {
@@ -136,21 +142,21 @@ func (c *Capture) Frames() []Frame {
 	return slices.Clip(c.frames)
 }
 
-// Stop ends the recording and returns everything recorded, and how many frames
-// were missed: a test that claims what was not on the wire wants zero.
+// Stop ends the recording and returns everything recorded, to the last frame that
+// was on the wire before, and how many frames were missed: a test that claims
+// what was not on the wire wants zero.
 func (c *Capture) Stop() (frames []Frame, missed int) {
+	_ = c.file.SetReadDeadline(time.Now()) // it fails when somebody has stopped it
+	<-c.done
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	if !c.stopped {
 		c.stopped = true
 		if st, err := unix.GetsockoptTpacketStats(c.conn, unix.SOL_PACKET, unix.PACKET_STATISTICS); err == nil {
 			c.dropped += int(st.Drops)
 		}
+		_ = c.file.Close()
 	}
-	c.mu.Unlock()
-	_ = c.file.Close()
-	<-c.done
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	return c.frames, c.dropped
 }
 

@@ -24,6 +24,7 @@ func TestShiftClock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	started := time.Now()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +36,7 @@ func TestShiftClock(t *testing.T) {
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		deadline := time.Now().Add(10 * time.Second)
+		deadline := time.Now().Add(30 * time.Second)
 		for near := 0; near < 20; { // some were told before
 			if time.Now().After(deadline) {
 				t.Fatalf("with %s: it never told that time", ahead)
@@ -47,11 +48,12 @@ func TestShiftClock(t *testing.T) {
 			if _, err := fmt.Sscanf(lines.Text(), "%d %d", &wall, &measured); err != nil {
 				continue // of the test's own
 			}
-			if measured < 0 || time.Duration(measured) > time.Minute {
+			if measured < 0 || time.Duration(measured) > time.Since(started) {
 				t.Fatalf("with %s it measures %s", ahead, time.Duration(measured))
 			}
 			near++
-			if d := time.Until(time.Unix(0, wall).Add(-ahead)); d < -time.Second || d > time.Second {
+			// A line may have waited in the pipe; the times are minutes apart.
+			if d := time.Until(time.Unix(0, wall).Add(-ahead)); d < -30*time.Second || d > time.Second {
 				near = 0
 			}
 		}

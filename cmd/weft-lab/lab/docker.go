@@ -88,7 +88,7 @@ func (h *Host) StopDocker() error {
 	select {
 	case <-p.Done():
 		return nil
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute): // it gives its containers 10 s
 		return errors.Join(fmt.Errorf("%s: the Docker engine does not end", h.name), p.Signal(os.Kill))
 	}
 }

@@ -58,7 +58,5 @@ func TestDocker(t *testing.T) {
 			t.Errorf("control groups are left below %s", root)
 		}
 	}
-	if after := machine(t); strings.Join(before, "\n") != strings.Join(after, "\n") {
-		t.Errorf("left on the machine: %v, was %v", after, before)
-	}
+	isAsBefore(t, "left on the machine", before)
 }

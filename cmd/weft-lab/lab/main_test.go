@@ -98,9 +98,16 @@ func eventually(t *testing.T, what string, f func() error) {
 	t.Fatalf("%s: %v", what, err)
 }
 
-// ping tries once, for at most a second.
-func ping(t *testing.T, from *Host, to netip.Addr) error {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+// ping tries once, and waits for the answer.
+func ping(t *testing.T, from *Host, to netip.Addr) error { return pingWithin(t, from, to, soon) }
+
+// answers is for who is not to answer: it waits for a second only.
+func answers(t *testing.T, from *Host, to netip.Addr) bool {
+	return pingWithin(t, from, to, time.Second) == nil
+}
+
+func pingWithin(t *testing.T, from *Host, to netip.Addr, wait time.Duration) error {
+	ctx, cancel := context.WithTimeout(t.Context(), wait)
 	defer cancel()
 	_, err := from.Ping(ctx, to, 64, nil)
 	return err
@@ -164,6 +171,18 @@ func machine(t *testing.T) []string {
 	return all
 }
 
+// isAsBefore compares the machine with what it was. What others make and remove
+// meanwhile does not count: what a lab shows or leaves stays.
+func isAsBefore(t *testing.T, otherwise string, before []string) {
+	t.Helper()
+	eventually(t, otherwise, func() error {
+		if diff := cmp.Diff(before, machine(t)); diff != "" {
+			return fmt.Errorf("(-before +now):\n%s", diff)
+		}
+		return nil
+	})
+}
+
 func gone(name string) error {
 	for _, dir := range []string{filepath.Join(stateRoot, name), filepath.Join(diskRoot, name)} {
 		if _, err := os.Stat(dir); err == nil {
@@ -195,18 +214,14 @@ func TestNothingSurvivesDown(t *testing.T) {
 	if c.PID() <= 1 {
 		t.Fatalf("the container has number %d in its host", c.PID())
 	}
-	if diff := cmp.Diff(before, machine(t)); diff != "" {
-		t.Errorf("a running lab shows on the machine (-before +now):\n%s", diff)
-	}
+	isAsBefore(t, "a running lab shows on the machine", before)
 	if err := l.Down(); err != nil {
 		t.Fatal(err)
 	}
 	if left := processesOf(t, s.pids()); len(left) > 0 {
 		t.Errorf("processes %v are left", left)
 	}
-	if diff := cmp.Diff(before, machine(t)); diff != "" {
-		t.Errorf("left on the machine (-before +now):\n%s", diff)
-	}
+	isAsBefore(t, "left on the machine", before)
 	if err := gone(l.Name()); err != nil {
 		t.Error(err)
 	}

@@ -51,7 +51,7 @@ func TestIntercept(t *testing.T) {
 	if !in.hears("late", soon).IsValid() || time.Since(begun) < 300*time.Millisecond {
 		t.Errorf("late: after %s", time.Since(begun))
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	if err := TransferTCP(ctx, l.Host("host1").Place, l.Host("host2").Place, l.Host("host2").Addr(), Payload(4<<20, "")); err != nil {
 		t.Error(err)
@@ -80,12 +80,14 @@ func TestDelay(t *testing.T) {
 	t.Parallel()
 	l := up(t, Flat("", 2))
 	h1, h2 := l.Host("host1"), l.Host("host2")
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
+	// The quickest of some round trips counts, of as many as it takes where the
+	// processors have other things to do.
 	trip := func(least, most time.Duration) {
 		t.Helper()
 		best := time.Hour
-		for range 5 {
+		for deadline, n := time.Now().Add(soon), 0; n < 5 || best > most && time.Now().Before(deadline); n++ {
 			d, err := h1.Ping(ctx, h2.Addr(), 10, nil)
 			if err != nil {
 				t.Fatal(err)
@@ -117,7 +119,7 @@ func TestDelay(t *testing.T) {
 		t.Fatal(err)
 	}
 	// It has another hardware address: its own packets tell host1.
-	eventually(t, "host2 is back", func() error { return ping(t, h2, h1.Addr()) })
+	eventually(t, "host2 is back", func() error { return pingWithin(t, h2, h1.Addr(), time.Second) })
 	trip(100*time.Millisecond, time.Second)
 	set(Shape{})
 	trip(0, 40*time.Millisecond)

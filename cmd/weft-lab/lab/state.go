@@ -61,7 +61,7 @@ func killWait(fd int) error {
 	if err != nil {
 		return fmt.Errorf("kill: %w", err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); { // with all in its namespace
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 1000)
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("wait for its end: %w", err)

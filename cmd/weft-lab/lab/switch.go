@@ -134,7 +134,7 @@ func (l *Lab) plugPort(h *Host, p port) error {
 // awaitCarrier waits until every link of the host carries: the kernel finds that
 // out by itself, a little later.
 func (h *Host) awaitCarrier() error {
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(2 * time.Millisecond) {
 		links, err := h.nl.LinkList()
 		if err != nil {
 			return fmt.Errorf("host %s: %w", h.name, err)
