@@ -69,6 +69,8 @@ func TestSplitLine(t *testing.T) {
 		{"Err: Could not set the deadline\n", slog.LevelWarn, "Err: Could not set the deadline"},
 		{"[odd\n", slog.LevelWarn, "[odd"},
 		{"", slog.LevelWarn, ""},
+		{`[ERR] memberlist: discarding stream with unacceptable label "": from=10.1.2.3:4` + "\n", slog.LevelDebug, `discarding stream with unacceptable label "": from=10.1.2.3:4`},
+		{`[ERR] memberlist: discarding stream with unacceptable label "other": from=10.1.2.3:4` + "\n", slog.LevelError, `discarding stream with unacceptable label "other": from=10.1.2.3:4`},
 	} {
 		if level, text := splitLine(tt.in); level != tt.level || text != tt.text {
 			t.Errorf("%q: %v %q, want %v %q", tt.in, level, text, tt.level, tt.text)

@@ -17,6 +17,8 @@ var quiet = []string{
 	"Failed to receive", "failed to receive", "Failed to read", "Failed push/pull",
 	"Failed to push", "Got ping for unexpected node", "Was able to connect",
 	"Refuting", "Suspect", "Marking",
+	// The other end closed it before it had said anything.
+	`discarding stream with unacceptable label ""`,
 }
 
 // Write implements io.Writer.
