@@ -5,11 +5,13 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -43,22 +45,55 @@ func TestSilentDaemon(t *testing.T) {
 	}
 }
 
-// TestPatience: an answer that takes long, and a body that comes slowly, are
-// no silence.
-func TestPatience(t *testing.T) {
-	noLeaks(t)
-	c := serve(t, &fake{log: func(_ context.Context, w io.Writer) error {
-		for range 5 {
-			<-time.After(20 * time.Millisecond)
-			_, _ = io.WriteString(w, "a")
-		}
-		return nil
-	}})
-	c.patience = 60 * time.Millisecond
-	var b strings.Builder
-	if err := c.Logs(t.Context(), true, &b); err != nil && !errors.Is(err, ErrUnreachable) || b.String() != "aaaaa" {
-		t.Errorf("%q, %v", b.String(), err)
+// slowly answers each request after a while, and gives the body a byte at a time.
+type slowly struct {
+	answer, pause time.Duration
+	left          int
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (s *slowly) RoundTrip(r *http.Request) (*http.Response, error) {
+	select {
+	case <-time.After(s.answer):
+		return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(s), Request: r}, nil
+	case <-r.Context().Done():
+		return nil, context.Cause(r.Context())
 	}
+}
+
+// Read implements [io.Reader].
+func (s *slowly) Read(b []byte) (int, error) {
+	if s.left == 0 {
+		return 0, io.EOF
+	}
+	s.left--
+	time.Sleep(s.pause)
+	return copy(b, "a"), nil
+}
+
+// TestPatience: an answer that takes long, and a body that comes slowly, are
+// no silence; an answer that takes too long is one.
+func TestPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ln, err := net.Listen("unix", t.TempDir()+"/weft.sock")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close() // whose process it is, is asked there; the rest is not
+		c := NewClient(ln.Addr().String())
+		logs := func(answer time.Duration) (string, error) {
+			c.http.Transport = &slowly{answer: answer, pause: time.Hour, left: 5}
+			var b strings.Builder
+			err := c.Logs(t.Context(), true, &b)
+			return b.String(), err
+		}
+		if got, err := logs(answerTime - time.Second); got != "aaaaa" || err != nil && !errors.Is(err, ErrUnreachable) {
+			t.Errorf("%q, %v", got, err)
+		}
+		if got, err := logs(answerTime + time.Second); got != "" || !errors.Is(err, ErrSilent) {
+			t.Errorf("after too long: %q, %v", got, err)
+		}
+	})
 }
 
 func TestStopped(t *testing.T) {

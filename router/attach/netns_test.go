@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -50,6 +51,36 @@ func (c *container) run(t *testing.T, args ...string) (string, error) {
 	return string(out), err
 }
 
+// linkLocal waits until weft0 has a link-local address, which the kernel makes a
+// moment after the link came up, and returns all that it has.
+func (c *container) linkLocal(t *testing.T) (addrs string) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); <-time.After(10 * time.Millisecond) {
+		out, err := c.run(t, "ip", "addr", "show", "dev", "weft0")
+		check(t, err)
+		if addrs = out; strings.Contains(out, "inet6 fe80::") {
+			return out
+		}
+	}
+	t.Errorf("inside: no link-local address in\n%s", addrs)
+	return addrs
+}
+
+// reaches pings until there is an answer: a port of a bridge forwards a moment
+// after its link came up, and who is not found within three questions is given
+// up. It ends before a stale ARP entry would expire (15 s).
+func (c *container) reaches(t *testing.T, addr string) {
+	t.Helper()
+	var out string
+	var err error
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		if out, err = c.run(t, "ping", "-c", "1", "-W", "1", addr); err == nil {
+			return
+		}
+	}
+	t.Fatalf("ping %s: %v\n%s", addr, err, out)
+}
+
 func open(path string) (Guest, error) { return kernel.Open(path) }
 
 // realHost is a fresh namespace with a switch in it.
@@ -83,9 +114,8 @@ func TestNamespaces(t *testing.T) {
 		}
 	}
 
-	out, err := c1.run(t, "ip", "addr", "show", "dev", "weft0")
-	check(t, err)
-	for _, want := range []string{st.MAC.String(), "mtu 1370", "inet 10.32.0.1/12", "inet6 fe80::"} {
+	out := c1.linkLocal(t)
+	for _, want := range []string{st.MAC.String(), "mtu 1370", "inet 10.32.0.1/12"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("inside: want %q in\n%s", want, out)
 		}
@@ -100,17 +130,13 @@ func TestNamespaces(t *testing.T) {
 	if addrs, err := host.Addrs(ns1.HostEnd()); err != nil || len(addrs) != 0 {
 		t.Errorf("the host's end has addresses %v, %v", addrs, err)
 	}
-	if out, err := c1.run(t, "ping", "-c", "1", "-W", "3", "10.32.0.2"); err != nil {
-		t.Errorf("ping: %v\n%s", err, out)
-	}
+	c1.reaches(t, "10.32.0.2")
 
 	// The first address of a subnet goes, the second stays.
 	spec1.Remove, spec1.Addresses = prefixes("10.32.0.1/12"), prefixes("10.32.0.3/12")
 	_, err = a.Set(c1.path, ns1, spec1)
 	check(t, err)
-	if out, err := c2.run(t, "ping", "-c", "1", "-W", "3", "10.32.0.3"); err != nil {
-		t.Errorf("ping after the first address was taken: %v\n%s", err, out)
-	}
+	c2.reaches(t, "10.32.0.3")
 	if out, err := c2.run(t, "ping", "-c", "1", "-W", "1", "10.32.0.1"); err == nil {
 		t.Errorf("the address that was taken answers:\n%s", out)
 	}
@@ -132,7 +158,7 @@ func TestTakeover(t *testing.T) {
 	for i := range 5 {
 		c := startContainer(t)
 		ns := attach(c, "10.32.0.1/12")
-		if out, err := client.run(t, "ping", "-c", "1", "-W", "2", "10.32.0.1"); err != nil {
+		if out, err := client.run(t, "ping", "-c", "1", "-W", "10", "10.32.0.1"); err != nil {
 			t.Fatalf("container %d is not reachable at once: %v\n%s", i, err, out)
 		}
 		check(t, a.Remove(ns))
@@ -255,11 +281,9 @@ func TestEndpointInNamespace(t *testing.T) {
 		if st, err := a.SetEndpoint(c.path, got, id, Spec{Addresses: prefixes("10.32.0.1/12", "10.48.0.1/24"), Multicast: true}); err != nil || len(st.Changed) != 0 {
 			t.Errorf("everything is as it should be: %+v, %v", st, err)
 		}
-		if out, err := client.run(t, "ping", "-c", "1", "-W", "3", "10.32.0.1"); err != nil {
-			t.Fatalf("round %d: %v\n%s", round, err, out)
-		}
-		if out, err := c.run(t, "ip", "addr", "show", "dev", "weft0"); err != nil || !strings.Contains(out, "inet6 fe80::") || !strings.Contains(out, "10.48.0.1/24") {
-			t.Errorf("inside: %v\n%s", err, out)
+		client.reaches(t, "10.32.0.1")
+		if out := c.linkLocal(t); !strings.Contains(out, "10.48.0.1/24") {
+			t.Errorf("inside:\n%s", out)
 		}
 		check(t, a.RemoveEndpoint(id))
 	}

@@ -162,7 +162,7 @@ func New(d Deps) *Bridge {
 		journal: d.Journal,
 		log:     d.Log,
 		omit:    d.Omit,
-		quiets:  quiets{wake: bell.New(), waiting: make(map[netip.AddrPort]time.Time)},
+		quiets:  quiets{wake: bell.New(), limit: quietLimit, waiting: make(map[netip.AddrPort]time.Time)},
 		walls:   &tables{kernel: d.Kernel, commits: changes},
 		accept:  &dockerAccept{kernel: d.Kernel, commits: changes, log: d.Log},
 	}

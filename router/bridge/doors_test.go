@@ -17,11 +17,11 @@ func TestDoors(t *testing.T) {
 	l := newLab(t, nil, nil)
 
 	t.Run("containers of two hosts", func(t *testing.T) {
-		l.run(l.a.container, "ping -c 1 -W 5 10.32.0.20")
-		l.run(l.b.container, "ping -c 1 -W 5 -s 1342 -M do 10.32.0.10")
+		l.run(l.a.container, "ping -c 1 -W 20 10.32.0.20")
+		l.run(l.b.container, "ping -c 1 -W 20 -s 1342 -M do 10.32.0.10")
 	})
 	t.Run("peers", func(t *testing.T) {
-		l.run(l.a, "ping -c 1 -W 5 "+l.b.cfg.Overlay.String())
+		l.run(l.a, "ping -c 1 -W 20 "+l.b.cfg.Overlay.String())
 		gossip := echo(t, l.b.Kernel, netip.AddrPortFrom(l.b.cfg.Overlay, 6786))
 		if got := ask(t, l.a.Kernel, "tcp", gossip); got != marker {
 			t.Errorf("gossip by TCP: %q", got)
@@ -101,10 +101,10 @@ func TestExpose(t *testing.T) {
 	if got := away(l.b.container, true); got != l.a.underlay.String() {
 		t.Errorf("masqueraded, container of another host: out as %s", got)
 	}
-	l.run(l.a.container, "ping -c 1 -W 5 192.0.2.9") // and back
-	l.run(l.b.container, "ping -c 1 -W 5 10.32.0.1")
-	l.run(l.a, "ping -c 1 -W 5 10.32.0.20")
-	if out := l.run(l.a, "ping -c 1 -W 5 10.32.0.1"); strings.Contains(out, "192.0.2.") {
+	l.run(l.a.container, "ping -c 1 -W 20 192.0.2.9") // and back
+	l.run(l.b.container, "ping -c 1 -W 20 10.32.0.1")
+	l.run(l.a, "ping -c 1 -W 20 10.32.0.20")
+	if out := l.run(l.a, "ping -c 1 -W 20 10.32.0.1"); strings.Contains(out, "192.0.2.") {
 		t.Errorf("the host's own traffic was masqueraded: %s", out)
 	}
 	if !atHost(l.b.container, host, true) {
@@ -175,9 +175,9 @@ func TestDockerPolicy(t *testing.T) {
 			if len(repaired) != 2 || !strings.Contains(repaired[0], "accept") {
 				t.Errorf("repaired %q", repaired)
 			}
-			l.run(l.a.container, "ping -c 1 -W 5 10.32.0.30")
-			l.run(l.a.container, "ping -c 1 -W 5 10.32.0.20")
-			l.run(second, "ping -c 1 -W 5 fd00::1") // IPv6 has a policy of its own
+			l.run(l.a.container, "ping -c 1 -W 20 10.32.0.30")
+			l.run(l.a.container, "ping -c 1 -W 20 10.32.0.20")
+			l.run(second, "ping -c 1 -W 20 fd00::1") // IPv6 has a policy of its own
 			// The other network stays as closed as its owner wants it.
 			out := l.listen(l.stranger, 9999)
 			l.send(l.a.neighbour, netip.AddrPort{}, to(strangerIP, 9999), []byte(marker))

@@ -2,7 +2,9 @@ package bridge
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -101,9 +103,33 @@ func newLab(t *testing.T, omitA, omitB []string) *lab {
 }
 
 // settle waits until frames pass everywhere: a port forwards a moment after its
-// link came up.
+// link came up, and a host takes what is for an IPv6 address a moment after it
+// has that.
 func (l *lab) settle() {
 	l.t.Helper()
+	for _, own := range []struct {
+		k *kernel.Kernel
+		a string
+	}{
+		{l.a.Kernel, l.a.cfg.Overlay.String()},
+		{l.b.Kernel, l.b.cfg.Overlay.String()},
+		{l.a.Kernel, "2001:db8::1"},
+		{l.b.Kernel, "2001:db8::2"},
+		{l.stranger, "2001:db8::9"},
+		{l.a.Kernel, "fd00:18::1"},
+		{l.b.Kernel, "fd00:18::1"},
+		{l.a.neighbour, "fd00:18::10"},
+		{l.b.neighbour, "fd00:18::10"},
+	} {
+		for end := deadline(true); ; {
+			if _, err := own.k.RouteTo(netip.MustParseAddr(own.a)); errors.Is(err, fs.ErrNotExist) {
+				break // it is our own
+			}
+			if time.Now().After(end) {
+				l.t.Fatalf("nobody takes what is for %s", own.a)
+			}
+		}
+	}
 	hello := []byte("are you there? are you there? are you there?")
 	for n, way := range []struct {
 		from     *kernel.Kernel
@@ -126,7 +152,7 @@ func (l *lab) settle() {
 			if s.waitFor(hello, 50*time.Millisecond) {
 				break
 			}
-			if i == 100 {
+			if i == 400 {
 				l.t.Fatal("no frames pass in the lab")
 			}
 		}
@@ -266,7 +292,7 @@ func deadline(expected bool) time.Time { return time.Now().Add(patience(expected
 
 func patience(expected bool) time.Duration {
 	if expected {
-		return 5 * time.Second
+		return 20 * time.Second
 	}
 	return 150 * time.Millisecond
 }

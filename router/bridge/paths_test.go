@@ -33,10 +33,12 @@ func (l *lab) narrow(told int) {
 	_, _ = shell(h.container, "ip route flush cache; ip -6 route flush cache")
 }
 
-// ping returns what ping in A's container says.
-func (l *lab) ping(args string) string {
+// ping returns what ping in A's container says, which waits long for an answer
+// that is expected.
+func (l *lab) ping(args string, expected bool) string {
 	l.t.Helper()
-	out, _ := shell(l.a.container, "ping -c 1 -W 2 "+args)
+	wait := map[bool]string{true: "20", false: "1"}[expected]
+	out, _ := shell(l.a.container, "ping -c 1 -W "+wait+" "+args)
 	return out
 }
 
@@ -49,7 +51,7 @@ func TestTold(t *testing.T) {
 	ok(t, l.a.container.AddAddr("weft0", netip.MustParsePrefix("fd00:77::1/64"), true))
 	ok(t, l.b.container.AddAddr("weft0", netip.MustParsePrefix("fd00:77::2/64"), true))
 	v4, v6 := containerIP(2).String(), "fd00:77::2"
-	l.ping(v4) // resolves
+	l.ping(v4, true) // resolves
 	for _, tc := range []struct {
 		inner        int // what passes whole
 		told4, told6 bool
@@ -57,7 +59,7 @@ func TestTold(t *testing.T) {
 		l.narrow(tc.inner + 70)
 		check := func(what, args, want string) {
 			t.Helper()
-			if out := l.ping(args); !strings.Contains(out, want) {
+			if out := l.ping(args, true); !strings.Contains(out, want) {
 				t.Errorf("%d bytes pass whole: %s: want %q:\n%s", tc.inner, what, want, out)
 			}
 		}
@@ -90,9 +92,9 @@ func TestTold(t *testing.T) {
 func TestUntoldIsLost(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, []string{"too-big-whole"}, nil)
-	l.ping(containerIP(2).String())
+	l.ping(containerIP(2).String(), true)
 	l.narrow(1280)
-	if out := l.ping("-M dont -s 10000 " + containerIP(2).String()); strings.Contains(out, answered) {
+	if out := l.ping("-M dont -s 10000 "+containerIP(2).String(), false); strings.Contains(out, answered) {
 		t.Errorf("it passes all the same: the rule does nothing\n%s", out)
 	}
 }

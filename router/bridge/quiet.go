@@ -22,7 +22,10 @@ const (
 
 // quiets are the calls of [Bridge.Quiet] that are not written yet.
 type quiets struct {
-	wake bell.Bell // there may be work; constant after New
+	// Constant after New.
+
+	wake  bell.Bell     // there may be work
+	limit time.Duration // for one run of nft
 
 	mu      sync.Mutex // guards what follows
 	waiting map[netip.AddrPort]time.Time
@@ -108,7 +111,7 @@ func (b *Bridge) writeQuiets(ctx context.Context) error {
 	if len(list) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, quietLimit, errors.New("it took too long"))
+	ctx, cancel := context.WithTimeoutCause(ctx, q.limit, errors.New("it took too long"))
 	defer cancel()
 	err := b.walls.quiet(ctx, list)
 	if err == nil {

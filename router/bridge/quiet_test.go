@@ -19,9 +19,10 @@ import (
 	"github.com/weftnet/weft/router/kerneltest"
 )
 
-// quieten is Quiet that waits until it is done.
+// quieten is Quiet that waits until it is done, as long as nft takes.
 func quieten(t *testing.T, b *Bridge, from netip.AddrPort, d time.Duration) error {
 	t.Helper()
+	b.quiets.limit = time.Minute
 	if err := b.Quiet(from, d); err != nil {
 		return err
 	}

@@ -89,19 +89,24 @@ func answers(t *testing.T, k *kernel.Kernel, at, who string) {
 	})
 }
 
-// query returns the answer, empty for none.
-func query(t *testing.T, k *kernel.Kernel, network, at string) string {
+// query returns the answer, empty for none; it waits long for one that is
+// expected.
+func query(t *testing.T, k *kernel.Kernel, network, at string, expected bool) string {
 	t.Helper()
+	wait := time.Second
+	if expected {
+		wait = 20 * time.Second
+	}
 	buf := make([]byte, 100)
 	n := 0
 	_ = k.Do(func() error {
-		d := net.Dialer{Timeout: time.Second}
+		d := net.Dialer{Timeout: wait}
 		c, err := d.Dial(network, at)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(time.Second))
+		_ = c.SetDeadline(time.Now().Add(wait))
 		if _, err = c.Write([]byte("?")); err == nil {
 			n, err = c.Read(buf)
 		}
@@ -120,8 +125,8 @@ func TestRedirect(t *testing.T) {
 	look := func(when string, want [4]string) {
 		t.Helper()
 		got := [4]string{
-			query(t, container, "udp", "192.0.2.53:53"), query(t, container, "tcp", "192.0.2.53:53"),
-			query(t, container, "udp", "127.0.0.11:53"), query(t, container, "tcp", "127.0.0.11:53"),
+			query(t, container, "udp", "192.0.2.53:53", want[0] != ""), query(t, container, "tcp", "192.0.2.53:53", want[1] != ""),
+			query(t, container, "udp", "127.0.0.11:53", true), query(t, container, "tcp", "127.0.0.11:53", true),
 		}
 		if got != want {
 			t.Errorf("%s: %q, want %q", when, got, want)
@@ -133,7 +138,7 @@ func TestRedirect(t *testing.T) {
 		ok(t, r.Set(container, "weft0"))
 		look("set", all)
 	}
-	if got := query(t, container, "udp", "169.254.67.83:53"); got != "weft 10.32.0.10" {
+	if got := query(t, container, "udp", "169.254.67.83:53", true); got != "weft 10.32.0.10" {
 		t.Errorf("asked itself: %q", got)
 	}
 	// Also where there is no way to the outside.
@@ -145,7 +150,7 @@ func TestRedirect(t *testing.T) {
 	answers(t, host, "10.32.0.53:53", "another")
 	for want, r := range map[string]*Redirect{"weft 10.32.0.10": r, "another 10.32.0.10": NewRedirect(dns, netip.MustParsePrefix("10.32.0.0/12"))} {
 		ok(t, r.Set(container, "weft0"))
-		if got := query(t, container, "udp", "10.32.0.53:53"); got != want {
+		if got := query(t, container, "udp", "10.32.0.53:53", true); got != want {
 			t.Errorf("a name server on the switch: %q, want %q", got, want)
 		}
 	}
@@ -186,10 +191,10 @@ func TestRedirectLeavesOthersAlone(t *testing.T) {
 	r := NewRedirect(dns)
 	ok(t, r.Set(container, "weft0"))
 	for _, network := range []string{"udp", "tcp"} {
-		if got := query(t, container, network, "127.0.0.11:53"); got != "docker 127.0.0.1" {
+		if got := query(t, container, network, "127.0.0.11:53", true); got != "docker 127.0.0.1" {
 			t.Errorf("docker's resolver over %s: %q", network, got)
 		}
-		if got := query(t, container, network, "192.0.2.53:53"); got != "weft 10.32.0.10" {
+		if got := query(t, container, network, "192.0.2.53:53", true); got != "weft 10.32.0.10" {
 			t.Errorf("another one over %s: %q", network, got)
 		}
 	}

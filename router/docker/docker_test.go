@@ -116,9 +116,12 @@ func quietEnvironment(t *testing.T) {
 func TestInspect(t *testing.T) {
 	quietEnvironment(t)
 	host, _ := oldEngine(t)
-	d, err := New(Config{Host: host, Timeout: 200 * time.Millisecond})
+	d, err := New(Config{Host: host, Timeout: 20 * time.Second})
 	check(t, err)
 	defer d.Close()
+	hasty, err := New(Config{Host: host, Timeout: 100 * time.Millisecond}) // for who never answers
+	check(t, err)
+	defer hasty.Close()
 	ctx := context.Background()
 
 	got, err := d.Inspect(ctx, "web")
@@ -165,7 +168,11 @@ func TestInspect(t *testing.T) {
 		{"web\n", api.ErrNotFound, "cannot be the name"},
 	}
 	for _, tt := range tests {
-		_, err := d.Inspect(ctx, tt.name)
+		asked := d
+		if tt.name == "hangs" {
+			asked = hasty
+		}
+		_, err := asked.Inspect(ctx, tt.name)
 		if err == nil || !strings.Contains(err.Error(), tt.text) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("Inspect(%q): %v, want one line with %q", tt.name, err, tt.text)
 		}

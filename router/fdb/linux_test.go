@@ -124,6 +124,10 @@ func TestLinuxBelieves(t *testing.T) {
 func TestLinuxFindsItTaken(t *testing.T) {
 	c, table := newLinux(t), answering()
 	dst := make([]byte, 100)
+	// So long it waits for an objection.
+	if err := c.guest.SetSysctl("net/ipv6/neigh/weft0/retrans_time_ms", "20000"); err != nil {
+		t.Fatal(err)
+	}
 	if err := c.guest.AddAddr("weft0", netip.MustParsePrefix("fd00::9/64"), false); err != nil {
 		t.Fatal(err)
 	}

@@ -39,7 +39,7 @@ func TestBridgeFragments(t *testing.T) {
 			return exec.Command("nft", "add table ip x; add chain ip x f { type filter hook forward priority 0; }; add rule ip x f ct state invalid drop").Run()
 		}))
 		ok(t, guests[0].Do(func() error {
-			out, err := exec.Command("ping", "-c", "3", "-i", "0.2", "-W", "1", "-s", "20000", "10.32.0.2").CombinedOutput()
+			out, err := exec.Command("ping", "-c", "3", "-i", "0.2", "-W", "10", "-s", "20000", "10.32.0.2").CombinedOutput()
 			if err != nil {
 				t.Errorf("MTU %d: %v\n%s", mtu, err, out)
 			}

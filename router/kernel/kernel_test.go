@@ -228,6 +228,18 @@ func (e *events) await(t *testing.T, what string, f func() bool) {
 	}
 }
 
+// await asks again and again until the answer is yes.
+func await(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(20 * time.Second); !f(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
 func TestWatch(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	k := kerneltest.Fresh(t)
@@ -349,21 +361,15 @@ func TestAnnounce(t *testing.T) {
 		}))
 	}
 	for _, a := range tests {
-		updated := false
-		for range 50 { // a link needs a moment after it was set up
+		await(t, a+": the neighbour to take notice", func() bool { // a link needs a moment after it was set up
 			ok(t, guest.Announce("weft0", netip.MustParseAddr(a)))
 			var out []byte
 			ok(t, k.Do(func() (err error) {
 				out, err = exec.Command("ip", "neigh", "show", a, "dev", "wv1").Output()
 				return err
 			}))
-			if updated = strings.Contains(string(out), testMAC.String()); updated {
-				break
-			}
-		}
-		if !updated {
-			t.Errorf("%s: the neighbour did not take notice", a)
-		}
+			return strings.Contains(string(out), testMAC.String())
+		})
 	}
 }
 
@@ -387,6 +393,11 @@ func TestRouteTo(t *testing.T) {
 		ok(t, k.Do(func() error { return exec.Command("ip", args...).Run() }))
 	}
 	ok(t, k.AddRule(kernel.Rule{Priority: 100, Table: 77, SuppressPrefix: -1}))
+	// The kernel takes an IPv6 address for its own a moment after it has it.
+	await(t, "the address to be ours", func() bool {
+		_, err := k.RouteTo(netip.MustParseAddr("2001:db8::1"))
+		return errors.Is(err, fs.ErrNotExist)
+	})
 	for _, dst := range []string{
 		"203.0.113.1", "203.0.113.2", "203.0.113.3", "203.0.113.4", "203.0.113.5", "203.0.113.6", "192.0.2.1", "255.255.255.255",
 		"2001:db8:7::1", "2001:db8:7::2", "2001:db8:7::3", "2001:db8:7::4", "2001:db8:7::5", "2001:db8::1",

@@ -46,7 +46,7 @@ func stream(t testing.TB, x, y *container, to netip.Addr, n int) time.Duration {
 	}()
 	var c net.Conn
 	ok(t, x.Do(func() (err error) {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
 		var d net.Dialer
 		c, err = d.DialContext(ctx, "tcp", netip.AddrPortFrom(to, 7000).String())

@@ -2,6 +2,7 @@ package tap
 
 import (
 	"bytes"
+	"errors"
 	"testing"
 	"time"
 
@@ -45,7 +46,10 @@ func newFakePort(t testing.TB, c fdb.Config) *fakePort {
 		_ = f.dev.Close()
 		_ = f.Close()
 	})
-	for f.fromPort(t, 100) != nil { // the queries of the start
+	// Queries would come between what the tests send.
+	f.stop()
+	f.stop = func() {}
+	for f.fromPort(t, 0) != nil { // those of the start
 	}
 	return f
 }
@@ -63,13 +67,26 @@ func (f *fakePort) toPort(t testing.TB, h offload.Header, frame []byte) {
 // so many milliseconds.
 func (f *fakePort) fromPort(t testing.TB, wait int) []byte {
 	t.Helper()
-	if n, _ := unix.Poll([]unix.PollFd{{Fd: int32(f.bridge), Events: unix.POLLIN}}, wait); n == 0 {
+	if !readable(t, f.bridge, time.Duration(wait)*time.Millisecond) {
 		return nil
 	}
 	b := make([]byte, largest)
 	n, err := unix.Read(f.bridge, b)
 	ok(t, err)
 	return b[:n]
+}
+
+// readable waits until there is something to read.
+func readable(t testing.TB, fd int, wait time.Duration) bool {
+	t.Helper()
+	for end := time.Now().Add(wait); ; {
+		left := max(time.Until(end), 0)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int((left+time.Millisecond-1)/time.Millisecond))
+		if !errors.Is(err, unix.EINTR) {
+			ok(t, err)
+			return n > 0
+		}
+	}
 }
 
 // read is one call of Read, which must not wait for long.

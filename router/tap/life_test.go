@@ -179,7 +179,7 @@ func TestRefused(t *testing.T) {
 			t.Errorf("no more super-frames after %d", i)
 		}
 		in.put(h, [][]byte{frame[:100], frame[100:]})
-		got := w.collect(len(want), time.Second)
+		got := w.collect(len(want), 10*time.Second)
 		if len(got) != len(want) {
 			t.Fatalf("%d frames of %d", len(got), len(want))
 		}

@@ -37,7 +37,7 @@ func TestFrameOut(t *testing.T) {
 	}
 	// What a remote is known for goes there only.
 	f.write(t, packetOf(3, 1, frameOf(macHere, macThere, 10)))
-	if b := f.fromPort(t, 1000); !bytes.Equal(b[offload.HeaderLen:], frameOf(macHere, macThere, 10)) {
+	if b := f.fromPort(t, 10_000); !bytes.Equal(b[offload.HeaderLen:], frameOf(macHere, macThere, 10)) {
 		t.Errorf("came in: %x", b)
 	}
 	f.toPort(t, offload.Header{}, frameOf(macThere, macHere, 50))
@@ -68,7 +68,7 @@ func TestBadPackets(t *testing.T) {
 				t.Errorf("dropped %v", f.Stats().Dropped)
 			}
 			f.write(t, good)
-			if b := f.fromPort(t, 1000); b == nil {
+			if b := f.fromPort(t, 10_000); b == nil {
 				t.Error("the good one did not come")
 			}
 			if b := f.fromPort(t, 0); b != nil {
@@ -222,7 +222,7 @@ func TestJoined(t *testing.T) {
 			packets = append(packets, packetOf(2, 1, s))
 		}
 		f.write(t, packets...)
-		b := f.fromPort(t, 1000)
+		b := f.fromPort(t, 10_000)
 		var g offload.Header
 		ok(t, g.Parse(b))
 		if g.GSOType != kind || g.GSOSize != trySize || !bytes.Equal(b[offload.HeaderLen:], frame) {
@@ -234,7 +234,7 @@ func TestJoined(t *testing.T) {
 	list, _ := segments(h, frame)
 	for _, s := range list {
 		f.write(t, packetOf(2, 1, s))
-		if b := f.fromPort(t, 1000); !bytes.Equal(b[offload.HeaderLen:], s) {
+		if b := f.fromPort(t, 10_000); !bytes.Equal(b[offload.HeaderLen:], s) {
 			t.Error("without offloads: a frame is another")
 		}
 	}
@@ -254,7 +254,7 @@ func TestAnswers(t *testing.T) {
 	if got := f.read(t); len(got) != 1 || len(got[0]) != outerLen+ethernetLen+9 {
 		t.Errorf("%d packets left, the first of %d bytes", len(got), len(got[0]))
 	}
-	b := f.fromPort(t, 1000)
+	b := f.fromPort(t, 10_000)
 	if len(b) < offload.HeaderLen+42 || !bytes.Equal(b[offload.HeaderLen:][:12], append(macHere[:], macThere[:]...)) {
 		t.Errorf("answer %x", b)
 	}
@@ -270,7 +270,7 @@ func TestNarrow(t *testing.T) {
 	c.Remotes[0].Whole = 1000
 	f := newFakePort(t, c)
 	f.write(t, packetOf(2, 1, frameOf(macHere, macThere, 10)))
-	_ = f.fromPort(t, 1000)
+	_ = f.fromPort(t, 10_000)
 
 	h, super := trial(offload.GSOTCPv4)
 	copy(super, append(macThere[:], macHere[:]...))
@@ -288,7 +288,7 @@ func TestNarrow(t *testing.T) {
 		if got := f.read(t); len(got) != 1 {
 			t.Errorf("%s: %d packets", what, len(got))
 		}
-		b := f.fromPort(t, 1000)
+		b := f.fromPort(t, 10_000)
 		if len(b) < 70 {
 			t.Fatalf("%s: answer %x", what, b)
 		}
@@ -321,7 +321,7 @@ func TestNarrow(t *testing.T) {
 		t.Errorf("segments of %d bytes, checksum %#x", mss, checksum(6+24, got[26:]))
 	}
 	f.write(t, packetOf(2, 1, append(append([]byte(nil), append(macHere[:], macThere[:]...)...), open[12:]...)))
-	back := f.fromPort(t, 1000)[offload.HeaderLen:]
+	back := f.fromPort(t, 10_000)[offload.HeaderLen:]
 	if mss := be.Uint16(back[56:]); mss != 960 {
 		t.Errorf("the other way: segments of %d bytes", mss)
 	}

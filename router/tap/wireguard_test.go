@@ -5,8 +5,8 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
-	"net"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -17,23 +17,25 @@ import (
 func tunnelled(t testing.TB, o Options) (a, b *host, x, y *container) {
 	a, b = newHost(t, o, config(1, 2)), newHost(t, o, config(2, 1))
 	var keys [2]*ecdh.PrivateKey
-	var ports [2]int
-	for i := range keys {
+	var devices [2]*device.Device
+	var ports [2]string
+	for i, h := range []*host{a, b} {
 		var err error
 		keys[i], err = ecdh.X25519().GenerateKey(rand.Reader)
 		ok(t, err)
-		c, err := net.ListenUDP("udp", nil) // a port that is free
-		ok(t, err)
-		ports[i] = c.LocalAddr().(*net.UDPAddr).Port
-		ok(t, c.Close())
-	}
-	for i, h := range []*host{a, b} {
 		d := device.NewDevice(h.dev, conn.NewDefaultBind(), device.NewLogger(device.LogLevelSilent, ""))
 		t.Cleanup(d.Close)
-		ok(t, d.IpcSet(fmt.Sprintf("private_key=%s\nlisten_port=%d\npublic_key=%s\nendpoint=127.0.0.1:%d\nallowed_ip=%s/128\n",
-			hex.EncodeToString(keys[i].Bytes()), ports[i],
+		ok(t, d.IpcSet("private_key="+hex.EncodeToString(keys[i].Bytes())+"\n"))
+		ok(t, d.Up()) // at a port that is free
+		is, err := d.IpcGet()
+		ok(t, err)
+		_, is, _ = strings.Cut(is, "listen_port=")
+		ports[i], _, _ = strings.Cut(is, "\n")
+		devices[i] = d
+	}
+	for i, d := range devices {
+		ok(t, d.IpcSet(fmt.Sprintf("public_key=%s\nendpoint=127.0.0.1:%s\nallowed_ip=%s/128\n",
 			hex.EncodeToString(keys[1-i].PublicKey().Bytes()), ports[1-i], overlay(byte(2-i)))))
-		ok(t, d.Up())
 	}
 	return a, b, attachTo(t, a.Kernel, "weft", 1, testMTU), attachTo(t, b.Kernel, "weft", 2, testMTU)
 }

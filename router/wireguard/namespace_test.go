@@ -158,7 +158,7 @@ func hostMain() error {
 		case o.Next:
 			select {
 			case a.Signal = <-signals:
-			case <-time.After(10 * time.Second):
+			case <-time.After(20 * time.Second):
 				err = errors.New("no signal came")
 			}
 		case o.Run != nil:
@@ -270,9 +270,9 @@ func TestTwoHosts(t *testing.T) {
 		a.tell(order{Set: cfg(0, p)})
 		a.tell(order{Readd: &p})
 		for _, size := range []string{"8", "1200", "1400", "9000"} {
-			a.run("ping", "-6", "-c", "2", "-i", "0.2", "-W", "5", "-s", size, overlay(2).String())
+			a.run("ping", "-6", "-c", "2", "-i", "0.2", "-W", "20", "-s", size, overlay(2).String())
 		}
-		b.run("ping", "-6", "-c", "2", "-i", "0.2", "-W", "5", overlay(1).String())
+		b.run("ping", "-6", "-c", "2", "-i", "0.2", "-W", "20", overlay(1).String())
 		got := a.tell(order{}).Peers
 		if len(got) != 1 || got[0].Endpoint != p.Endpoint || got[0].LastHandshake.IsZero() || got[0].RxBytes < 9000 {
 			t.Errorf("peers after pings: %+v", got)
@@ -283,7 +283,7 @@ func TestTwoHosts(t *testing.T) {
 		}
 		k := p.PublicKey
 		a.tell(order{Initiate: &k})
-		a.run("ping", "-6", "-c", "1", "-W", "5", overlay(2).String())
+		a.run("ping", "-6", "-c", "1", "-W", "20", overlay(2).String())
 	}
 
 	show := a.run("wg", "show", name)

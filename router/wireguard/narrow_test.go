@@ -273,8 +273,10 @@ func testNarrowPath(t *testing.T, a, b *remote, ends [2]netip.AddrPort, mtu int)
 			},
 		}
 	}
-	ping := func(from *remote, to netip.Addr, size string) bool {
-		out := from.run("sh", "-c", "ping -6 -c 1 -W 1 -s "+size+" "+to.String()+" || echo lost")
+	// ping waits long for an answer that must come.
+	ping := func(from *remote, to netip.Addr, size string, must bool) bool {
+		wait := map[bool]string{true: "20", false: "1"}[must]
+		out := from.run("sh", "-c", "ping -6 -c 1 -W "+wait+" -s "+size+" "+to.String()+" || echo lost")
 		return !strings.Contains(out, "lost")
 	}
 	for i, h := range []*remote{a, b} {
@@ -282,15 +284,15 @@ func testNarrowPath(t *testing.T, a, b *remote, ends [2]netip.AddrPort, mtu int)
 	}
 	p := cfg(0, 0).Peers[0]
 	a.tell(order{Readd: &p})
-	waitFor(t, "a tunnel", func() bool { return ping(a, overlay(2), "8") })
-	if ping(a, overlay(2), "1200") {
+	waitFor(t, "a tunnel", func() bool { return ping(a, overlay(2), "8", false) })
+	if ping(a, overlay(2), "1200", false) {
 		t.Error("a large packet got through: the hop is not narrow, the test shows nothing")
 	}
 	for i, h := range []*remote{a, b} {
 		h.tell(order{Set: cfg(i, mtu)})
 	}
 	for _, size := range []string{"8", fmt.Sprint(mtu - 200), "1200", "1300", "9000"} {
-		if !ping(a, overlay(2), size) || !ping(b, overlay(1), size) {
+		if !ping(a, overlay(2), size, true) || !ping(b, overlay(1), size, true) {
 			t.Errorf("to %s: a ping of %s bytes got lost", ends[1], size)
 		}
 	}

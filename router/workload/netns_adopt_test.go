@@ -59,9 +59,7 @@ func TestFoundInNamespaces(t *testing.T) {
 	if len(before) != len(after) {
 		t.Errorf("before\n%safter\n%s", before, after)
 	}
-	if out := inside(t, one, "ping", "-c", "1", "-W", "3", "10.32.0.3"); out == "" {
-		t.Error("no answer from the namespace without a process")
-	}
+	reaches(t, one, "10.32.0.3") // the namespace without a process
 	if live := r.space.live(); strings.Count(live, "\n") != 3 {
 		t.Errorf("claimed:\n%s", live)
 	}

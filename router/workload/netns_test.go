@@ -82,6 +82,26 @@ func inside(t *testing.T, pid int, args ...string) string {
 	return string(out)
 }
 
+// eventually asks again and again until the answer is yes.
+func eventually(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !f(); <-time.After(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain: %s", what)
+		}
+	}
+}
+
+// reaches pings until there is an answer: a port of a bridge forwards a moment
+// after its link came up, and who is not found within three questions is given
+// up.
+func reaches(t *testing.T, pid int, addr string) {
+	t.Helper()
+	eventually(t, "an answer from "+addr, func() bool {
+		return exec.Command("nsenter", "-t", fmt.Sprint(pid), "-n", "ping", "-c", "1", "-W", "1", addr).Run() == nil
+	})
+}
+
 func TestNamespaces(t *testing.T) {
 	ctx := context.Background()
 	r := newMachine(t)
@@ -92,7 +112,7 @@ func TestNamespaces(t *testing.T) {
 	mustAttach(t, d, c1, "10.32.0.1/12")
 	mustAttach(t, d, c2, "10.32.0.2/12")
 	check(t, d.DNSAdd(ctx, api.NameRequest{Container: c1, FQDN: "one"}))
-	inside(t, one, "ping", "-c", "1", "-W", "3", "10.32.0.2")
+	reaches(t, one, "10.32.0.2")
 
 	// Another daemon, and the same through another process of the namespace.
 	d = r.restart()
@@ -114,7 +134,7 @@ func TestNamespaces(t *testing.T) {
 	if len(repaired) != 0 || len(d.keys()) != 2 {
 		t.Errorf("sweep: %q, entries %v", repaired, d.keys())
 	}
-	inside(t, sub.Process.Pid, "ping", "-c", "1", "-W", "3", "10.32.0.2")
+	reaches(t, sub.Process.Pid, "10.32.0.2")
 	got, err := d.Detach(ctx, api.DetachRequest{Container: c1})
 	check(t, err)
 	if fmt.Sprint(got) != "[10.32.0.1/12]" {

@@ -244,7 +244,7 @@ func keep(t *testing.T, socket, version string) (wait func()) {
 // A keeper has the socket until another one takes it over, or somebody lets it
 // end; at no moment is there none, and nothing stays.
 func TestTakeOver(t *testing.T) {
-	goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	socket := filepath.Join(t.TempDir(), "plugins", "weft.sock")
 	want := func(version string) {
 		t.Helper()
