@@ -45,20 +45,21 @@ func TestSilentDaemon(t *testing.T) {
 	}
 }
 
-// slowly answers each request after a while, and gives the body a byte at a time.
+// slowly answers each request after a while, and gives the body a byte at a
+// time, as long as the request goes on.
 type slowly struct {
 	answer, pause time.Duration
 	left          int
+	asking        context.Context
 }
 
 // RoundTrip implements [http.RoundTripper].
 func (s *slowly) RoundTrip(r *http.Request) (*http.Response, error) {
-	select {
-	case <-time.After(s.answer):
-		return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(s), Request: r}, nil
-	case <-r.Context().Done():
-		return nil, context.Cause(r.Context())
+	s.asking = r.Context()
+	if err := s.rest(s.answer); err != nil {
+		return nil, err
 	}
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(s), Request: r}, nil
 }
 
 // Read implements [io.Reader].
@@ -67,8 +68,19 @@ func (s *slowly) Read(b []byte) (int, error) {
 		return 0, io.EOF
 	}
 	s.left--
-	time.Sleep(s.pause)
+	if err := s.rest(s.pause); err != nil {
+		return 0, err
+	}
 	return copy(b, "a"), nil
+}
+
+func (s *slowly) rest(d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-s.asking.Done():
+		return context.Cause(s.asking)
+	}
 }
 
 // TestPatience: an answer that takes long, and a body that comes slowly, are
