@@ -341,6 +341,8 @@ func TestCrowd(t *testing.T) {
 		}
 		hosts, addrs = append(hosts, h), append(addrs, ln.Addr().(*net.TCPAddr).AddrPort())
 		h.gate.maxPerSource = 64
+		// All at once want the processor, which may be slow.
+		h.limits.beforeProof, h.limits.afterProof, h.limits.dial = time.Minute, time.Minute, 2*time.Minute
 		stops = append(stops, h.serve(t, ln))
 	}
 	var wg sync.WaitGroup
