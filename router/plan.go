@@ -9,6 +9,7 @@ import (
 	"github.com/weftnet/weft/router/bridge"
 	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
+	"github.com/weftnet/weft/router/port"
 	"github.com/weftnet/weft/router/tunnel"
 	"github.com/weftnet/weft/router/wireguard"
 )
@@ -17,7 +18,8 @@ import (
 const (
 	BridgeName    = "weft"
 	WireGuardName = "weft-wg"
-	VXLANName     = "weft-vx"
+	VXLANName     = port.DefaultName
+	MulticastName = port.MulticastName
 	VXLANPort     = 6785
 
 	// FwMark keeps what goes to the underlay apart from the switch's packets.

@@ -100,7 +100,7 @@ func inside(name string, addrs []netip.Prefix) (out []netip.Prefix) {
 // outward leaves out what is down, ours, a container's, or of another container
 // network.
 func outward(links []kernel.Link) []kernel.Link {
-	own := []string{BridgeName, WireGuardName, VXLANName}
+	own := []string{BridgeName, WireGuardName, VXLANName, MulticastName}
 	ours := slices.IndexFunc(links, func(l kernel.Link) bool { return l.Name == BridgeName })
 	var out []kernel.Link
 	for _, l := range links {

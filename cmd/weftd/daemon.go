@@ -29,6 +29,7 @@ import (
 	"github.com/weftnet/weft/router/relay"
 	"github.com/weftnet/weft/router/tap"
 	"github.com/weftnet/weft/router/tunnel"
+	"github.com/weftnet/weft/router/vxlan"
 	"github.com/weftnet/weft/router/wireguard"
 	"github.com/weftnet/weft/router/workload"
 )
@@ -53,7 +54,8 @@ type daemon struct {
 	kernel  *kernel.Kernel
 	boot    uint64 // random at each start
 	device  *wireguard.Device
-	tap     *tap.Port // unused while the kernel forwards
+	tap     *tap.Port   // unused while the kernel forwards
+	vxlan   *vxlan.Port // nil while this process forwards
 	relay   *relay.Relay
 	pinger  *path.Pinger
 	bridge  *bridge.Bridge
@@ -129,6 +131,11 @@ func (d *daemon) close() {
 	if d.device != nil {
 		if err := d.device.Close(); err != nil {
 			d.log.Warn("cannot close the WireGuard device", "err", err)
+		}
+	}
+	if d.vxlan != nil {
+		if err := d.vxlan.Close(); err != nil {
+			d.log.Warn("cannot stop pruning multicast", "err", err)
 		}
 	}
 	if d.tap != nil {

@@ -33,6 +33,7 @@ var doors = map[string][]string{"cmd/weft": {"router/api", "cmd/settings"}, "cmd
 var owners = map[string][]string{
 	"github.com/hashicorp/":                {"mesh"},
 	"github.com/vishvananda/":              {"router/kernel"},
+	"github.com/cilium/ebpf":               {"router/kernel"},
 	"golang.zx2c4.com/wireguard":           {"router/wireguard"},
 	"golang.zx2c4.com/wireguard/tun":       {"router/wireguard", "router/tap"},
 	"sigs.k8s.io/knftables":                {"router/bridge"},

@@ -37,7 +37,7 @@ func (d *daemon) checkRange() error {
 // switch. A default route is everybody's.
 func overlap(routes []kernel.Route, within netip.Prefix) (kernel.Route, bool) {
 	for _, r := range routes {
-		ours := r.Link == router.BridgeName || r.Link == router.WireGuardName || r.Link == router.VXLANName
+		ours := r.Link == router.BridgeName || r.Link == router.WireGuardName || r.Link == router.VXLANName || r.Link == router.MulticastName
 		if !ours && r.Dst.IsValid() && r.Dst.Bits() > 0 && r.Dst.Overlaps(within) {
 			return r, true
 		}

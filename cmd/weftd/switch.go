@@ -12,8 +12,13 @@ import (
 // encrypted, or each of them would cross into the kernel and back.
 func (d *daemon) wireSwitch(c *router.Config) {
 	if d.device.Mode() == wireguard.Kernel {
-		c.Port = vxlan.New(d.kernel, d.log.With("part", "vxlan"))
+		d.vxlan = vxlan.NewPruning(d.kernel, router.WireGuardName, d.log.With("part", "vxlan"))
+		c.Port = d.vxlan
 		return
+	}
+	// A daemon with the other data path that was killed left it.
+	if err := vxlan.RemoveMulticast(d.kernel); err != nil {
+		d.log.Warn("cannot remove the device for multicast groups", "err", err)
 	}
 	c.Port = d.tap
 	c.Switch = func() *api.SwitchStatus { return switchStatus(d.tap.Stats()) }

@@ -43,6 +43,7 @@ type groups struct {
 	// with another generation.
 	always     []netip.Addr
 	generation uint64
+	changes    uint64 // of who gets what
 }
 
 // hearing is what one remote was heard to say. Times are ticks; 0: never.
@@ -139,7 +140,7 @@ func (g *groups) set(remotes []Remote) {
 func (g *groups) of(a netip.Addr) (list []netip.Addr, flood bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.remotes[here].flooded || len(g.always) == len(g.remotes)-1 {
+	if g.floodsAll() {
 		return nil, true
 	}
 	e := g.groups[a]
@@ -158,6 +159,11 @@ func (g *groups) of(a netip.Addr) (list []netip.Addr, flood bool) {
 		e.generation = g.generation
 	}
 	return e.list, false
+}
+
+// floodsAll says whether every remote gets everything.
+func (g *groups) floodsAll() bool {
+	return g.remotes[here].flooded || len(g.always) == len(g.remotes)-1
 }
 
 // heard takes what a container at a remote, or here, has said.
@@ -199,11 +205,11 @@ func (g *groups) heard(m message, mac MAC, at netip.Addr) {
 func (g *groups) join(h *hearing, a netip.Addr, m member, old bool) {
 	e := g.groups[a]
 	if e == nil || e.members[m] == 0 {
-		if h.members >= maxMembersOne || g.total >= maxMembers {
+		if h.members >= maxMembersOne || g.total >= maxMembers || e == nil && len(g.groups) >= maxMembers {
 			h.overflow = g.tick
 			g.judgeOne(h)
 			if old && e != nil {
-				e.old = g.tick
+				g.silence(e)
 			} else if old {
 				g.remotes[here].overflow = g.tick
 				g.judgeOne(g.remotes[here])
@@ -218,12 +224,21 @@ func (g *groups) join(h *hearing, a netip.Addr, m member, old bool) {
 		g.total++
 		if e.hosts[m.at]++; e.hosts[m.at] == 1 {
 			e.generation = 0
+			g.changes++
 		}
 	}
 	e.members[m] = g.tick
 	if old {
-		e.old = g.tick
+		g.silence(e)
 	}
+}
+
+// silence notes that members of a group may be silent from now on.
+func (g *groups) silence(e *group) {
+	if e.old == 0 {
+		g.changes++
+	}
+	e.old = g.tick
 }
 
 func (g *groups) leave(h *hearing, a netip.Addr, m member) {
@@ -245,6 +260,7 @@ func (g *groups) drop(e *group, m member) {
 	if e.hosts[m.at]--; e.hosts[m.at] == 0 {
 		delete(e.hosts, m.at)
 		e.generation = 0
+		g.changes++
 	}
 }
 
@@ -253,6 +269,7 @@ func (g *groups) forget(drop func(m member, seen uint32) bool) {
 	for a, e := range g.groups {
 		if e.old != 0 && g.passed(e.old, membership) {
 			e.old = 0
+			g.changes++
 		}
 		for m, seen := range e.members {
 			if drop(m, seen) {
@@ -310,6 +327,7 @@ func (g *groups) judge() {
 	if !same || len(list) != len(g.always) {
 		g.always = list
 		g.generation++
+		g.changes++
 	}
 }
 

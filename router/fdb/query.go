@@ -1,6 +1,10 @@
 package fdb
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"hash/fnv"
+	"net/netip"
+)
 
 // When queries are due (RFC 3376, section 8; RFC 3810, section 9), in seconds.
 const (
@@ -8,6 +12,23 @@ const (
 	QueryAtStart  = 5             // between the first ones
 	QueriesFirst  = 3             // how many these are
 )
+
+// Querier is the address that the queries of a host come from. It is nobody's: a
+// bridge wonders about frames that come from its own ports' addresses.
+func Querier(overlay netip.Addr) (m MAC) {
+	h := fnv.New64a()
+	a := overlay.As16()
+	_, _ = h.Write(a[:])
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], h.Sum64())
+	copy(m[:], b[:])
+	m[0] = m[0]&^0x03 | 0x02
+	return m
+}
+
+// QueryDue says whether queries are sent at a multiple of QueryAtStart seconds
+// after the start, counted from 0.
+func QueryDue(n int) bool { return n < QueriesFirst || n%(QueryInterval/QueryAtStart) == 0 }
 
 // Queries writes a general query of IGMPv3 and one of MLDv2 as Ethernet frames
 // from src, for our bridge alone; a buffer of 90 bytes holds either, and what

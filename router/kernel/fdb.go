@@ -27,7 +27,7 @@ func (k *Kernel) FDB(link string) ([]FDB, error) {
 		if n.Flags&netlink.NTF_SELF == 0 || n.IP == nil {
 			continue
 		}
-		e := FDB{Dst: toAddr(n.IP), Permanent: n.State&netlink.NUD_PERMANENT != 0}
+		e := FDB{Dst: toAddr(n.IP), Permanent: n.State&netlink.NUD_PERMANENT != 0, VNI: uint32(n.VNI)}
 		e.Fixed = !e.Permanent && n.State&netlink.NUD_NOARP != 0
 		copy(e.MAC[:], n.HardwareAddr)
 		entries = append(entries, e)
@@ -66,6 +66,7 @@ func toNeigh(l netlink.Link, f FDB) *netlink.Neigh {
 		State:        netlink.NUD_REACHABLE,
 		HardwareAddr: net.HardwareAddr(f.MAC[:]),
 		IP:           f.Dst.AsSlice(),
+		VNI:          int(f.VNI),
 	}
 	switch {
 	case f.Permanent:

@@ -226,6 +226,7 @@ func fromLink(l netlink.Link) Link {
 		Up:     a.Flags&net.FlagUp != 0,
 		Master: a.MasterIndex,
 		Alias:  a.Alias,
+		Deaf:   a.Xdp != nil && a.Xdp.Attached,
 	}
 	copy(link.MAC[:], a.HardwareAddr)
 	switch l := l.(type) {

@@ -26,6 +26,7 @@ type Link struct {
 	Master    int // index of the bridge; 0: none
 	PeerIndex int // of a veth: the other end's index, in its own namespace
 	Alias     string
+	Deaf      bool // drops all that comes to it
 
 	// Of a vxlan only.
 
@@ -89,6 +90,14 @@ type FDB struct {
 	// Fixed is for an entry that was not learnt: it stays where it is, and
 	// frames from its MAC that come from elsewhere are dropped.
 	Fixed bool
+	VNI   uint32 // that the remote has; 0: the device's own
+}
+
+// MDB says that a VXLAN device sends a multicast group to a remote.
+type MDB struct {
+	Group netip.Addr
+	Dst   netip.Addr
+	VNI   uint32 // 0: the device's own
 }
 
 // BridgeFDB is what a bridge knows of one MAC address that is behind a port,

@@ -36,6 +36,8 @@ type Fake struct {
 	sysctls   map[string]string
 	changes   []string
 	announced []string
+	sent      []string
+	ears      []*ear
 	calls     int // so far
 	failAt    int // 0: never
 	failWith  error
@@ -54,12 +56,14 @@ type link struct {
 	kernel.Link
 	addrs []netip.Prefix
 	fdb   []kernel.FDB
+	mdb   []kernel.MDB
 	peer  *link // of a veth
 	home  *Fake
 
 	neighbours []kernel.Neighbour
 	behind     []kernel.BridgeFDB // of a bridge port
 	proxyARP   bool               // of a bridge port
+	diversions []*diversion       // from here
 }
 
 // New returns an empty namespace of a machine of its own.

@@ -16,6 +16,7 @@ type World interface {
 	Routes(table int) ([]kernel.Route, error)
 	Rules() ([]kernel.Rule, error)
 	FDB(link string) ([]kernel.FDB, error)
+	MDB(link string) ([]kernel.MDB, error)
 	BridgeFDB(bridge string) ([]kernel.BridgeFDB, error)
 	Neighbours(link string) ([]kernel.Neighbour, error)
 	ProxyARP(port string) (bool, error)
@@ -91,6 +92,9 @@ func printLink(b *strings.Builder, w World, l kernel.Link, names map[int]string)
 	if l.Alias != "" {
 		fmt.Fprintf(b, "ip link set %s alias %q\n", l.Name, l.Alias)
 	}
+	if l.Deaf {
+		fmt.Fprintln(b, commandDeaf(l.Name))
+	}
 	if l.Up {
 		fmt.Fprintf(b, "ip link set %s up\n", l.Name)
 	}
@@ -125,6 +129,13 @@ func told(w World, l kernel.Link, names map[int]string) (lines []string, err err
 		}
 		for _, e := range entries {
 			lines = append(lines, commandFDB("append", l.Name, e))
+		}
+		members, err := w.MDB(l.Name)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range members {
+			lines = append(lines, commandMDB("replace", l.Name, e))
 		}
 	}
 	if l.Master != 0 {
@@ -180,6 +191,9 @@ func commandAdd(l kernel.Link) string {
 
 func commandFDB(verb, link string, e kernel.FDB) string {
 	s := fmt.Sprintf("bridge fdb %s %s dev %s dst %s", verb, e.MAC, link, e.Dst)
+	if e.VNI != 0 {
+		s += fmt.Sprintf(" vni %d", e.VNI)
+	}
 	switch {
 	case e.Permanent:
 	case e.Fixed:

@@ -49,6 +49,12 @@ type namespace interface {
 	Sysctl(key string) (string, error)
 	SetSysctl(key, value string) error
 	Announce(link string, a netip.Addr) error
+	AddMDB(link string, e kernel.MDB) error
+	DelMDB(link string, e kernel.MDB) error
+	Deafen(link string) error
+	Divert(from, to string, except []netip.Addr) (kernel.Diversion, error)
+	Overhear(link string, protocol uint16, filter []unix.SockFilter) (kernel.Ear, error)
+	SendFrames(links []int, frames ...[]byte) error
 }
 
 var (

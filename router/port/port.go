@@ -13,8 +13,14 @@ import (
 	"github.com/weftnet/weft/router/kernel"
 )
 
-// DefaultName is the device of a switch port that nobody named.
-const DefaultName = "weft-vx"
+const (
+	// DefaultName is the device of a switch port that nobody named.
+	DefaultName = "weft-vx"
+
+	// MulticastName is the device by which multicast groups leave that not all
+	// hosts want, where the kernel forwards. It is no port of the bridge.
+	MulticastName = "weft-mc"
+)
 
 // Kernel is what this package needs of a network namespace.
 type Kernel interface {

@@ -2,8 +2,7 @@ package tap
 
 import (
 	"context"
-	"encoding/binary"
-	"hash/fnv"
+	"net/netip"
 	"time"
 
 	"github.com/weftnet/weft/router/fdb"
@@ -35,7 +34,7 @@ func (p *Port) queries(ctx context.Context) {
 	var w writer
 	var v4, v6 [256]byte
 	for n := 0; ; n++ {
-		if n < fdb.QueriesFirst || n%(fdb.QueryInterval/fdb.QueryAtStart) == 0 {
+		if fdb.QueryDue(n) {
 			n4, n6 := fdb.Queries(v4[:], v6[:], p.querier())
 			if f := p.tap.Load(); f != nil {
 				for _, b := range [][]byte{v4[:n4], v6[:n6]} {
@@ -54,16 +53,10 @@ func (p *Port) queries(ctx context.Context) {
 	}
 }
 
-// querier is the address that queries come from. It is nobody's: a bridge
-// wonders about frames that come from its own ports' addresses.
+// querier is the address that queries come from.
 func (p *Port) querier() (m fdb.MAC) {
 	if q := p.plane.Load(); q != nil {
-		h := fnv.New64a()
-		_, _ = h.Write(q.local[:])
-		var b [8]byte
-		binary.BigEndian.PutUint64(b[:], h.Sum64())
-		copy(m[:], b[:])
-		m[0] = m[0]&^0x03 | 0x02
+		m = fdb.Querier(netip.AddrFrom16(q.local))
 	}
 	return m
 }

@@ -14,6 +14,9 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
@@ -51,6 +54,14 @@ type Kernel interface {
 	AddNeighbour(link string, n kernel.Neighbour) error
 	ProxyARP(port string) (bool, error)
 	SetProxyARP(port string, on bool) error
+	Links() ([]kernel.Link, error)
+	MDB(link string) ([]kernel.MDB, error)
+	AddMDB(link string, e kernel.MDB) error
+	DelMDB(link string, e kernel.MDB) error
+	Deafen(link string) error
+	Divert(from, to string, except []netip.Addr) (kernel.Diversion, error)
+	Overhear(link string, protocol uint16, filter []unix.SockFilter) (kernel.Ear, error)
+	SendFrames(links []int, frames ...[]byte) error
 }
 
 // Port is one VXLAN device. Its methods block for a few netlink calls and may
@@ -58,21 +69,32 @@ type Kernel interface {
 type Port struct {
 	// Constant after New.
 
-	kernel Kernel
-	log    *slog.Logger
+	kernel    Kernel
+	log       *slog.Logger
+	tunnel    string // device that frames come out of; "": groups are no matter
+	now       func() time.Time
+	sweepTime time.Duration
 
-	mu    sync.Mutex  // guards what follows
-	cfg   *fdb.Config // what Set was last asked for; nil: nothing yet
-	whole bool        // all of it was done
-	told  told        // what the kernel was told, if so
+	mu        sync.Mutex  // guards what follows
+	cfg       *fdb.Config // what Set was last asked for; nil: nothing yet
+	whole     bool        // all of it was done
+	told      told        // what the kernel was told, if so
+	multicast multicast
 }
 
-// New returns a port that has touched nothing yet. A nil log is silence.
-func New(k Kernel, log *slog.Logger) *Port {
+// New returns a port that has touched nothing yet, and floods multicast. A nil
+// log is silence.
+func New(k Kernel, log *slog.Logger) *Port { return NewPruning(k, "", log) }
+
+// NewPruning is New for a port that asks containers which multicast groups they
+// are in, and sends groups only to hosts that want them, where the kernel can.
+// What other hosts want is heard at tunnel, the device that their packets come
+// out of, which must vouch for their source.
+func NewPruning(k Kernel, tunnel string, log *slog.Logger) *Port {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Port{kernel: k, log: log}
+	return &Port{kernel: k, log: log, tunnel: tunnel, now: time.Now, sweepTime: sweepTime}
 }
 
 // Set makes the device what c says, and changes nothing when it is that
@@ -131,11 +153,20 @@ func (p *Port) Remove() error {
 		name, bridge = p.cfg.Name, p.cfg.Bridge
 	}
 	p.cfg, p.whole, p.told = nil, false, told{}
-	err := port.Forget(p.kernel, bridge)
+	err := errors.Join(p.endMulticastLocked(), port.Forget(p.kernel, bridge), RemoveMulticast(p.kernel))
 	if err != nil {
 		err = fmt.Errorf("remove switch port: %w", err)
 	}
 	return errors.Join(err, p.remove(name))
+}
+
+// Close stops what asks and prunes: all multicast is flooded. The device stays,
+// and forwards.
+func (p *Port) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cfg, p.whole, p.told = nil, false, told{}
+	return p.endMulticastLocked()
 }
 
 func (p *Port) remove(name string) error {
@@ -173,6 +204,10 @@ func (p *Port) reconcile(c fdb.Config) (repaired []string, err error) {
 	}
 	if made != "" {
 		repaired = []string{made} // the rest follows from it
+	}
+	words = p.multicastLocked(c)
+	if made == "" {
+		repaired = append(repaired, words...)
 	}
 	return repaired, errors.Join(errs...)
 }

@@ -97,7 +97,7 @@ func (p *patient) expand(s string) string {
 // between two devices of one name.
 func (p *patient) health() []string {
 	p.c.t.Helper()
-	volatile := regexp.MustCompile(`^\d+: |@if\d+|\.weft\d+|(_timer|port_id|port_no|designated_port|link-netnsid) +\S+`)
+	volatile := regexp.MustCompile(`^\d+: |@if\d+|\.weft\d+|(_timer|port_id|port_no|designated_port|link-netnsid|xdp id|load_time) +\S+`)
 	var out []string
 	s := p.takeSnapshot()
 	for _, kind := range []string{"links", "addresses", "routes", "rules", "nft", "iptables", "sysctls", "sockets"} {
