@@ -16,6 +16,11 @@ const (
 	// settling is from a host's first answer to a query until all its
 	// containers have had time to answer, and the query to be repeated.
 	settling = 3 * queryResponse
+
+	// unheard is how long after we began to hear a host its answers prove
+	// nothing: they may be to a query that others there have answered before.
+	// The clock moves in steps, which is in it.
+	unheard = queryResponse + QueryAtStart
 )
 
 // Memberships that are kept: for a remote of which there are more, and when
@@ -48,7 +53,8 @@ type groups struct {
 
 // hearing is what one remote was heard to say. Times are ticks; 0: never.
 type hearing struct {
-	first, last uint32 // answer to a query, without a pause between them
+	since       uint32 // began to be heard; 0: with the next answer
+	first, last uint32 // answer to a query that all there have heard since then, without a pause between them
 	router      uint32 // message of a multicast router
 	overflow    uint32 // membership that was not kept
 	members     int
@@ -121,7 +127,7 @@ func (g *groups) set(remotes []Remote) {
 	for _, r := range remotes {
 		h, ok := g.remotes[r.Overlay]
 		if !ok {
-			h = new(hearing)
+			h = &hearing{since: g.tick}
 		}
 		next[r.Overlay] = h
 	}
@@ -186,7 +192,10 @@ func (g *groups) heard(m message, mac MAC, at netip.Addr) {
 	case isReport:
 		for r, ok := m.next(); ok; r, ok = m.next() {
 			if r.kind == recordInclude || r.kind == recordExclude {
-				if h.first == 0 {
+				if h.since == 0 {
+					h.since = g.tick
+				}
+				if h.first == 0 && g.passed(h.since, unheard) {
 					h.first = g.tick
 				}
 				h.last = g.tick
@@ -291,7 +300,7 @@ func (g *groups) sweep(tick uint32) {
 	g.tick = tick
 	for _, h := range g.remotes {
 		if h.first != 0 && g.passed(h.last, membership) {
-			h.first = 0
+			h.first, h.since = 0, 0
 		}
 		if g.passed(h.router, membership) {
 			h.router = 0

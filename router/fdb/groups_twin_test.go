@@ -24,6 +24,7 @@ func TestGroupsTwin(t *testing.T) {
 		table.Set(remotes(2, 3, 4), nil)
 		wishes := map[wish]time.Time{}
 		answered := map[int][2]time.Time{}
+		since := map[int]time.Time{2: c.at, 3: c.at, 4: c.at}
 		drawWish := rapid.Custom(func(t *rapid.T) wish {
 			at := rapid.IntRange(2, 4).Draw(t, "at")
 			return wish{at, mac(at*10 + rapid.IntRange(0, 1).Draw(t, "who")), rapid.SampledFrom(all).Draw(t, "group")}
@@ -50,8 +51,14 @@ func TestGroupsTwin(t *testing.T) {
 				w := drawWish.Draw(t, "wish")
 				say(w, recordExclude)
 				wishes[w] = c.at
-				a := answered[w.at]
-				if a[0].IsZero() {
+				if _, ok := since[w.at]; !ok {
+					since[w.at] = c.at
+				}
+				a, ok := answered[w.at]
+				if !ok && c.at.Sub(since[w.at]) <= unheard*time.Second {
+					return
+				}
+				if !ok {
 					a[0] = c.at
 				}
 				answered[w.at] = [2]time.Time{a[0], c.at}
@@ -67,6 +74,7 @@ func TestGroupsTwin(t *testing.T) {
 				for n, a := range answered {
 					if c.at.Sub(a[1]) > membership*time.Second {
 						delete(answered, n)
+						delete(since, n)
 					}
 				}
 			},

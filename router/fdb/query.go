@@ -10,7 +10,7 @@ import (
 const (
 	QueryInterval = queryInterval // between general queries
 	QueryAtStart  = 5             // between the first ones
-	QueriesFirst  = 3             // how many these are
+	QueriesFirst  = 7             // how many these are: others believe the answers to the last ones, see unheard
 )
 
 // Querier is the address that the queries of a host come from. It is nobody's: a

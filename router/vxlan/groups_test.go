@@ -53,7 +53,8 @@ func (c *clock) seconds(n int) {
 
 // settled is how long a host is flooded after its first answer, and a little, in
 // seconds; forgotten is when it is believed no more.
-const settled, forgotten = 31, 262
+// unheard is how long it is not believed at first.
+const settled, forgotten, unheard = 31, 262, 16
 
 func containerMAC(n int) kernel.MAC { return kernel.MAC{2, 0xc, 0, 0, 0, byte(n)} }
 
@@ -108,6 +109,7 @@ func (w *several) begin() {
 	ok(w.t, w.port[0].Set(w.config(0)))
 	needPruning(w.t, w.port[0])
 	w.ready()
+	w.sweep(unheard)
 }
 
 // ready waits until frames pass.

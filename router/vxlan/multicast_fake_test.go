@@ -103,6 +103,8 @@ func TestMulticastCommands(t *testing.T) {
 			<-time.After(time.Millisecond)
 		}
 	}
+	c.seconds(unheard)
+	p.Sweep()
 	hear(2, report(2, recordExclude, group4))
 	hear(3, report(3, recordExclude, other4))
 	c.seconds(settled)

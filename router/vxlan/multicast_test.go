@@ -114,6 +114,7 @@ func TestMulticastRepaired(t *testing.T) {
 	w.begin()
 	prune := func() {
 		t.Helper()
+		w.sweep(unheard)
 		w.says(2, report(2, recordExclude, group4))
 		w.says(3, report(3, recordExclude, other4))
 		w.sweep(settled)
@@ -186,6 +187,8 @@ func hold() {
 		panic(err)
 	}
 	fmt.Println("ready")
+	c.seconds(unheard)
+	p.Sweep()
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		c.seconds(settled)
 		p.Sweep()
@@ -258,6 +261,7 @@ func TestMulticastFloodedByTheDead(t *testing.T) {
 	if is, err := w.host[0].Link("weft-mc"); err != nil || is.Index == was.Index {
 		t.Errorf("the device of before is still there: %v", err)
 	}
+	w.sweep(unheard)
 	w.says(2, report(2, recordExclude, other4))
 	w.says(3, report(3, recordExclude, "239.7.7.7"))
 	w.sweep(settled)
@@ -339,6 +343,7 @@ func TestMulticastLosesNothing(t *testing.T) {
 			c.Remotes = c.Remotes[2:] // 4 and 5 alone, which say nothing: all is flooded
 			ok(t, w.port[0].Set(c))
 			ok(t, w.port[0].Set(w.config(0)))
+			w.sweep(unheard)
 			w.saysSoon(2, report(2, recordExclude, group4))
 			w.saysSoon(3, report(3, recordExclude, other4))
 			w.sweep(settled)
