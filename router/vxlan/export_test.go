@@ -42,7 +42,7 @@ func (p *Port) Settled() bool {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.seen.Load() == g.table.Load().Changes()
+	return !g.behind && g.seen.Load() == g.table.Load().Changes()
 }
 
 // Lists are who gets which group.

@@ -53,6 +53,20 @@ func makeLists(p fdb.Pruning) lists {
 	return l
 }
 
+// set notes that a remote gets a group, or not.
+func (l lists) set(group, at netip.Addr, on bool) {
+	switch m := l.groups[group]; {
+	case on && m == nil:
+		l.groups[group] = map[netip.Addr]bool{at: true}
+	case on:
+		m[at] = true
+	default:
+		if delete(m, at); len(m) == 0 {
+			delete(l.groups, group)
+		}
+	}
+}
+
 // equal compares what can be read from a device: what is flooded is not.
 func (l lists) equal(m lists) bool {
 	return maps.Equal(l.always, m.always) && maps.EqualFunc(l.groups, m.groups, maps.Equal[map[netip.Addr]bool])
@@ -65,9 +79,24 @@ type writer interface {
 	flood(group netip.Addr, on bool) error      // all remotes get a group, whatever else is said
 }
 
+// counter is a writer that changes nothing, and fails beyond changeMost.
+type counter int
+
+func (c *counter) always(netip.Addr, bool) error             { return c.step() }
+func (c *counter) member(netip.Addr, netip.Addr, bool) error { return c.step() }
+func (c *counter) flood(netip.Addr, bool) error              { return nil }
+
+func (c *counter) step() error {
+	if *c++; *c > changeMost {
+		return errEnough
+	}
+	return nil
+}
+
 // change goes from have to want. No remote misses a frame meanwhile that it gets
 // before and afterwards: what is added comes first, and a group is flooded while
-// it is in between being listed and not.
+// it is in between being listed and not. The writer may change have as it does
+// what it is told.
 func change(have, want lists, w writer) error {
 	for a := range want.always {
 		if !have.always[a] {

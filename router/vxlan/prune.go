@@ -26,7 +26,15 @@ const (
 	// changeRest is the time between two changes of the lists, at least; when
 	// changes take long, ten times what one took.
 	changeRest = 20 * time.Millisecond
+
+	// changeMost is how many entries are changed at once, which takes 0.1 s or
+	// so. Who joins a group while there are more to be changed would have to
+	// wait: all is flooded until that is done.
+	changeMost = 500
 )
+
+// errEnough says that there is more to change than changeMost.
+var errEnough = errors.New("many changes")
 
 // pruner sends multicast groups only to remotes whose containers want them. They
 // leave by a device of their own, which has a list for each group; what leads
@@ -56,6 +64,8 @@ type pruner struct {
 	have      lists            // what the device was told
 	diversion kernel.Diversion // nil: all is flooded
 	ended     error            // why it ended
+	steps     int              // entries that were changed by this look
+	behind    bool             // there are more: all is flooded until run has looked again
 }
 
 // newPruner makes the device and begins to listen. All is flooded until remotes
@@ -168,7 +178,9 @@ func (g *pruner) set(remotes []fdb.Remote) {
 	defer g.mu.Unlock()
 	g.remotes = remotes
 	g.table.Load().Set(remotes, nil)
-	g.lookLocked()
+	if !g.behind {
+		g.lookLocked()
+	}
 }
 
 // forget makes nothing known of anybody: all is flooded, until it was heard again.
@@ -196,11 +208,15 @@ func (g *pruner) listen(ctx context.Context, e kernel.Ear, tunnel bool) {
 			t.Overhear(b[:n])
 		}
 		if t.Changes() != g.seen.Load() {
-			select {
-			case g.kick <- struct{}{}:
-			default:
-			}
+			g.wake()
 		}
+	}
+}
+
+func (g *pruner) wake() {
+	select {
+	case g.kick <- struct{}{}:
+	default:
 	}
 }
 
@@ -264,12 +280,25 @@ func (g *pruner) lookLocked() {
 }
 
 func (g *pruner) tellLocked(p fdb.Pruning) error {
+	g.behind = false
 	if p.Flood {
 		return g.floodLocked()
 	}
 	want := makeLists(p)
+	var count counter
+	if g.diversion != nil && change(g.have, want, &count) != nil {
+		if err := g.floodLocked(); err != nil {
+			return err
+		}
+	}
+	g.steps = 0
 	err := change(g.have, want, g)
-	g.have = want
+	if errors.Is(err, errEnough) {
+		g.behind = true
+		g.wake()
+		return nil
+	}
+	g.have.flooded = want.flooded
 	if err != nil || g.diversion != nil {
 		return err
 	}
@@ -290,22 +319,42 @@ func (g *pruner) troubleLocked(err error) {
 	}
 }
 
-// always, member and flood make g a writer. The caller of change holds mu.
+// always, member and flood make g a writer, which notes what it did. The caller
+// of change holds mu.
 
 func (g *pruner) always(at netip.Addr, on bool) error {
+	if err := g.step(); err != nil {
+		return err
+	}
 	e := kernel.FDB{Dst: at, Permanent: true, VNI: g.cfg.VNI}
 	if on {
+		g.have.always[at] = true
 		return g.kernel.AddFDB(port.MulticastName, e)
 	}
+	delete(g.have.always, at)
 	return g.kernel.DelFDB(port.MulticastName, e)
 }
 
 func (g *pruner) member(group, at netip.Addr, on bool) error {
+	if err := g.step(); err != nil {
+		return err
+	}
 	e := kernel.MDB{Group: group, Dst: at, VNI: g.cfg.VNI}
+	g.have.set(group, at, on)
 	if on {
 		return g.kernel.AddMDB(port.MulticastName, e)
 	}
 	return g.kernel.DelMDB(port.MulticastName, e)
+}
+
+// step counts. While frames are led to the device, a change is small or is made
+// whole.
+func (g *pruner) step() error {
+	if g.diversion == nil && g.steps >= changeMost {
+		return errEnough
+	}
+	g.steps++
+	return nil
 }
 
 func (g *pruner) flood(group netip.Addr, on bool) error {
