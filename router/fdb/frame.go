@@ -12,10 +12,15 @@ const (
 	typeARP = 0x0806
 	typeIP6 = 0x86dd
 
-	protoHopByHop = 0
-	protoIGMP     = 2
-	protoICMP6    = 58
-	protoPIM      = 103
+	protoHopByHop    = 0
+	protoIGMP        = 2
+	protoRouting     = 43
+	protoFragment    = 44
+	protoICMP6       = 58
+	protoDestination = 60
+	protoPIM         = 103
+
+	typeTag, typeServiceTag = 0x8100, 0x88a8
 )
 
 // ether splits a frame; ok is false for what is too short to be one.
@@ -24,6 +29,15 @@ func ether(frame []byte) (dst, src MAC, kind uint16, rest []byte, ok bool) {
 		return MAC{}, MAC{}, 0, nil, false
 	}
 	return MAC(frame), MAC(frame[6:]), binary.BigEndian.Uint16(frame[12:]), frame[etherLen:], true
+}
+
+// withoutPriority takes VLAN tags away that are of no VLAN: hosts take such a
+// frame for one without.
+func withoutPriority(kind uint16, b []byte) (uint16, []byte) {
+	for (kind == typeTag || kind == typeServiceTag) && len(b) >= 4 && binary.BigEndian.Uint16(b)&0xfff == 0 {
+		kind, b = binary.BigEndian.Uint16(b[2:]), b[4:]
+	}
+	return kind, b
 }
 
 // packet is a checked IP packet that is no fragment: its lengths fit.

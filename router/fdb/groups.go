@@ -103,15 +103,14 @@ func (t *Table) Snoop(frame []byte, from netip.Addr) {
 // somebody who did not say so.
 func (t *Table) Members(frame []byte) (list []netip.Addr, flood bool) {
 	to, src, kind, rest, ok := ether(frame)
-	if !ok || to == broadcast {
+	if !ok {
 		return nil, true
 	}
 	g, ok := groupOf(to, kind, rest)
+	if !ok || kind == typeIP6 && mayReport(rest[6]) {
+		t.overhear(kind, rest, src)
+	}
 	if !ok {
-		// Our own containers, too, silence those of other hosts.
-		if m := parseMessage(kind, rest); m.kind == isOld {
-			t.groups.heard(m, src, here)
-		}
 		return nil, true
 	}
 	return t.groups.of(g)
@@ -182,6 +181,10 @@ func (g *groups) heard(m message, mac MAC, at netip.Addr) {
 	}
 	switch m.kind {
 	case noMessage, isOther:
+	case isHidden:
+		o := g.remotes[here]
+		o.overflow = g.tick
+		g.judgeOne(o)
 	case isRouter:
 		h.router = g.tick
 		g.judgeOne(h)

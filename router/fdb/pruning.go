@@ -9,9 +9,21 @@ func (t *Table) Overhear(frame []byte) {
 	if !ok || to[0]&1 == 0 {
 		return
 	}
-	if m := parseMessage(kind, rest); m.kind == isOld {
+	t.overhear(kind, rest, src)
+}
+
+// overhear takes what a container of our own has said: it silences those of other
+// hosts, too.
+func (t *Table) overhear(kind uint16, rest []byte, src MAC) {
+	if m := parseMessage(kind, rest); m.kind == isOld || m.kind == isHidden {
 		t.groups.heard(m, src, here)
 	}
+}
+
+// mayReport says whether what a header of IPv6 is followed by can be MLD, or lead
+// to it.
+func mayReport(next byte) bool {
+	return next == protoICMP6 || next == protoFragment || next == protoRouting || next == protoDestination
 }
 
 // Pruning is who gets which multicast frames, of all at one moment: what

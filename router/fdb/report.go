@@ -35,6 +35,7 @@ const (
 	isRouter              // its sender is a multicast router, or asks like one
 	isOld                 // a report that silences others of its group (before IGMPv3 and MLDv2)
 	isReport              // records follow
+	isHidden              // perhaps isOld, in a form that is not read here
 	isOther               // nothing that tells us anything
 )
 
@@ -55,9 +56,13 @@ type record struct {
 	sources int
 }
 
-// parseMessage reads the packet of a frame without a VLAN tag. The result is
+// parseMessage reads the packet of a frame that is in no VLAN. The result is
 // noMessage when it is about something else or not as it should be.
 func parseMessage(kind uint16, b []byte) message {
+	kind, b = withoutPriority(kind, b)
+	if hidden(kind, b) {
+		return message{kind: isHidden}
+	}
 	p, ok := ip(kind, b)
 	if !ok {
 		return message{}
@@ -81,6 +86,42 @@ func parseMessage(kind uint16, b []byte) message {
 		m.igmp(p)
 	}
 	return m
+}
+
+// hidden says whether a packet may be a report that silences others in a form
+// that nobody uses but somebody who wants it to be heard by hosts and not by us:
+// in fragments, or behind headers that reports do not have.
+func hidden(kind uint16, b []byte) bool {
+	switch {
+	case kind == typeIP4 && len(b) >= ip4Len && b[0]>>4 == 4:
+		return b[9] == protoIGMP && binary.BigEndian.Uint16(b[6:])&0x3fff != 0
+	case kind == typeIP6 && len(b) >= ip6Len && b[0]>>4 == 6:
+	default:
+		return false
+	}
+	next, b, odd := b[6], b[ip6Len:], false
+	for len(b) >= 8 {
+		n := (int(b[1]) + 1) * 8
+		switch next {
+		case protoICMP6:
+			return odd && b[0] == mldReport1
+		case protoFragment:
+			if n = 8; binary.BigEndian.Uint16(b[2:])&^7 != 0 {
+				return false // the first one has the type
+			}
+			odd = true
+		case protoRouting, protoDestination:
+			odd = true
+		case protoHopByHop:
+		default:
+			return false
+		}
+		if n > len(b) {
+			return false
+		}
+		next, b = b[0], b[n:]
+	}
+	return odd && next == protoICMP6 && len(b) > 0 && b[0] == mldReport1
 }
 
 func (m *message) igmp(p packet) {

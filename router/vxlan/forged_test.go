@@ -127,3 +127,44 @@ func hasPort(entries []kernel.BridgeFDB, index int) bool {
 	}
 	return false
 }
+
+// A report that makes members be silent is heard in whatever form hosts hear it,
+// from our own containers and from others: then all is flooded.
+func TestMulticastHiddenReports(t *testing.T) {
+	tagged := func(n int) []byte {
+		f := oldReport(n, group4)
+		return append(append(append([]byte(nil), f[:12]...), 0x81, 0, 0xe0, 0), f[12:]...)
+	}
+	fragment := func(n int) []byte {
+		f := packet(n, group4, unix.IPPROTO_IGMP, []byte{0x16, 0, 0, 0, 239, 1, 2, 3})
+		f[20], f[24], f[25] = 0x20, 0, 0 // more follow
+		sum := checksum(f[14:34], 0)
+		f[24], f[25] = byte(sum>>8), byte(sum)
+		return f
+	}
+	behind := func(first byte) func(n int) []byte {
+		return func(n int) []byte {
+			return packet(n, group6, first, append([]byte{unix.IPPROTO_ICMPV6, 0, 0, 0, 0, 0, 0, 0}, oldReport(n, group6)[62:]...))
+		}
+	}
+	for what, frame := range map[string]func(n int) []byte{
+		"priority": tagged, "fragment": fragment, "IPv6 fragment": behind(unix.IPPROTO_FRAGMENT), "options": behind(unix.IPPROTO_DSTOPTS),
+	} {
+		for _, from := range []int{1, 2} {
+			w := newSeveral(t, 3)
+			w.begin()
+			w.says(2, report(2, recordExclude, group4), report(2, recordExclude, group6))
+			w.says(3, report(3, recordExclude, other4))
+			w.sweep(settled)
+			w.soon(data(1, group4), "2")
+			w.containers[from-1].send(t, frame(from))
+			got4, got6 := "", ""
+			for deadline := time.Now().Add(5 * time.Second); got4 != "2 3" && got6 != "2 3" && time.Now().Before(deadline); {
+				got4, got6 = w.goes(data(1, group4)), w.goes(data(1, group6))
+			}
+			if got4 != "2 3" && got6 != "2 3" {
+				t.Errorf("%s from host %d: the group goes to %q, %q", what, from, got4, got6)
+			}
+		}
+	}
+}

@@ -45,15 +45,18 @@ func fromTunnels(c fdb.Config) []unix.SockFilter {
 }
 
 // fromBridge lets through the same of what comes to the bridge, by any of its
-// ports. What the host sends there is not among it, nor what has a VLAN tag.
+// ports. What the host sends there is not among it, nor what is in a VLAN.
 func fromBridge() []unix.SockFilter {
 	// Of linux/filter.h: offsets that are none of the packet.
-	const extension, kind, tagged = 1<<32 - 0x1000, 4, 48
+	const extension, kind, tag, tagged = 1<<32 - 0x1000, 4, 44, 48
 	p := program{
 		{code: loadWord, k: extension + kind},
 		{code: equal, k: unix.PACKET_OUTGOING, yes: "drop"},
 		{code: loadWord, k: extension + tagged},
-		{code: equal, k: 0, no: "drop"},
+		{code: equal, k: 0, yes: "of no VLAN"},
+		{code: loadWord, k: extension + tag},
+		{code: anyBit, k: 0xfff, yes: "drop"},
+		{label: "of no VLAN", code: loadByte, k: 0},
 	}
 	return append(p, ofGroups(0)...).assemble()
 }
@@ -66,18 +69,29 @@ func ofGroups(at uint32) program {
 		{code: anyBit, k: 1, no: "drop"},
 		{code: loadHalf, k: at + 12},
 		{code: equal, k: unix.ETH_P_IPV6, yes: "ipv6"},
+		{code: equal, k: unix.ETH_P_8021Q, yes: "tag"},
+		{code: equal, k: unix.ETH_P_8021AD, yes: "tag"},
 		{code: equal, k: unix.ETH_P_IP, no: "drop"},
 		{code: loadByte, k: ip + 9},
 		{code: equal, k: unix.IPPROTO_IGMP, yes: "keep"},
 		{code: equal, k: unix.IPPROTO_PIM, yes: "keep", no: "drop"},
+		{label: "tag", code: loadHalf, k: ip},
+		{code: anyBit, k: 0xfff, yes: "drop", no: "keep"}, // a priority alone: hosts take it for untagged
 		{label: "ipv6", code: loadByte, k: ip + 6},
 		{code: equal, k: unix.IPPROTO_HOPOPTS, yes: "keep"},
 		{code: equal, k: unix.IPPROTO_PIM, yes: "keep"},
+		{code: equal, k: unix.IPPROTO_ROUTING, yes: "keep"},
+		{code: equal, k: unix.IPPROTO_DSTOPTS, yes: "keep"},
+		{code: equal, k: unix.IPPROTO_FRAGMENT, yes: "fragment"},
 		{code: equal, k: unix.IPPROTO_ICMPV6, no: "drop"},
 		{code: loadByte, k: ip + 40}, // MLD without the header that it should have; not neighbour discovery
 		{code: atLeast, k: 138, yes: "keep"},
 		{code: atLeast, k: 133, yes: "drop"},
 		{code: atLeast, k: 130, yes: "keep", no: "drop"},
+		{label: "fragment", code: loadHalf, k: ip + 42},
+		{code: anyBit, k: 0xfff8, yes: "drop"}, // the first one has the type
+		{code: loadByte, k: ip + 40},
+		{code: equal, k: unix.IPPROTO_UDP, yes: "drop"},
 		{label: "keep", code: give, k: 1 << 16},
 		{label: "drop", code: give, k: 0},
 	}
