@@ -6,8 +6,8 @@ import (
 	"slices"
 
 	"github.com/weftnet/weft/mesh/advert"
+	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
-	"github.com/weftnet/weft/router/tunnel"
 )
 
 // foreignBridges are the interfaces of other container networks: their
@@ -43,7 +43,7 @@ func switchMTU(links []addressed) int {
 			least = l.MTU
 		}
 	}
-	return tunnel.InnerMTU(max(least, standardMTU), false)
+	return fdb.InnerMTU(max(least, standardMTU), false)
 }
 
 // UnderlayMTU returns the greatest MTU of an interface to other hosts.

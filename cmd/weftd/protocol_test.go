@@ -63,7 +63,7 @@ func TestProtocolPage(t *testing.T) {
 		fmt.Sprintf("| 1 | %#x | | 1 | kind |", signal.First),
 		fmt.Sprintf("milliseconds 2 (at most %s)", count(int(signal.MaxHush.Milliseconds()))),
 		fmt.Sprintf("tested by rows of %s ordinary probes", []string{3: "three"}[path.RowLength]),
-		fmt.Sprintf("The switch is %d on every host", tunnel.InnerMTU(1500, false)),
+		fmt.Sprintf("The switch is %d on every host", fdb.InnerMTU(1500, false)),
 		fmt.Sprintf("%s, the name server", router.DNSAddress),
 		fmt.Sprintf("and %d in all with the last dot", dns.MaxName),
 		fmt.Sprintf("TTL %d s", dns.DefaultTTL),

@@ -58,6 +58,16 @@ type ailment struct {
 
 func connection(f *Facts) *api.Connection { return &f.Status.Connections[0] }
 
+// over6 is a path over IPv6 that carries so much, inside and outside.
+func over6(inner, outer int) func(*Facts) {
+	return func(f *Facts) {
+		connection(f).MTU = inner
+		w := f.Whys[peerName]
+		w.MTU, w.PathMTU, w.Address = inner, outer, "[2001:db8::c]:6784"
+		f.Whys[peerName] = w
+	}
+}
+
 func checkupOf(f *Facts, change func(c *Checkup)) {
 	c := f.Checkups[peerName]
 	change(&c)
@@ -153,6 +163,9 @@ func ailments() []ailment {
 		{"loss", func(f *Facts) { connection(f).Loss = 0.2 }, []string{"warning loss host2"}},
 		{"single sends", func(f *Facts) { connection(f).Single = true }, []string{"warning single-sends host2"}},
 		{"narrow path", func(f *Facts) { connection(f).MTU = 1200 }, []string{"warning mtu host2"}},
+		{"IPv6", over6(1338, 1500), []string{"note mtu host2"}},
+		{"narrow path over IPv6", over6(1306, 1500), []string{"warning mtu host2"}},
+		{"narrow network under IPv6", over6(1322, 1480), []string{"warning mtu host2"}},
 		{"version", func(f *Facts) { f.Versions[peerName] = "0.2.0" }, []string{"note version host2"}},
 		{"no answer", func(f *Facts) { f.Checkups[peerName] = Checkup{} }, []string{"warning peer-silent host2"}},
 		{"no answer of another version", func(f *Facts) { f.Checkups[peerName], f.Versions[peerName] = Checkup{}, "0.0.9" }, []string{"note peer-silent host2", "note version host2"}},

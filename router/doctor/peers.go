@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/weftnet/weft/router/api"
+	"github.com/weftnet/weft/router/fdb"
 )
 
 // What is worth a word.
@@ -177,7 +178,8 @@ func checkPath(f *findings, c api.Connection, w api.Why) {
 }
 
 // checkMTU finds a path that carries less than the switch: what cannot be told
-// to its sender travels in fragments.
+// to its sender travels in fragments. Where only the longer header of IPv6 takes
+// the difference, nothing is broken.
 func checkMTU(f *findings, c api.Connection, w api.Why, mtu int) {
 	if !c.State.Carries() || c.MTU == 0 || mtu == 0 || c.MTU >= mtu {
 		return
@@ -185,6 +187,10 @@ func checkMTU(f *findings, c api.Connection, w api.Why, mtu int) {
 	what := fmt.Sprintf("the path to %s carries packets of %d bytes, the switch of %d: larger ones are refused or sent in fragments", label(c), c.MTU, mtu)
 	if w.PathMTU > 0 {
 		what += fmt.Sprintf(" (the network between carries %d)", w.PathMTU)
+	}
+	if e, err := netip.ParseAddrPort(w.Address); err == nil && e.Addr().Is6() && c.MTU >= fdb.InnerMTU(w.PathMTU, true) && mtu <= fdb.InnerMTU(w.PathMTU, false) {
+		f.add(api.Note, "mtu", label(c), what+": IPv6 has the longer header", fmt.Sprintf("nothing, or launch all hosts with --mtu=%d", c.MTU))
+		return
 	}
 	f.add(api.Warning, "mtu", label(c), what, fmt.Sprintf("mend the network between, or launch all hosts with --mtu=%d", c.MTU))
 }

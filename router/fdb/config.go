@@ -13,14 +13,6 @@ type MAC [6]byte
 // String prints the address as `ip` does.
 func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
-// Encapsulation is what a switch port puts around an IP packet of a container,
-// in bytes: Ethernet, VXLAN, UDP and IPv6 (docs/protocol.md#sizes). A VLAN tag
-// takes [TagSize] more.
-const (
-	Encapsulation = 14 + 8 + 8 + 40
-	TagSize       = 4
-)
-
 // Config is the desired state of a switch port, whichever forwards.
 type Config struct {
 	Name    string     // device, "weft-vx"

@@ -8,13 +8,8 @@ import (
 	"github.com/weftnet/weft/crypto"
 	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/path"
-	"github.com/weftnet/weft/router/signal"
 	"github.com/weftnet/weft/router/wireguard"
 )
-
-// What is around a packet of the tunnel: WireGuard's header and tag, UDP and
-// IP (docs/protocol.md#sizes). The switch's frames have more of their own inside.
-const wireguardOverhead = 32
 
 // mtu is the search for what the direct path to a peer carries.
 type mtu struct {
@@ -91,17 +86,6 @@ func (t *Tunnels) restartMTUs(now time.Time) {
 		}
 		w.rows.restart()
 	}
-}
-
-// InnerMTU returns the MTU of a switch whose full packets fit into an IP packet
-// of so many bytes. WireGuard pads to 16 bytes, so what fits is cut down to
-// that.
-func InnerMTU(pathMTU int, v6 bool) int {
-	overhead := wireguardOverhead + signal.HeadersIPv4
-	if v6 {
-		overhead = wireguardOverhead + signal.HeadersIPv6
-	}
-	return (pathMTU-overhead)&^15 - fdb.Encapsulation
 }
 
 // linkMTU is the largest IP packet that the direct path carries; 0: not
@@ -228,10 +212,10 @@ func (t *Tunnels) way(w *tunnel) Way {
 	}
 	out.MTU, out.Told = out.Whole+fdb.Encapsulation, out.Whole
 	if out.PathMTU > 0 {
-		out.Whole = min(out.Whole, InnerMTU(out.PathMTU, out.Endpoint.Addr().Is6()))
+		out.Whole = min(out.Whole, fdb.InnerMTU(out.PathMTU, out.Endpoint.Addr().Is6()))
 	}
 	if told := w.toldMTU(); told > 0 {
-		out.Told = min(out.Told, InnerMTU(told, out.Endpoint.Addr().Is6()))
+		out.Told = min(out.Told, fdb.InnerMTU(told, out.Endpoint.Addr().Is6()))
 	}
 	return out
 }

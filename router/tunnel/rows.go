@@ -83,7 +83,7 @@ func (t *Tunnels) testRows(now time.Time, w *tunnel, e path.RowEvent) {
 // peer, as far as three of them fit what UDP carries.
 func (t *Tunnels) rowSize(w *tunnel) int {
 	headers := signal.Headers(w.rows.endpoint.Addr())
-	full := t.cfg.MTU + fdb.Encapsulation + wireguardOverhead + headers
+	full := t.cfg.MTU + fdb.Encapsulation + fdb.TunnelOverhead + headers
 	return min(full, w.mtu.told, signal.MaxSize/path.RowLength)
 }
 
