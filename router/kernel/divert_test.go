@@ -113,6 +113,7 @@ func TestDivertsWhatIsPruned(t *testing.T) {
 	const seed = 6
 	r := rand.New(rand.NewPCG(seed, seed))
 	var count [2]int
+	var hidden int
 	for range 20_000 {
 		f := multicastFrame(list[r.IntN(len(list))])
 		for range r.IntN(3) {
@@ -125,6 +126,13 @@ func TestDivertsWhatIsPruned(t *testing.T) {
 			f = append(append(bytes.Clone(f[:12]), 0x81, 0, 0, 5), f[12:]...)
 		}
 		_, flood := table.Members(f)
+		if table.Pruning().Flood {
+			// It may be a report in a form that is not read: the table floods all
+			// for a while, and who keeps the program takes it away.
+			hidden++
+			table = pruning()
+			continue
+		}
 		got := diverted(f)
 		if got == flood {
 			t.Fatalf("%x: diverted %v, and the table floods it: %v", f, got, flood)
@@ -135,8 +143,9 @@ func TestDivertsWhatIsPruned(t *testing.T) {
 			count[0]++
 		}
 	}
-	if count[0] < 1000 || count[1] < 1000 {
-		t.Errorf("%d frames as they are, %d diverted", count[0], count[1])
+	t.Logf("FIGURE %d frames as they are, %d diverted, %d perhaps reports", count[0], count[1], hidden)
+	if count[0] < 1000 || count[1] < 1000 || hidden > 2000 {
+		t.Errorf("%d frames as they are, %d diverted, %d perhaps reports", count[0], count[1], hidden)
 	}
 	// What is excepted is not diverted, and the rest is.
 	d := &diversion{groups: groups}
