@@ -182,9 +182,7 @@ func (g *groups) heard(m message, mac MAC, at netip.Addr) {
 	switch m.kind {
 	case noMessage, isOther:
 	case isHidden:
-		o := g.remotes[here]
-		o.overflow = g.tick
-		g.judgeOne(o)
+		g.missed(g.remotes[here])
 	case isRouter:
 		h.router = g.tick
 		g.judgeOne(h)
@@ -218,13 +216,11 @@ func (g *groups) join(h *hearing, a netip.Addr, m member, old bool) {
 	e := g.groups[a]
 	if e == nil || e.members[m] == 0 {
 		if h.members >= maxMembersOne || g.total >= maxMembers || e == nil && len(g.groups) >= maxMembers {
-			h.overflow = g.tick
-			g.judgeOne(h)
+			g.missed(h)
 			if old && e != nil {
 				g.silence(e)
 			} else if old {
-				g.remotes[here].overflow = g.tick
-				g.judgeOne(g.remotes[here])
+				g.missed(g.remotes[here])
 			}
 			return
 		}
@@ -243,6 +239,13 @@ func (g *groups) join(h *hearing, a netip.Addr, m member, old bool) {
 	if old {
 		g.silence(e)
 	}
+}
+
+// missed notes that something which a remote said is not kept: it gets everything
+// for a while; all do for what is missed of here.
+func (g *groups) missed(h *hearing) {
+	h.overflow = g.tick
+	g.judgeOne(h)
 }
 
 // silence notes that members of a group may be silent from now on.

@@ -160,18 +160,7 @@ func (g *pruner) told() (lists, error) {
 // RemoveMulticast removes the device for groups, which a daemon leaves that is
 // killed; nil when there is none. One of that name that is no VXLAN device is
 // not ours and stays.
-func RemoveMulticast(k Kernel) error {
-	l, err := k.Link(port.MulticastName)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
-		return err
-	case l.Kind != "vxlan":
-		return nil
-	}
-	return k.DelLink(l.Name)
-}
+func RemoveMulticast(k Kernel) error { return remove(k, port.MulticastName) }
 
 // asker asks the containers of this host which groups they are in. What they
 // answer goes to the other hosts, which know then what this one wants.

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/weftnet/weft/router/bell"
 	"github.com/weftnet/weft/router/fdb"
 	"github.com/weftnet/weft/router/kernel"
 	"github.com/weftnet/weft/router/port"
@@ -50,7 +51,7 @@ type pruner struct {
 	now    func() time.Time
 	ears   []kernel.Ear
 	places map[string]int // index of each interface that it depends on
-	kick   chan struct{}  // the lists are to be looked at
+	kick   bell.Bell      // the lists are to be looked at
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 
@@ -74,7 +75,7 @@ func newPruner(p *Port, c fdb.Config) (*pruner, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	g := &pruner{
 		kernel: p.kernel, log: p.log, cfg: c, tunnel: p.tunnel, now: p.now,
-		places: make(map[string]int), kick: make(chan struct{}, 1), cancel: cancel, have: newLists(), remotes: c.Remotes,
+		places: make(map[string]int), kick: bell.New(), cancel: cancel, have: newLists(), remotes: c.Remotes,
 	}
 	g.forget()
 	if err := g.begin(); err != nil {
@@ -208,15 +209,8 @@ func (g *pruner) listen(ctx context.Context, e kernel.Ear, tunnel bool) {
 			t.Overhear(b[:n])
 		}
 		if t.Changes() != g.seen.Load() {
-			g.wake()
+			g.kick.Ring()
 		}
-	}
-}
-
-func (g *pruner) wake() {
-	select {
-	case g.kick <- struct{}{}:
-	default:
 	}
 }
 
@@ -295,7 +289,7 @@ func (g *pruner) tellLocked(p fdb.Pruning) error {
 	err := change(g.have, want, g)
 	if errors.Is(err, errEnough) {
 		g.behind = true
-		g.wake()
+		g.kick.Ring()
 		return nil
 	}
 	g.have.flooded = want.flooded

@@ -153,11 +153,11 @@ func (p *Port) Remove() error {
 		name, bridge = p.cfg.Name, p.cfg.Bridge
 	}
 	p.cfg, p.whole, p.told = nil, false, told{}
-	err := errors.Join(p.endMulticastLocked(), port.Forget(p.kernel, bridge), RemoveMulticast(p.kernel))
+	err := errors.Join(p.endMulticastLocked(), port.Forget(p.kernel, bridge), RemoveMulticast(p.kernel), remove(p.kernel, name))
 	if err != nil {
 		err = fmt.Errorf("remove switch port: %w", err)
 	}
-	return errors.Join(err, p.remove(name))
+	return err
 }
 
 // Close stops what asks and prunes: all multicast is flooded. The device stays,
@@ -169,17 +169,19 @@ func (p *Port) Close() error {
 	return p.endMulticastLocked()
 }
 
-func (p *Port) remove(name string) error {
-	l, err := p.kernel.Link(name)
+// remove removes a device; nil when there is none, or when what has its name is
+// no VXLAN device: that is not ours.
+func remove(k Kernel, name string) error {
+	l, err := k.Link(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return fmt.Errorf("remove switch port: %w", err)
+		return err
 	case l.Kind != "vxlan":
 		return nil
 	}
-	return p.kernel.DelLink(name)
+	return k.DelLink(name)
 }
 
 // reconcile goes from what is to what c says, and names the differences.
