@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -146,23 +145,7 @@ func TestEventRequests(t *testing.T) {
 
 // TestBrokenEvents: what a client makes of a server that is not as it should be.
 func TestBrokenEvents(t *testing.T) {
-	bodies := make(chan string, 1)
-	socket := t.TempDir() + "/weft.sock"
-	ln, err := Listen(socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		body := <-bodies
-		_, _ = io.WriteString(w, body)
-		_ = http.NewResponseController(w).Flush()
-		if strings.HasSuffix(body, "…") {
-			panic(http.ErrAbortHandler)
-		}
-	})}
-	go func() { _ = h.Serve(ln) }()
-	defer h.Close()
-	client := NewClient(socket)
+	client, bodies := answering(t, "")
 	for _, tt := range []struct{ body, want string }{
 		{"", ""},
 		{"\n" + `{"seq":1,"later":2}` + "\n", ""},

@@ -219,16 +219,21 @@ func TestProgress(t *testing.T) {
 	}
 }
 
-// TestBrokenStreams: what a client makes of a server that is not as it should be.
-func TestBrokenStreams(t *testing.T) {
-	bodies := make(chan string, 1)
+// answering is a client of a server that answers each request with the next body,
+// and breaks the connection off after one that ends with "…". An empty kind is
+// what net/http makes of it.
+func answering(t *testing.T, kind string) (client *Client, bodies chan string) {
+	t.Helper()
+	bodies = make(chan string, 1)
 	socket := t.TempDir() + "/weft.sock"
 	ln, err := Listen(socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", streamType+"; charset=utf-8")
+	h := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if kind != "" {
+			w.Header().Set("Content-Type", kind)
+		}
 		body := <-bodies
 		_, _ = io.WriteString(w, body)
 		_ = http.NewResponseController(w).Flush()
@@ -237,8 +242,13 @@ func TestBrokenStreams(t *testing.T) {
 		}
 	})}
 	go func() { _ = h.Serve(ln) }()
-	defer h.Close()
-	client := NewClient(socket)
+	t.Cleanup(func() { _ = h.Close() })
+	return NewClient(socket), bodies
+}
+
+// TestBrokenStreams: what a client makes of a server that is not as it should be.
+func TestBrokenStreams(t *testing.T) {
+	client, bodies := answering(t, streamType+"; charset=utf-8")
 	for _, tt := range []struct{ body, want string }{
 		{"", "weftd ended before it answered: unexpected EOF"},
 		{`{"progress":"a"}` + "\n", "weftd ended before it answered: unexpected EOF"},

@@ -24,13 +24,7 @@ func (k *Kernel) Announce(link string, a netip.Addr) error {
 	if a.Is4() {
 		frames = [][]byte{gratuitousARP(l.MAC, a, arpRequest), gratuitousARP(l.MAC, a, arpReply)}
 	}
-	err = k.Do(func() error {
-		// Protocol 0: the socket never receives anything.
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = unix.Close(fd) }()
+	err = k.sending(func(fd int) error {
 		for _, frame := range frames {
 			if err := sendFrame(fd, l.Index, frame); err != nil {
 				return err

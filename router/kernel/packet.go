@@ -85,13 +85,7 @@ func (e *ear) Lost() (lost int, err error) {
 // SendFrames sends Ethernet frames by interfaces, given by their index. One
 // that is gone or down gets none, which is no error.
 func (k *Kernel) SendFrames(links []int, frames ...[]byte) error {
-	err := k.Do(func() error {
-		// Protocol 0: the socket never receives anything.
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = unix.Close(fd) }()
+	err := k.sending(func(fd int) error {
 		for _, l := range links {
 			for _, frame := range frames {
 				err := sendFrame(fd, l, frame)
@@ -106,4 +100,17 @@ func (k *Kernel) SendFrames(links []int, frames ...[]byte) error {
 		return fmt.Errorf("send frames: %w", err)
 	}
 	return nil
+}
+
+// sending lends a socket to f that frames can be sent by.
+func (k *Kernel) sending(f func(fd int) error) error {
+	return k.Do(func() error {
+		// Protocol 0: the socket never receives anything.
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = unix.Close(fd) }()
+		return f(fd)
+	})
 }
